@@ -1,19 +1,19 @@
 //! The vocabulary of what happened upstream. Connectors speak it, the engine consumes it; nothing here knows
 //! Postgres' wire format, the store, or a clock.
 
+/// Change events and transactions.
+pub mod event;
 /// The position in the source's log.
 pub mod lsn;
-/// One value of one column.
-pub mod value;
 /// A row, encoded.
 pub mod row;
 /// The shape of an upstream table.
 pub mod schema;
-/// Change events and transactions.
-pub mod event;
+/// One value of one column.
+pub mod value;
 
 pub use event::{Change, Changes, OldImage, Transaction};
 pub use lsn::Lsn;
 pub use row::{MalformedRow, RowRef, RowWriter};
 pub use schema::{Column, ColumnType, TableId, TableSchema};
-pub use value::{Numeric, ValueRef};
+pub use value::{Numeric, Value, ValueRef};

@@ -254,9 +254,8 @@ mod tests {
             Just(Owned::Fixed(ValueRef::Unchanged)),
             any::<bool>().prop_map(|v| Owned::Fixed(ValueRef::Bool(v))),
             any::<i64>().prop_map(|v| Owned::Fixed(ValueRef::Int(v))),
-            (any::<i128>(), any::<u16>()).prop_map(|(mantissa, scale)| Owned::Fixed(ValueRef::Numeric(
-                Numeric::Finite { mantissa, scale }
-            ))),
+            (any::<i128>(), any::<u16>())
+                .prop_map(|(mantissa, scale)| Owned::Fixed(ValueRef::Numeric(Numeric::Finite { mantissa, scale }))),
             Just(Owned::Fixed(ValueRef::Numeric(Numeric::NaN))),
             Just(Owned::Fixed(ValueRef::Numeric(Numeric::PositiveInfinity))),
             Just(Owned::Fixed(ValueRef::Numeric(Numeric::NegativeInfinity))),

@@ -27,8 +27,10 @@ pub enum ColumnType {
     Float4,
     /// 64-bit float
     Float8,
-    /// `text`, `varchar`, `char(n)`
+    /// `text`, `varchar`
     Text,
+    /// `char(n)`. Its padding means nothing in SQL, so connectors leave it out: values come trimmed of trailing blanks.
+    Char,
     /// `boolean`
     Bool,
     /// `uuid`
@@ -55,6 +57,7 @@ impl ColumnType {
             ColumnType::Float4 => "real",
             ColumnType::Float8 => "double precision",
             ColumnType::Text => "text",
+            ColumnType::Char => "char(n)",
             ColumnType::Bool => "boolean",
             ColumnType::Uuid => "uuid",
             ColumnType::Date => "date",

@@ -65,7 +65,7 @@ pub enum ValueRef<'a> {
     Numeric(Numeric),
     /// `float4`, `float8`
     Float(f64),
-    /// `text`, `varchar`, `char(n)` (with its padding), valid UTF-8
+    /// `text`, `varchar`, `char(n)` (without its padding), valid UTF-8
     Text(&'a str),
     /// `uuid`
     Uuid([u8; 16]),
@@ -75,4 +75,45 @@ pub enum ValueRef<'a> {
     Timestamp(i64),
     /// Bytes of a type that can neither be aggregated nor grouped by; kept, never interpreted.
     Opaque(&'a [u8]),
+}
+
+/// An owned value of a dimension, as groups are named in answers and filters. Units as in [`ValueRef`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// SQL NULL.
+    Null,
+    /// `boolean`
+    Bool(bool),
+    /// `int2`, `int4`, `int8`
+    Int(i64),
+    /// `numeric`, without trailing zeros
+    Numeric(Numeric),
+    /// `float4`, `float8`
+    Float(f64),
+    /// Text, without the padding of `char(n)`
+    Text(String),
+    /// `uuid`
+    Uuid([u8; 16]),
+    /// `date`, days since 2000-01-01
+    Date(i32),
+    /// `timestamp`, `timestamptz`, microseconds since 2000-01-01
+    Timestamp(i64),
+}
+
+impl Value {
+    /// The same value, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> ValueRef<'_> {
+        match self {
+            Value::Null => ValueRef::Null,
+            Value::Bool(v) => ValueRef::Bool(*v),
+            Value::Int(v) => ValueRef::Int(*v),
+            Value::Numeric(v) => ValueRef::Numeric(*v),
+            Value::Float(v) => ValueRef::Float(*v),
+            Value::Text(v) => ValueRef::Text(v),
+            Value::Uuid(v) => ValueRef::Uuid(*v),
+            Value::Date(v) => ValueRef::Date(*v),
+            Value::Timestamp(v) => ValueRef::Timestamp(*v),
+        }
+    }
 }

@@ -1,0 +1,43 @@
+//! All accumulators of one (aggregate, level, bucket, group).
+//!
+//! A cell exists while its row count is not zero: a group with `+5` and `-5` has the sum zero and still has rows, and a
+//! group without rows must not appear, as `GROUP BY` would not return it.
+
+use serde::{Deserialize, Serialize};
+
+use super::accumulator::{Accumulator, Function};
+
+/// Rows and accumulators of one group in one bucket; also a difference between two of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Rows that passed the filter. Negative only in differences and while an aggregate is being filled.
+    pub rows: i64,
+    /// One per measure. Empty in the neutral element, which fits every aggregate.
+    pub accumulators: Vec<Accumulator>,
+}
+
+impl Cell {
+    /// Nothing accumulated yet, for the given measures.
+    #[must_use]
+    pub fn zero(functions: impl IntoIterator<Item = Function>) -> Cell {
+        Cell { rows: 0, accumulators: functions.into_iter().map(Function::zero).collect() }
+    }
+
+    /// Adds another cell of the same measures. Returns false where a sum left 128 bits.
+    pub fn merge(&mut self, rows: i64, accumulators: &[Accumulator]) -> bool {
+        let Some(total) = self.rows.checked_add(rows) else { return false };
+        self.rows = total;
+        if self.accumulators.is_empty() {
+            self.accumulators = accumulators.to_vec();
+        } else {
+            self.accumulators.iter_mut().zip(accumulators).for_each(|(a, b)| a.merge(b));
+        }
+        !self.accumulators.contains(&Accumulator::Overflowed)
+    }
+
+    /// True where nothing is left of what was accumulated.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.rows == 0 && self.accumulators.iter().all(Accumulator::is_zero)
+    }
+}

@@ -1,0 +1,568 @@
+//! Granularities and time buckets: half-open intervals `[start, end)` of instants.
+//!
+//! Three things surprise here.
+//! - A local day may have no midnight, or two. A bucket starts at the *first instant whose local date has reached* the
+//!   civil date; where the clock is set back across midnight the earlier crossing counts, so buckets stay contiguous.
+//! - Postgres knows years to 294276, chrono to 262142, and the compiled zone tables end in 2037. Civil dates are
+//!   therefore computed here (Howard Hinnant, "chrono-compatible low-level date algorithms"), chrono-tz is asked only for
+//!   the offset from UTC, and for later years in the year before 2038 that has the same calendar, because rules of the
+//!   zone tables no longer change then.
+//! - Instants count microseconds from 2000-01-01T00:00:00Z, as in Postgres; from 1970 its last timestamp would not fit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Offset, TimeZone};
+use chrono_tz::Tz;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+const SECOND_US: i64 = 1_000_000;
+const MINUTE_US: i64 = 60 * SECOND_US;
+const HOUR_US: i64 = 60 * MINUTE_US;
+const DAY_US: i64 = 24 * HOUR_US;
+/// 2000-01-01 in days since 1970-01-01.
+const EPOCH_DAY: i64 = 10_957;
+/// 2000-01-01T00:00:00Z in seconds since 1970.
+const EPOCH_UNIX_S: i64 = EPOCH_DAY * 86_400;
+/// Bucket edges one cache holds before it starts over.
+const CACHE_LIMIT: usize = 100_000;
+
+/// Length of a time bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Granularity {
+    /// A fixed number of microseconds, counted from the origin. At least one second.
+    Step(i64),
+    /// Clock hour of the zone.
+    Hour,
+    /// Civil day of the zone.
+    Day,
+    /// ISO week: begins on Monday.
+    Week,
+    /// Civil month.
+    Month,
+    /// Three months from January, April, July, October.
+    Quarter,
+    /// Civil year.
+    Year,
+    /// One bucket for everything, rows without a time included.
+    All,
+}
+
+/// Not the name of a granularity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown granularity {0:?}: use second, minute, hour, day, week, month, quarter, year, all, or a fixed step such as PT15M or P10D"
+)]
+pub struct ParseGranularityError(String);
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Granularity::Step(SECOND_US) => "second",
+            Granularity::Step(MINUTE_US) => "minute",
+            Granularity::Hour => "hour",
+            Granularity::Day => "day",
+            Granularity::Week => "week",
+            Granularity::Month => "month",
+            Granularity::Quarter => "quarter",
+            Granularity::Year => "year",
+            Granularity::All => "all",
+            Granularity::Step(us) if us % DAY_US == 0 => return write!(f, "P{}D", us / DAY_US),
+            Granularity::Step(us) if us % HOUR_US == 0 => return write!(f, "PT{}H", us / HOUR_US),
+            Granularity::Step(us) if us % MINUTE_US == 0 => return write!(f, "PT{}M", us / MINUTE_US),
+            Granularity::Step(us) => return write!(f, "PT{}S", us / SECOND_US),
+        })
+    }
+}
+
+impl FromStr for Granularity {
+    type Err = ParseGranularityError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "second" => Granularity::Step(SECOND_US),
+            "minute" => Granularity::Step(MINUTE_US),
+            "hour" => Granularity::Hour,
+            "day" => Granularity::Day,
+            "week" => Granularity::Week,
+            "month" => Granularity::Month,
+            "quarter" => Granularity::Quarter,
+            "year" => Granularity::Year,
+            "all" => Granularity::All,
+            _ => return parse_step(text).ok_or_else(|| ParseGranularityError(text.chars().take(64).collect())),
+        })
+    }
+}
+
+/// `PT15M`, `PT6H`, `P10D`, `PT90S`: one number, one unit, at most 100 years.
+fn parse_step(text: &str) -> Option<Granularity> {
+    let period = text.strip_prefix('P')?;
+    let (digits, unit_us) = match period.strip_prefix('T') {
+        Some(time) => match time.split_at_checked(time.len().checked_sub(1)?)? {
+            (digits, "S") => (digits, SECOND_US),
+            (digits, "M") => (digits, MINUTE_US),
+            (digits, "H") => (digits, HOUR_US),
+            _ => return None,
+        },
+        None => (period.strip_suffix('D')?, DAY_US),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let us = digits.parse::<i64>().ok()?.checked_mul(unit_us)?;
+    (us > 0 && us <= 36_525 * DAY_US).then_some(Granularity::Step(us))
+}
+
+impl Serialize for Granularity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Granularity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <std::borrow::Cow<'de, str>>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The start of a bucket in microseconds since 2000-01-01T00:00:00Z, or one of the four that no instant falls in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bucket(pub i64);
+
+impl Bucket {
+    /// Rows whose time is `-infinity`.
+    pub const NEGATIVE_INFINITY: Bucket = Bucket(i64::MIN);
+    /// Rows whose time is `infinity`.
+    pub const INFINITY: Bucket = Bucket(i64::MAX - 1);
+    /// Rows whose time is NULL; sorts last, as in Postgres.
+    pub const NULL: Bucket = Bucket(i64::MAX);
+    /// The one bucket of [`Granularity::All`].
+    pub const ALL: Bucket = Bucket(0);
+
+    /// The bucket of a time that is not an instant, or `None` for an ordinary start.
+    #[must_use]
+    pub fn is_special(self) -> bool {
+        matches!(self, Bucket::NEGATIVE_INFINITY | Bucket::INFINITY | Bucket::NULL)
+    }
+}
+
+/// A half-open interval of instants, in microseconds since 2000-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// First instant inside.
+    pub start: i64,
+    /// First instant after.
+    pub end: i64,
+}
+
+/// A time zone with the origin of fixed steps: everything that turns instants into buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calendar {
+    zone: Tz,
+    origin_us: i64,
+}
+
+impl Calendar {
+    /// Days of UTC, steps from 2000-01-01.
+    pub const UTC: Calendar = Calendar { zone: Tz::UTC, origin_us: 0 };
+
+    /// A calendar of a zone, with the origin of fixed steps.
+    #[must_use]
+    pub fn new(zone: Tz, origin_us: i64) -> Self {
+        Calendar { zone, origin_us }
+    }
+
+    /// The zone.
+    #[must_use]
+    pub fn zone(&self) -> Tz {
+        self.zone
+    }
+
+    /// The bucket that holds `instant`. Total over all of Postgres' timestamps. For [`Granularity::All`] the interval is
+    /// everything and its start is not the bucket's name: use [`Bucket::ALL`].
+    #[must_use]
+    pub fn interval(&self, granularity: Granularity, instant: i64) -> Interval {
+        match granularity {
+            Granularity::Step(step) => {
+                let since = instant.saturating_sub(self.origin_us);
+                let start = instant.saturating_sub(since.rem_euclid(step));
+                Interval { start, end: start.saturating_add(step) }
+            }
+            Granularity::Hour => self.hour(instant),
+            Granularity::All => Interval { start: i64::MIN, end: i64::MAX },
+            civil => self.civil(civil, instant),
+        }
+    }
+
+    /// Seconds east of UTC at an instant.
+    #[must_use]
+    pub fn offset_s(&self, instant: i64) -> i64 {
+        if self.zone == Tz::UTC {
+            return 0;
+        }
+        let second = instant.div_euclid(SECOND_US);
+        let (year, _, _) = civil_from_days(second.div_euclid(86_400));
+        let known = if year > LAST_TABLED_YEAR {
+            let same = year_with_same_calendar(year);
+            second + 86_400 * (days_from_civil(same, 1, 1) - days_from_civil(year, 1, 1))
+        } else {
+            second.max(days_from_civil(-9_999, 1, 1) * 86_400)
+        };
+        DateTime::from_timestamp(known + EPOCH_UNIX_S, 0)
+            .map_or(0, |utc| i64::from(self.zone.offset_from_utc_datetime(&utc.naive_utc()).fix().local_minus_utc()))
+    }
+
+    /// The instant at which a local clock reading happens: the first where there are two, the first after the gap where
+    /// there is none.
+    #[must_use]
+    pub fn instant_of_local(&self, local_us: i64) -> i64 {
+        if self.zone == Tz::UTC {
+            return local_us;
+        }
+        // Offsets lie within a day of UTC, and change at most once in these two days (true for all zones since 1970).
+        let before = self.offset_s(local_us.saturating_sub(DAY_US)) * SECOND_US;
+        let after = self.offset_s(local_us.saturating_add(DAY_US)) * SECOND_US;
+        let candidates = [local_us.saturating_sub(before.max(after)), local_us.saturating_sub(before.min(after))];
+        for candidate in candidates {
+            if candidate.saturating_add(self.offset_s(candidate) * SECOND_US) == local_us {
+                return candidate;
+            }
+        }
+        // In a gap: search for the change itself.
+        let (mut low, mut high) = (candidates[0].saturating_sub(DAY_US), candidates[1].saturating_add(DAY_US));
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if middle.saturating_add(self.offset_s(middle) * SECOND_US) < local_us {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high
+    }
+
+    /// The local civil date of an instant.
+    #[must_use]
+    pub fn local_date(&self, instant: i64) -> (i64, u32, u32) {
+        civil_from_days(self.local_day(instant))
+    }
+
+    fn local_day(&self, instant: i64) -> i64 {
+        instant.saturating_add(self.offset_s(instant) * SECOND_US).div_euclid(DAY_US)
+    }
+
+    fn hour(&self, instant: i64) -> Interval {
+        let offset = self.offset_s(instant) * SECOND_US;
+        let start = instant - instant.saturating_add(offset).rem_euclid(HOUR_US);
+        let end = start.saturating_add(HOUR_US);
+        // The clock may be set within the hour by less than an hour (Lord Howe): the change then is an edge.
+        let start =
+            if self.offset_s(start) * SECOND_US == offset { start } else { self.change_between(start, instant) };
+        let end =
+            if self.offset_s(end - 1) * SECOND_US == offset { end } else { self.change_between(instant, end - 1) };
+        Interval { start, end }
+    }
+
+    /// First instant after `low` at which the offset differs from the one at `low`.
+    fn change_between(&self, mut low: i64, mut high: i64) -> i64 {
+        let at_low = self.offset_s(low);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.offset_s(middle) == at_low {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high
+    }
+
+    fn civil(&self, granularity: Granularity, instant: i64) -> Interval {
+        let day = self.local_day(instant);
+        let start = first_day(granularity, day);
+        let next = next_first_day(granularity, start);
+        let interval = Interval { start: self.day_start(start), end: self.day_start(next) };
+        // Where the clock is set back across the edge, the local date falls back too, but the bucket has begun.
+        if instant >= interval.end {
+            return Interval { start: interval.end, end: self.day_start(next_first_day(granularity, next)) };
+        }
+        interval
+    }
+
+    /// The first instant whose local date is `day` (in days since 2000-01-01) or later.
+    fn day_start(&self, day: i64) -> i64 {
+        self.instant_of_local(day.saturating_mul(DAY_US))
+    }
+}
+
+/// Rules in the compiled zone tables repeat after this year.
+const LAST_TABLED_YEAR: i64 = 2037;
+
+/// A year not after 2037 whose days fall on the same weekdays.
+fn year_with_same_calendar(year: i64) -> i64 {
+    let leap = is_leap(year);
+    let weekday = days_from_civil(year, 1, 1).rem_euclid(7);
+    (2010..=LAST_TABLED_YEAR)
+        .rev()
+        .find(|candidate| is_leap(*candidate) == leap && days_from_civil(*candidate, 1, 1).rem_euclid(7) == weekday)
+        .unwrap_or(LAST_TABLED_YEAR)
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+/// First civil day of the bucket that holds `day`; days count from 2000-01-01, a Saturday.
+fn first_day(granularity: Granularity, day: i64) -> i64 {
+    let (year, month, _) = civil_from_days(day);
+    match granularity {
+        Granularity::Week => day - (day + 5).rem_euclid(7),
+        Granularity::Month => days_from_civil(year, month, 1),
+        Granularity::Quarter => days_from_civil(year, (month - 1) / 3 * 3 + 1, 1),
+        Granularity::Year => days_from_civil(year, 1, 1),
+        _ => day,
+    }
+}
+
+fn next_first_day(granularity: Granularity, first: i64) -> i64 {
+    match granularity {
+        Granularity::Week => first + 7,
+        Granularity::Month => first_day(granularity, first + 31),
+        Granularity::Quarter => first_day(granularity, first + 92),
+        Granularity::Year => first_day(granularity, first + 366),
+        _ => first + 1,
+    }
+}
+
+/// Days since 2000-01-01 of a civil date of the proleptic Gregorian calendar.
+#[must_use]
+pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let month = i64::from(month);
+    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + i64::from(day) - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468 - EPOCH_DAY
+}
+
+/// Year (astronomical: 0 is 1 BC), month and day of a day since 2000-01-01.
+#[must_use]
+pub fn civil_from_days(day: i64) -> (i64, u32, u32) {
+    let shifted = day + EPOCH_DAY + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month as u32, day as u32)
+}
+
+/// Why one granularity cannot be answered from another.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{coarse} cannot be put together from {fine} buckets: {reason}")]
+pub struct DoesNotNest {
+    /// The stored granularity.
+    pub fine: Granularity,
+    /// The one that was asked for.
+    pub coarse: Granularity,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+impl Calendar {
+    /// Whether every bucket of `fine` lies within one bucket of `coarse`, in this calendar.
+    pub fn nests(&self, fine: Granularity, coarse: Granularity) -> Result<(), DoesNotNest> {
+        use Granularity::{All, Day, Hour, Month, Quarter, Step, Week, Year};
+        let refuse = |reason| Err(DoesNotNest { fine, coarse, reason });
+        match (fine, coarse) {
+            (a, b) if a == b => Ok(()),
+            (_, All) => Ok(()),
+            (All, _) => refuse("`all` is a single bucket"),
+            (Step(a), Step(b)) if b % a == 0 => Ok(()),
+            (Step(_), Step(_)) => refuse("the longer step is not a multiple of the shorter one"),
+            (Step(a), Hour) if HOUR_US % a == 0 => self.step_meets_edges(fine, coarse, HOUR_US),
+            (Step(a), Day | Week | Month | Quarter | Year) if DAY_US % a == 0 => self.step_meets_edges(fine, coarse, a),
+            (Step(_), _) => refuse("the step does not divide it"),
+            (_, Step(_)) => refuse("its buckets are of varying length, or start elsewhere than the step's"),
+            (Hour, Day | Week | Month | Quarter | Year)
+            | (Day, Week | Month | Quarter | Year)
+            | (Month, Quarter | Year)
+            | (Quarter, Year) => Ok(()),
+            (Week, _) => refuse("a week can lie in two of them"),
+            _ => refuse("it is finer than what is stored"),
+        }
+    }
+
+    /// Steps are counted in instants, hours and days by the local clock: they share edges only where the offset from UTC
+    /// never changes the remainder. UTC is the zone of which that is certain.
+    fn step_meets_edges(&self, fine: Granularity, coarse: Granularity, unit: i64) -> Result<(), DoesNotNest> {
+        let Granularity::Step(step) = fine else { return Ok(()) };
+        if self.zone != Tz::UTC {
+            return Err(DoesNotNest {
+                fine,
+                coarse,
+                reason: "fixed steps and the local clock of this time zone drift apart",
+            });
+        }
+        if self.origin_us.rem_euclid(unit.min(step)) != 0 {
+            return Err(DoesNotNest { fine, coarse, reason: "the origin of the steps is not one of its edges" });
+        }
+        Ok(())
+    }
+}
+
+/// Bucket edges already computed for one calendar and granularity, so that a row costs a comparison and not a time-zone
+/// conversion. Bounded; it starts over when full.
+#[derive(Clone, Debug)]
+pub struct BucketCache {
+    calendar: Calendar,
+    granularity: Granularity,
+    last: Interval,
+    known: BTreeMap<i64, i64>,
+}
+
+impl BucketCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(calendar: Calendar, granularity: Granularity) -> Self {
+        BucketCache { calendar, granularity, last: Interval { start: 0, end: 0 }, known: BTreeMap::new() }
+    }
+
+    /// The bucket of an instant or of one of the special times.
+    pub fn bucket(&mut self, time: i64) -> Bucket {
+        if self.granularity == Granularity::All {
+            return Bucket::ALL;
+        }
+        if time >= self.last.start && time < self.last.end {
+            return Bucket(self.last.start);
+        }
+        if Bucket(time).is_special() {
+            return Bucket(time);
+        }
+        if let Granularity::Step(_) = self.granularity {
+            self.last = self.calendar.interval(self.granularity, time);
+            return Bucket(self.last.start);
+        }
+        if let Some((&start, &end)) = self.known.range(..=time).next_back()
+            && time < end
+        {
+            self.last = Interval { start, end };
+            return Bucket(start);
+        }
+        let interval = self.calendar.interval(self.granularity, time);
+        if self.known.len() >= CACHE_LIMIT {
+            self.known.clear();
+        }
+        self.known.insert(interval.start, interval.end);
+        self.last = interval;
+        Bucket(interval.start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use chrono::{Datelike, NaiveDate, Timelike};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CIVIL: [Granularity; 6] = [
+        Granularity::Hour,
+        Granularity::Day,
+        Granularity::Week,
+        Granularity::Month,
+        Granularity::Quarter,
+        Granularity::Year,
+    ];
+
+    #[test]
+    fn civil_dates_agree_with_chrono() {
+        let epoch = NaiveDate::from_ymd_opt(2000, 1, 1).unwrap();
+        for day in (-1_000_000..1_000_000).step_by(37) {
+            let date = epoch + chrono::Duration::days(day);
+            assert_eq!(civil_from_days(day), (i64::from(date.year()), date.month(), date.day()));
+            assert_eq!(days_from_civil(i64::from(date.year()), date.month(), date.day()), day);
+        }
+    }
+
+    #[test]
+    fn names_read_back() {
+        for text in [
+            "second", "minute", "hour", "day", "week", "month", "quarter", "year", "all", "PT15M", "PT6H", "P10D",
+            "PT90S",
+        ] {
+            assert_eq!(text.parse::<Granularity>().unwrap().to_string(), text);
+        }
+        for text in ["", "P", "PT", "PTM", "P-1D", "P1Y", "months", "PT0S", "P99999999D", "PT1é"] {
+            assert!(text.parse::<Granularity>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_day_without_midnight_starts_when_the_clock_says_so() {
+        // Cairo, 2023-04-28: 00:00 does not exist, the day starts at 01:00 local, 22:00 UTC.
+        let cairo = Calendar::new(chrono_tz::Africa::Cairo, 0);
+        let noon = days_from_civil(2023, 4, 28) * DAY_US + 10 * HOUR_US;
+        let day = cairo.interval(Granularity::Day, noon);
+        assert_eq!(day.start, days_from_civil(2023, 4, 27) * DAY_US + 22 * HOUR_US);
+        assert_eq!(day.end - day.start, 23 * HOUR_US);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+        /// Over all zones: a bucket holds its instant, buckets are contiguous, finer ones nest in coarser ones, and away
+        /// from the edges the civil fields of the local clock are those of the bucket.
+        #[test]
+        fn buckets_partition_time(
+            zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+            instant in (days_from_civil(1971, 1, 1) * DAY_US)..(days_from_civil(2150, 1, 1) * DAY_US),
+        ) {
+            let calendar = Calendar::new(zone, 0);
+            for (index, granularity) in CIVIL.into_iter().enumerate() {
+                let bucket = calendar.interval(granularity, instant);
+                prop_assert!(bucket.start <= instant && instant < bucket.end, "{zone} {granularity} {instant} {bucket:?}");
+                prop_assert_eq!(calendar.interval(granularity, bucket.start), bucket, "{} {}", zone, granularity);
+                prop_assert_eq!(calendar.interval(granularity, bucket.end - 1), bucket, "{} {}", zone, granularity);
+                prop_assert_eq!(calendar.interval(granularity, bucket.end).start, bucket.end, "{} {}", zone, granularity);
+                for coarse in &CIVIL[index + 1..] {
+                    if calendar.nests(granularity, *coarse).is_ok() {
+                        let outer = calendar.interval(*coarse, instant);
+                        prop_assert!(outer.start <= bucket.start && bucket.end <= outer.end, "{zone} {granularity} in {coarse}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn middays_fall_on_their_local_date(
+            zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+            day in days_from_civil(1971, 1, 1)..days_from_civil(2037, 12, 30),
+        ) {
+            let utc = DateTime::from_timestamp((day + EPOCH_DAY) * 86_400 + 43_200, 0).unwrap();
+            let local = utc.with_timezone(&zone);
+            let calendar = Calendar::new(zone, 0);
+            let instant = day * DAY_US + 12 * HOUR_US;
+            prop_assert_eq!(calendar.local_date(instant), (i64::from(local.year()), local.month(), local.day()));
+            let hour = calendar.interval(Granularity::Hour, instant);
+            prop_assert_eq!((instant - hour.start) / MINUTE_US, i64::from(local.minute()));
+        }
+
+        #[test]
+        fn extreme_instants_have_buckets(instant in any::<i64>(), zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..])) {
+            // Postgres' own range: 4713 BC to 294276 AD.
+            let instant = instant.clamp(-211_813_488_000_000_000, 9_223_371_331_199_999_999);
+            for granularity in CIVIL {
+                let bucket = Calendar::new(zone, 0).interval(granularity, instant);
+                prop_assert!(bucket.start <= instant && instant < bucket.end);
+                prop_assert_eq!(BucketCache::new(Calendar::new(zone, 0), granularity).bucket(instant), Bucket(bucket.start));
+            }
+        }
+    }
+}

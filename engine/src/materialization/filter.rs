@@ -1,0 +1,424 @@
+//! The `where` of a definition: SQL conditions over the table's own columns, with SQL's three-valued logic.
+//!
+//! Parsed by sqlparser, checked against the schema, and reduced to comparisons that need no allocation per row. What is
+//! not certain to mean here what it means in Postgres is refused: ordering of text depends on the collation, functions
+//! and casts on the session.
+
+use std::cmp::Ordering;
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
+use sqlparser::ast::{BinaryOperator, DataType, Expr, UnaryOperator, Value as SqlValue};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+use super::bucket::days_from_civil;
+use crate::change::{ColumnType, Numeric, TableSchema, Value, ValueRef};
+
+/// A condition on a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Filter {
+    /// `column <op> literal`
+    Compare {
+        /// Position in the row.
+        column: usize,
+        /// Which results of the comparison count.
+        accept: Accept,
+        /// What it is compared with; never NULL.
+        literal: Value,
+    },
+    /// `column IN (...)`, without NULLs in the list.
+    In {
+        /// Position in the row.
+        column: usize,
+        /// The list.
+        list: Vec<Value>,
+    },
+    /// `column IS NULL`
+    IsNull {
+        /// Position in the row.
+        column: usize,
+    },
+    /// A boolean column on its own.
+    Column {
+        /// Position in the row.
+        column: usize,
+    },
+    /// A literal TRUE, FALSE or NULL (`None`).
+    Constant(Option<bool>),
+    /// All of them.
+    And(Box<Filter>, Box<Filter>),
+    /// Any of them.
+    Or(Box<Filter>, Box<Filter>),
+    /// The opposite; of unknown, unknown.
+    Not(Box<Filter>),
+}
+
+/// The orderings that satisfy a comparison operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    less: bool,
+    equal: bool,
+    greater: bool,
+}
+
+/// The condition is not one we can evaluate exactly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FilterError(pub String);
+
+fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
+    Err(FilterError(message.into()))
+}
+
+impl Filter {
+    /// Parses and checks a condition.
+    pub fn parse(text: &str, schema: &TableSchema) -> Result<Filter, FilterError> {
+        let mut parser = Parser::new(&PostgreSqlDialect {})
+            .with_recursion_limit(64)
+            .try_with_sql(text)
+            .map_err(|error| FilterError(error.to_string()))?;
+        let expression = parser.parse_expr().map_err(|error| FilterError(error.to_string()))?;
+        let rest = parser.peek_token();
+        if rest.token != sqlparser::tokenizer::Token::EOF {
+            return refuse(format!("unexpected {rest} after the condition"));
+        }
+        compile(&expression, schema)
+    }
+
+    /// Whether the row counts: only where the condition is true, not where it is unknown.
+    #[inline]
+    #[must_use]
+    pub fn accepts(&self, row: &[ValueRef<'_>]) -> bool {
+        self.evaluate(row) == Some(true)
+    }
+
+    fn evaluate(&self, row: &[ValueRef<'_>]) -> Option<bool> {
+        match self {
+            Filter::Compare { column, accept, literal } => {
+                let ordering = compare(*row.get(*column)?, literal.as_ref())?;
+                Some(accept.matches(ordering))
+            }
+            Filter::In { column, list } => {
+                let value = *row.get(*column)?;
+                if matches!(value, ValueRef::Null) {
+                    return None;
+                }
+                Some(list.iter().any(|item| compare(value, item.as_ref()) == Some(Ordering::Equal)))
+            }
+            Filter::IsNull { column } => Some(matches!(row.get(*column)?, ValueRef::Null)),
+            Filter::Column { column } => match row.get(*column)? {
+                ValueRef::Bool(v) => Some(*v),
+                _ => None,
+            },
+            Filter::Constant(v) => *v,
+            Filter::And(a, b) => match (a.evaluate(row), b.evaluate(row)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            },
+            Filter::Or(a, b) => match (a.evaluate(row), b.evaluate(row)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (Some(false), Some(false)) => Some(false),
+                _ => None,
+            },
+            Filter::Not(a) => a.evaluate(row).map(|v| !v),
+        }
+    }
+
+    /// The columns it looks at.
+    pub fn columns(&self, into: &mut Vec<usize>) {
+        match self {
+            Filter::Compare { column, .. }
+            | Filter::In { column, .. }
+            | Filter::IsNull { column }
+            | Filter::Column { column } => into.push(*column),
+            Filter::Constant(_) => {}
+            Filter::And(a, b) | Filter::Or(a, b) => {
+                a.columns(into);
+                b.columns(into);
+            }
+            Filter::Not(a) => a.columns(into),
+        }
+    }
+}
+
+impl Accept {
+    fn matches(self, ordering: Ordering) -> bool {
+        match ordering {
+            Ordering::Less => self.less,
+            Ordering::Equal => self.equal,
+            Ordering::Greater => self.greater,
+        }
+    }
+
+    fn of(operator: &BinaryOperator) -> Option<Accept> {
+        let (less, equal, greater) = match operator {
+            BinaryOperator::Eq => (false, true, false),
+            BinaryOperator::NotEq => (true, false, true),
+            BinaryOperator::Lt => (true, false, false),
+            BinaryOperator::LtEq => (true, true, false),
+            BinaryOperator::Gt => (false, false, true),
+            BinaryOperator::GtEq => (false, true, true),
+            _ => return None,
+        };
+        Some(Accept { less, equal, greater })
+    }
+
+    fn mirrored(self) -> Accept {
+        Accept { less: self.greater, equal: self.equal, greater: self.less }
+    }
+
+    fn needs_order(self) -> bool {
+        self.less != self.greater
+    }
+}
+
+fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterError> {
+    match expression {
+        Expr::Nested(inner) => compile(inner, schema),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            Ok(Filter::And(Box::new(compile(left, schema)?), Box::new(compile(right, schema)?)))
+        }
+        Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
+            Ok(Filter::Or(Box::new(compile(left, schema)?), Box::new(compile(right, schema)?)))
+        }
+        Expr::BinaryOp { left, op, right } => {
+            let Some(accept) = Accept::of(op) else {
+                return refuse(format!(
+                    "the operator {op} is not supported here; use = <> < <= > >= IN BETWEEN IS NULL AND OR NOT"
+                ));
+            };
+            match (column_of(left, schema)?, column_of(right, schema)?) {
+                (Some(column), None) => comparison(column, accept, right, schema),
+                (None, Some(column)) => comparison(column, accept.mirrored(), left, schema),
+                _ => refuse(format!("{expression}: one side has to be a column and the other a constant")),
+            }
+        }
+        Expr::UnaryOp { op: UnaryOperator::Not, expr } => Ok(Filter::Not(Box::new(compile(expr, schema)?))),
+        Expr::IsNull(inner) => Ok(Filter::IsNull { column: required_column(inner, schema)? }),
+        Expr::IsNotNull(inner) => Ok(Filter::Not(Box::new(Filter::IsNull { column: required_column(inner, schema)? }))),
+        Expr::InList { expr, list, negated } => {
+            let column = required_column(expr, schema)?;
+            let list = list.iter().map(|item| literal(item, column, schema)).collect::<Result<Vec<_>, _>>()?;
+            if list.contains(&Value::Null) {
+                return refuse("NULL in an IN list makes the condition unknown; leave it out");
+            }
+            let within = Filter::In { column, list };
+            Ok(if *negated { Filter::Not(Box::new(within)) } else { within })
+        }
+        Expr::Between { expr, negated, low, high } => {
+            let column = required_column(expr, schema)?;
+            let from = comparison(column, Accept { less: false, equal: true, greater: true }, low, schema)?;
+            let to = comparison(column, Accept { less: true, equal: true, greater: false }, high, schema)?;
+            let within = Filter::And(Box::new(from), Box::new(to));
+            Ok(if *negated { Filter::Not(Box::new(within)) } else { within })
+        }
+        Expr::Value(value) => match &value.value {
+            SqlValue::Boolean(v) => Ok(Filter::Constant(Some(*v))),
+            SqlValue::Null => Ok(Filter::Constant(None)),
+            other => refuse(format!("{other} is not a condition")),
+        },
+        Expr::Identifier(_) | Expr::CompoundIdentifier(_) => {
+            let column = required_column(expression, schema)?;
+            match schema.columns.get(column).map(|c| &c.column_type) {
+                Some(ColumnType::Bool) => Ok(Filter::Column { column }),
+                _ => refuse(format!("{expression} is not a boolean column")),
+            }
+        }
+        other => refuse(format!(
+            "{other}: only comparisons of a column with a constant, IN, BETWEEN, IS NULL, AND, OR and NOT are supported"
+        )),
+    }
+}
+
+fn column_of(expression: &Expr, schema: &TableSchema) -> Result<Option<usize>, FilterError> {
+    let identifier = match expression {
+        Expr::Nested(inner) => return column_of(inner, schema),
+        Expr::Identifier(identifier) => identifier,
+        Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+            [table, column] if table.value == schema.name => column,
+            _ => return refuse(format!("{expression}: only columns of {} can be used", schema.qualified_name())),
+        },
+        _ => return Ok(None),
+    };
+    // Unquoted names fold to lower case, as in Postgres.
+    let name =
+        if identifier.quote_style.is_some() { identifier.value.clone() } else { identifier.value.to_lowercase() };
+    match schema.column_index(&name) {
+        Some(index) => Ok(Some(index)),
+        None => refuse(format!("{} has no column {name}", schema.qualified_name())),
+    }
+}
+
+fn required_column(expression: &Expr, schema: &TableSchema) -> Result<usize, FilterError> {
+    match column_of(expression, schema)? {
+        Some(column) => Ok(column),
+        None => refuse(format!("{expression} is not a column of {}", schema.qualified_name())),
+    }
+}
+
+fn comparison(column: usize, accept: Accept, constant: &Expr, schema: &TableSchema) -> Result<Filter, FilterError> {
+    let literal = literal(constant, column, schema)?;
+    if literal == Value::Null {
+        return Ok(Filter::Constant(None));
+    }
+    if accept.needs_order() && matches!(literal, Value::Text(_)) {
+        return refuse("text can be compared with = and <> only: its order depends on the collation");
+    }
+    Ok(Filter::Compare { column, accept, literal })
+}
+
+fn literal(expression: &Expr, column: usize, schema: &TableSchema) -> Result<Value, FilterError> {
+    let Some(column) = schema.columns.get(column) else { return refuse("no such column") };
+    let (text, quoted) = match expression {
+        Expr::Nested(inner) => match schema.column_index(&column.name) {
+            Some(index) => return literal(inner, index, schema),
+            None => return refuse("no such column"),
+        },
+        Expr::Value(value) => match &value.value {
+            SqlValue::Null => return Ok(Value::Null),
+            SqlValue::Boolean(v) if column.column_type == ColumnType::Bool => return Ok(Value::Bool(*v)),
+            SqlValue::Number(digits, _) => (digits.clone(), false),
+            SqlValue::SingleQuotedString(text) => (text.clone(), true),
+            other => return refuse(format!("{other} cannot be compared with {}", column.name)),
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match expr.as_ref() {
+            Expr::Value(value) => match &value.value {
+                SqlValue::Number(digits, _) => (format!("-{digits}"), false),
+                other => return refuse(format!("-{other} is not a constant")),
+            },
+            other => return refuse(format!("-{other} is not a constant")),
+        },
+        Expr::TypedString(typed)
+            if matches!(typed.data_type, DataType::Date | DataType::Timestamp(..) | DataType::TimestampNtz(..)) =>
+        {
+            match typed.value.value.clone().into_string() {
+                Some(text) => (text, true),
+                None => return refuse(format!("{expression} is not a constant")),
+            }
+        }
+        other => return refuse(format!("{other} is not a constant")),
+    };
+    constant_of(&text, quoted, &column.column_type).ok_or_else(|| {
+        FilterError(format!("{text:?} is not a value of {} ({})", column.name, column.column_type.name()))
+    })
+}
+
+/// A constant as a value that compares with columns of the type.
+#[must_use]
+pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option<Value> {
+    Some(match column_type {
+        ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8 => match text.parse::<i64>() {
+            Ok(v) => Value::Int(v),
+            Err(_) => Value::Numeric(parse_numeric(text)?),
+        },
+        ColumnType::Numeric { .. } => Value::Numeric(parse_numeric(text)?),
+        ColumnType::Float4 => Value::Float(f64::from(text.parse::<f32>().ok()?)),
+        ColumnType::Float8 => Value::Float(text.parse().ok()?),
+        ColumnType::Text => quoted.then(|| Value::Text(text.to_owned()))?,
+        ColumnType::Char => quoted.then(|| Value::Text(text.trim_end_matches(' ').to_owned()))?,
+        ColumnType::Bool => match text.to_ascii_lowercase().as_str() {
+            "t" | "true" | "yes" | "on" | "1" => Value::Bool(true),
+            "f" | "false" | "no" | "off" | "0" => Value::Bool(false),
+            _ => return None,
+        },
+        ColumnType::Uuid => Value::Uuid(parse_uuid(text)?),
+        ColumnType::Date => Value::Date(i32::try_from(parse_timestamp(text)?.div_euclid(86_400_000_000)).ok()?),
+        ColumnType::Timestamp | ColumnType::TimestampTz => Value::Timestamp(parse_timestamp(text)?),
+        ColumnType::Unsupported(_) => return None,
+    })
+}
+
+/// A decimal as Postgres writes it, or `NaN`, `Infinity`, `-Infinity`.
+#[must_use]
+pub fn parse_numeric(text: &str) -> Option<Numeric> {
+    match text.trim() {
+        "NaN" => return Some(Numeric::NaN),
+        "Infinity" => return Some(Numeric::PositiveInfinity),
+        "-Infinity" => return Some(Numeric::NegativeInfinity),
+        _ => {}
+    }
+    let (negative, digits) = match text.trim().strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.trim()),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() && fraction.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let magnitude = format!("{whole}{fraction}").parse::<i128>().ok()?;
+    let mantissa = if negative { magnitude.checked_neg()? } else { magnitude };
+    Some(Numeric::Finite { mantissa, scale: u16::try_from(fraction.len()).ok()? })
+}
+
+/// `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`
+#[must_use]
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
+}
+
+/// RFC 3339 or Postgres' ISO form, with or without time and offset (UTC where absent), as microseconds since 2000-01-01.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<i64> {
+    const UNIX_US: i64 = 946_684_800_000_000;
+    match text {
+        "infinity" => return Some(i64::MAX),
+        "-infinity" => return Some(i64::MIN),
+        _ => {}
+    }
+    let instant = if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        date.and_hms_opt(0, 0, 0)?.and_utc()
+    } else if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+        instant.to_utc()
+    } else if let Ok(instant) = DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z") {
+        instant.to_utc()
+    } else {
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+            .iter()
+            .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())?
+            .and_utc()
+    };
+    instant.timestamp_micros().checked_sub(UNIX_US)
+}
+
+/// Microseconds since 2000-01-01 of a civil date in UTC.
+#[must_use]
+pub fn civil_us(year: i64, month: u32, day: u32) -> i64 {
+    days_from_civil(year, month, day).saturating_mul(86_400_000_000)
+}
+
+/// The order of two values as Postgres sees it, where it is certain; `None` for NULL and for values that do not compare.
+#[must_use]
+pub fn compare(a: ValueRef<'_>, b: ValueRef<'_>) -> Option<Ordering> {
+    match (a, b) {
+        (ValueRef::Int(a), ValueRef::Int(b)) => Some(a.cmp(&b)),
+        (ValueRef::Bool(a), ValueRef::Bool(b)) => Some(a.cmp(&b)),
+        (ValueRef::Text(a), ValueRef::Text(b)) => Some(a.cmp(b)),
+        (ValueRef::Uuid(a), ValueRef::Uuid(b)) => Some(a.cmp(&b)),
+        (ValueRef::Date(a), ValueRef::Date(b)) => Some(a.cmp(&b)),
+        (ValueRef::Timestamp(a), ValueRef::Timestamp(b)) => Some(a.cmp(&b)),
+        // NaN equals NaN and is larger than every number.
+        (ValueRef::Float(a), ValueRef::Float(b)) => a.partial_cmp(&b).or(Some(a.is_nan().cmp(&b.is_nan()))),
+        (ValueRef::Numeric(a), ValueRef::Numeric(b)) => Some(compare_numeric(a, b)),
+        (ValueRef::Int(a), ValueRef::Numeric(b)) => {
+            Some(compare_numeric(Numeric::Finite { mantissa: i128::from(a), scale: 0 }, b))
+        }
+        _ => None,
+    }
+}
+
+fn compare_numeric(a: Numeric, b: Numeric) -> Ordering {
+    let mut keys = (Vec::new(), Vec::new());
+    match (a, b) {
+        (Numeric::Finite { mantissa: a, scale: x }, Numeric::Finite { mantissa: b, scale: y }) if x == y => a.cmp(&b),
+        _ => {
+            let encoded = super::group_key::push(&mut keys.0, ValueRef::Numeric(a))
+                .and(super::group_key::push(&mut keys.1, ValueRef::Numeric(b)));
+            if encoded.is_ok() { keys.0.cmp(&keys.1) } else { Ordering::Equal }
+        }
+    }
+}

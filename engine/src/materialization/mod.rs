@@ -1,0 +1,19 @@
+//! What a user asked us to keep, and the shape of its result.
+
+/// Granularities, time buckets, and which nest in which.
+pub mod bucket;
+/// The aggregates that exist, and their state.
+pub mod catalog;
+/// The definition as the user wrote it.
+pub mod definition;
+/// The `where` of a definition.
+pub mod filter;
+/// The dimensions of one group as order-preserving bytes.
+pub mod group_key;
+/// A definition resolved against the table's schema.
+pub mod plan;
+
+pub use bucket::{Bucket, Calendar, Granularity};
+pub use catalog::{Aggregate, AggregateId, AggregateState, Catalog};
+pub use definition::{Definition, MeasureDefinition, TimeDefinition};
+pub use plan::{DefinitionError, Plan};

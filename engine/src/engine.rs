@@ -1,17 +1,29 @@
 //! The engine as others see it: read a Snapshot, register and drop aggregates, wait for a position, ask how it goes.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::change::Lsn;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::change::{Lsn, TableSchema};
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError};
-use crate::snapshot::Snapshot;
-use crate::source::SourceStatus;
+use crate::pipeline::Threads;
+use crate::sequencer::{Request, stopped};
+use crate::shared::Shared;
+use crate::snapshot::{AsOf, Snapshot};
+use crate::source::{SourceContext, SourceStatus};
+use crate::store::{OpenError, StoreMemory};
+
+/// How long a registration waits for a source that has just been started to announce its tables.
+const TABLES_WAIT: Duration = Duration::from_secs(5);
 
 /// A handle on the running engine; cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<()>,
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    threads: Arc<Mutex<Option<Threads>>>,
 }
 
 /// Why there is no answer now. Turned into 503 by whoever speaks HTTP.
@@ -124,44 +136,142 @@ pub struct Counters {
     pub in_flight: u64,
 }
 
+/// How to run the engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// The data directory.
+    pub data: PathBuf,
+    /// Worker threads of the dataflow.
+    pub workers: usize,
+    /// Cells held in memory by all workers together, about; a cell takes some 200 bytes.
+    pub cells_in_memory: usize,
+    /// Memory of the store.
+    pub store_memory: StoreMemory,
+}
+
+impl EngineConfig {
+    /// Defaults for a data directory: one worker, two million cells.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        EngineConfig { data: data.into(), workers: 1, cells_in_memory: 2_000_000, store_memory: StoreMemory::default() }
+    }
+}
+
 impl Engine {
+    /// Opens the data directory, starts the threads, and returns what the connector is to be started with.
+    pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
+        crate::pipeline::start(config)
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, requests: mpsc::Sender<Request>, threads: Threads) -> Engine {
+        Engine { shared, requests, threads: Arc::new(Mutex::new(Some(threads))) }
+    }
+
     /// The newest Snapshot, or why there is no answer now.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, Unavailable> {
-        unimplemented!()
+        self.shared.ready()?;
+        self.shared.snapshot.load_full().ok_or_else(|| Unavailable {
+            code: "starting".to_owned(),
+            message: "nothing was committed since this process started".to_owned(),
+            remedy: "try again in a moment".to_owned(),
+        })
     }
 
     /// Registers an aggregate; returns once it is durable. Filling it goes on in the background.
-    pub async fn register(&self, _name: &str, _definition: Definition) -> Result<Registered, RegisterError> {
-        unimplemented!()
+    pub async fn register(&self, name: &str, definition: Definition) -> Result<Registered, RegisterError> {
+        // Right after the start the source has not said yet which tables there are.
+        let mut committed = self.shared.committed_changed.subscribe();
+        let known = committed.wait_for(|_| !self.shared.catalog.load().tables.is_empty());
+        let _ = tokio::time::timeout(TABLES_WAIT, known).await;
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Register { name: name.to_owned(), definition: Box::new(definition), reply };
+        self.request(request).await?;
+        answer.await.map_err(|_| self.why_not())?
     }
 
     /// Drops an aggregate; returns once that is durable. False where there is none.
-    pub async fn drop_aggregate(&self, _name: &str) -> Result<bool, Unavailable> {
-        unimplemented!()
+    pub async fn drop_aggregate(&self, name: &str) -> Result<bool, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.request(Request::Drop { name: name.to_owned(), reply }).await?;
+        answer.await.map_err(|_| self.why_not())
+    }
+
+    async fn request(&self, request: Request) -> Result<(), Unavailable> {
+        self.requests.send(request).await.map_err(|_| self.why_not())
+    }
+
+    fn why_not(&self) -> Unavailable {
+        self.shared.halted.load_full().map_or_else(stopped, |reason| reason.as_ref().clone())
     }
 
     /// Waits until `lsn` is applied. False where it was not within the timeout.
-    pub async fn wait_for(&self, _lsn: Lsn, _timeout: Duration) -> bool {
-        unimplemented!()
+    pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> bool {
+        let mut applied = self.shared.applied.subscribe();
+        // The stored position counts once there is a Snapshot of it.
+        let reached = applied.wait_for(|as_of| as_of.lsn >= lsn && self.shared.snapshot.load().is_some());
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Follows what is visible: changes with every commit.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<AsOf> {
+        self.shared.applied.subscribe()
     }
 
     /// All aggregates, whatever their state, also while there is no Snapshot to read.
+    #[must_use]
     pub fn aggregates(&self) -> Vec<Arc<Aggregate>> {
-        unimplemented!()
+        self.shared.catalog.load().aggregates.values().cloned().collect()
     }
 
     /// The tables that are followed.
-    pub fn tables(&self) -> Vec<Arc<crate::change::TableSchema>> {
-        unimplemented!()
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<TableSchema>> {
+        self.shared.catalog.load().tables.values().cloned().collect()
     }
 
     /// How far an aggregate is filled, while it is being filled.
-    pub fn build_progress(&self, _aggregate: AggregateId) -> Option<BuildProgress> {
-        unimplemented!()
+    #[must_use]
+    pub fn build_progress(&self, aggregate: AggregateId) -> Option<BuildProgress> {
+        self.shared.building().get(&aggregate).copied()
     }
 
     /// How it goes.
+    #[must_use]
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let source = self.shared.source.borrow().clone();
+        let applied = *self.shared.applied.borrow();
+        let counters = self.shared.counters();
+        let behind = counters.in_flight > 0 || applied.lsn < source.received_lsn.max(source.upstream_lsn);
+        Status {
+            connector: self.shared.connector.load().as_ref().clone(),
+            applied_lsn: applied.lsn,
+            applied_time_us: applied.commit_time_us,
+            durable_lsn: *self.shared.durable.borrow(),
+            lag_ms: if behind { elapsed_ms(applied.commit_time_us) } else { 0 },
+            ready: self.shared.ready(),
+            source,
+            counters,
+        }
     }
+
+    /// Commits what was received, makes it durable, and ends all threads. Other handles answer as unavailable from then
+    /// on.
+    pub async fn stop(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.request(Request::Stop(reply)).await.is_ok() {
+            let _ = answer.await;
+        }
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            let _ = tokio::task::spawn_blocking(move || threads.join()).await;
+        }
+    }
+}
+
+/// Milliseconds since a time in microseconds since 2000-01-01 UTC; 0 where the clocks disagree.
+fn elapsed_ms(time_us: i64) -> u64 {
+    const EPOCH_UNIX_US: i64 = 946_684_800_000_000;
+    let now_us = chrono::Utc::now().timestamp_micros().saturating_sub(EPOCH_UNIX_US);
+    u64::try_from(now_us.saturating_sub(time_us) / 1_000).unwrap_or_default()
 }

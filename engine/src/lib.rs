@@ -6,14 +6,32 @@
 pub mod aggregate;
 /// What happened upstream, as data.
 pub mod change;
+/// The one write path.
+pub mod commit;
+/// Whole upstream transactions that become visible together.
+pub mod commit_group;
+/// Rows in, write sets out.
+pub mod dataflow;
 /// The engine as others see it.
 pub mod engine;
+/// Late registrations filled from the row images.
+pub mod fill;
 /// What a user asked us to keep.
 pub mod materialization;
+/// Threads and channels.
+pub mod pipeline;
+/// The last known row per primary key.
+pub mod row_image;
+/// The one order of everything.
+pub mod sequencer;
+/// What threads and callers share.
+pub mod shared;
 /// What a reader sees.
 pub mod snapshot;
 /// The port that connectors implement.
 pub mod source;
+/// Bytes on disk.
+pub mod store;
 
 pub use engine::Engine;
 pub use snapshot::Snapshot;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::aggregate::Cell;
 use crate::change::Lsn;
 use crate::materialization::{Aggregate, Bucket, Catalog};
+use crate::store::{StoreError, View, codec, key};
 
 /// The position and time up to which something is true.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub struct AsOf {
 pub struct Snapshot {
     as_of: AsOf,
     catalog: Arc<Catalog>,
+    view: View,
 }
 
 /// The store could not be read, or what it holds is damaged.
@@ -30,7 +32,21 @@ pub struct Snapshot {
 #[error("{0}")]
 pub struct ReadError(pub String);
 
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        ReadError(error.to_string())
+    }
+}
+
 impl Snapshot {
+    pub(crate) fn new(as_of: AsOf, catalog: Arc<Catalog>, view: View) -> Self {
+        Snapshot { as_of, catalog, view }
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
     /// What it is true of.
     #[must_use]
     pub fn as_of(&self) -> AsOf {
@@ -46,24 +62,51 @@ impl Snapshot {
     /// One cell: of a level (position in `plan.levels`), bucket and group (see `materialization::group_key`).
     pub fn cell(
         &self,
-        _aggregate: &Aggregate,
-        _level: usize,
-        _bucket: Bucket,
-        _group: &[u8],
+        aggregate: &Aggregate,
+        level: usize,
+        bucket: Bucket,
+        group: &[u8],
     ) -> Result<Option<Cell>, ReadError> {
-        unimplemented!()
+        let mut stored = Vec::with_capacity(key::CELL_PREFIX + group.len());
+        key::push_cell_prefix(&mut stored, aggregate.id, level as u8, bucket);
+        stored.extend_from_slice(group);
+        let mut cell = Cell::default();
+        match self.view.get_with(&stored, |value| codec::take_cell(value, &mut cell).is_some())? {
+            None => Ok(None),
+            Some(true) => Ok(Some(cell)),
+            Some(false) => Err(StoreError::Damaged("cell").into()),
+        }
     }
 
     /// Visits the cells of a level whose bucket lies in `from..=to`, in order of bucket, then group. The cell is only
     /// lent: it is reused for the next one.
     pub fn scan(
         &self,
-        _aggregate: &Aggregate,
-        _level: usize,
-        _from: Bucket,
-        _to: Bucket,
-        _visit: impl FnMut(Bucket, &[u8], &Cell) -> ControlFlow<()>,
+        aggregate: &Aggregate,
+        level: usize,
+        from: Bucket,
+        to: Bucket,
+        mut visit: impl FnMut(Bucket, &[u8], &Cell) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        unimplemented!()
+        if from > to {
+            return Ok(());
+        }
+        let mut cell = Cell::default();
+        let mut damaged = false;
+        self.view.scan(&key::cells(aggregate.id, level as u8, from, to), |stored, value| {
+            match key::split_cell(stored).zip(codec::take_cell(value, &mut cell)) {
+                Some(((_, _, bucket, group), _)) => visit(bucket, group, &cell),
+                None => {
+                    damaged = true;
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if damaged { Err(StoreError::Damaged("cell").into()) } else { Ok(()) }
+    }
+
+    /// Adds up all cells again and compares with the control totals kept beside them; returns the number of cells.
+    pub fn scrub(&self) -> Result<u64, ReadError> {
+        Ok(crate::commit::scrub(self)?)
     }
 }

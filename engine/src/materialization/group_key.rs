@@ -14,6 +14,7 @@ const UUID: u8 = 0x07;
 const DATE: u8 = 0x08;
 const TIMESTAMP: u8 = 0x09;
 const NUMERIC: u8 = 0x0A;
+const OPAQUE: u8 = 0x0B;
 const NULL: u8 = 0xFE;
 
 const NUMERIC_NEGATIVE_INFINITY: u8 = 1;
@@ -67,6 +68,16 @@ pub fn push(key: &mut Vec<u8>, value: ValueRef<'_>) -> Result<(), NotAGroup> {
         ValueRef::Unchanged | ValueRef::Opaque(_) => return Err(NotAGroup),
     }
     Ok(())
+}
+
+/// Appends a primary key's value: as [`push`], and bytes of a type that cannot name a group.
+pub fn push_primary(key: &mut Vec<u8>, value: ValueRef<'_>) -> Result<(), NotAGroup> {
+    if let ValueRef::Opaque(bytes) = value {
+        key.push(OPAQUE);
+        push_escaped(key, bytes);
+        return Ok(());
+    }
+    push(key, value)
 }
 
 /// The values of a whole key, or `None` where the bytes are not one.
@@ -196,23 +207,22 @@ fn take_numeric(key: &mut &[u8]) -> Option<Numeric> {
     let end = rest.iter().position(|b| *b == mask)?;
     let (pairs, rest) = rest.split_at_checked(end)?;
     *key = rest.split_first()?.1;
-    let mut magnitude = 0i128;
-    for byte in pairs {
-        let pair = (byte ^ mask).checked_sub(1).filter(|pair| *pair < 100)?;
-        magnitude = magnitude.checked_mul(100)?.checked_add(i128::from(pair))?;
-    }
-    let mut digits = i32::try_from(pairs.len()).ok()?.checked_mul(2)?;
-    if magnitude % 10 == 0 {
-        magnitude /= 10;
-        digits -= 1;
+    // Towards the sign, because the smallest integer has no positive twin.
+    let sign = if mask == 0 { 1 } else { -1 };
+    let mut mantissa = 0i128;
+    let mut digits = 0i32;
+    for (index, byte) in pairs.iter().enumerate() {
+        let pair = i128::from((byte ^ mask).checked_sub(1).filter(|pair| *pair < 100)?);
+        let padded = index + 1 == pairs.len() && pair % 10 == 0;
+        let (base, part, count) = if padded { (10, pair / 10, 1) } else { (100, pair, 2) };
+        mantissa = mantissa.checked_mul(base)?.checked_add(sign * part)?;
+        digits += count;
     }
     let scale = digits.checked_sub(exponent)?;
-    let (magnitude, scale) = if scale < 0 {
-        (magnitude.checked_mul(10i128.checked_pow(scale.unsigned_abs())?)?, 0)
-    } else {
-        (magnitude, scale)
-    };
-    let mantissa = if mask == 0 { magnitude } else { -magnitude };
+    if scale < 0 {
+        let mantissa = mantissa.checked_mul(10i128.checked_pow(scale.unsigned_abs())?)?;
+        return Some(Numeric::Finite { mantissa, scale: 0 });
+    }
     Some(Numeric::Finite { mantissa, scale: u16::try_from(scale).ok()? })
 }
 

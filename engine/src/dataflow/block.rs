@@ -1,0 +1,260 @@
+//! Pre-aggregated differences on their way between workers: many (bucket, group) entries of one aggregate in three flat
+//! arrays, so that a message is a block and not a row.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::{Accumulator, Misfit};
+use crate::change::ValueRef;
+use crate::materialization::bucket::BucketCache;
+use crate::materialization::{AggregateId, Bucket, Plan, group_key};
+
+/// Differences of one aggregate for the groups of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// The aggregate, by number.
+    pub aggregate: u32,
+    /// The worker that owns the groups.
+    pub target: u64,
+    /// Groups, one after the other.
+    keys: Vec<u8>,
+    /// Bucket, end of the group's bytes in `keys`, and rows.
+    entries: Vec<(i64, u32, i64)>,
+    /// As many per entry as the aggregate has measures.
+    accumulators: Vec<Accumulator>,
+    /// A row did not fit: the aggregate halts.
+    pub misfit: Option<Halt>,
+}
+
+/// Why an aggregate halts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Halt {
+    /// A value or a sum left 128 bits.
+    Overflow,
+    /// A value has more digits than the measure keeps.
+    Scale,
+    /// A value is not of the column's type.
+    Type,
+    /// A group's key is too long.
+    GroupTooLong,
+    /// A cell was about to take the same difference twice.
+    AppliedTwice,
+    /// A cell could not be read.
+    Unreadable,
+}
+
+impl From<Misfit> for Halt {
+    fn from(misfit: Misfit) -> Self {
+        match misfit {
+            Misfit::Overflow => Halt::Overflow,
+            Misfit::Scale => Halt::Scale,
+            Misfit::Type => Halt::Type,
+        }
+    }
+}
+
+/// One entry of a block.
+pub struct Entry<'a> {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// The group.
+    pub group: &'a [u8],
+    /// Rows.
+    pub rows: i64,
+    /// One per measure.
+    pub accumulators: &'a [Accumulator],
+}
+
+impl Block {
+    /// Appends one entry.
+    pub fn push(&mut self, bucket: Bucket, group: &[u8], rows: i64, accumulators: &[Accumulator]) {
+        self.keys.extend_from_slice(group);
+        self.entries.push((bucket.0, self.keys.len() as u32, rows));
+        self.accumulators.extend_from_slice(accumulators);
+    }
+
+    /// The entries.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> + '_ {
+        let measures = self.accumulators.len().checked_div(self.entries.len()).unwrap_or(0);
+        let mut start = 0usize;
+        self.entries.iter().enumerate().map(move |(index, (bucket, end, rows))| {
+            let group = self.keys.get(start..*end as usize).unwrap_or_default();
+            start = *end as usize;
+            let accumulators = self.accumulators.get(index * measures..(index + 1) * measures).unwrap_or_default();
+            Entry { bucket: Bucket(*bucket), group, rows: *rows, accumulators }
+        })
+    }
+
+    /// True where it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.misfit.is_none()
+    }
+}
+
+/// Contributions of rows that existed before an aggregate did, for all workers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filled {
+    /// The aggregate.
+    pub aggregate: AggregateId,
+    /// One per worker with anything to say.
+    pub blocks: Vec<Block>,
+}
+
+/// Owner of a group. Part of no format: workers share one store, and which of them keeps a group in memory may change
+/// with every start.
+#[must_use]
+pub fn owner(group: &[u8], workers: usize) -> usize {
+    (HASHER.hash_one(group) >> 32) as usize % workers.max(1)
+}
+
+const HASHER: FixedState = FixedState::with_seed(0x6D61_726B);
+
+/// Adds up the rows of one aggregate until they are taken as blocks.
+pub struct PreAggregate {
+    bucket_cache: BucketCache,
+    index: HashTable<u32>,
+    keys: Vec<u8>,
+    /// Bucket, start and end of the group in `keys`, rows.
+    entries: Vec<(Bucket, u32, u32, i64)>,
+    accumulators: Vec<Accumulator>,
+    misfit: Option<Halt>,
+    key: Vec<u8>,
+}
+
+impl PreAggregate {
+    /// Nothing added up yet.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        let base = plan.levels.first().copied().unwrap_or(crate::materialization::Granularity::All);
+        PreAggregate {
+            bucket_cache: BucketCache::new(plan.calendar, base),
+            index: HashTable::new(),
+            keys: Vec::new(),
+            entries: Vec::new(),
+            accumulators: Vec::new(),
+            misfit: None,
+            key: Vec::new(),
+        }
+    }
+
+    /// Adds (`sign` 1) or takes away (`sign` -1) one row.
+    #[inline]
+    pub fn add(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64) {
+        if self.misfit.is_some() || plan.filter.as_ref().is_some_and(|filter| !filter.accepts(row)) {
+            return;
+        }
+        if let Err(misfit) = self.try_add(plan, row, sign) {
+            self.misfit = Some(misfit);
+        }
+    }
+
+    fn try_add(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64) -> Result<(), Halt> {
+        let bucket = match plan.time {
+            None => Bucket::ALL,
+            Some(time) => {
+                let value = row.get(time.column).ok_or(Halt::Type)?;
+                self.bucket_cache.bucket(time.instant(*value).ok_or(Halt::Type)?)
+            }
+        };
+        self.key.clear();
+        for dimension in &plan.dimensions {
+            let value = row.get(dimension.column).ok_or(Halt::Type)?;
+            group_key::push(&mut self.key, *value).map_err(|_| Halt::Type)?;
+        }
+        if self.key.len() > group_key::MAX_LENGTH {
+            return Err(Halt::GroupTooLong);
+        }
+        let at = self.entry(plan, bucket);
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.3 += sign;
+        }
+        let measures = plan.measures.len();
+        let accumulators = self.accumulators.get_mut(at * measures..(at + 1) * measures).unwrap_or_default();
+        for (measure, accumulator) in plan.measures.iter().zip(accumulators) {
+            let value = match measure.column {
+                Some(column) => *row.get(column).ok_or(Halt::Type)?,
+                None => ValueRef::Null,
+            };
+            measure.function.accumulate(accumulator, value, sign)?;
+        }
+        Ok(())
+    }
+
+    /// The position of the current key's entry, made where there is none.
+    fn entry(&mut self, plan: &Plan, bucket: Bucket) -> usize {
+        let PreAggregate { index, keys, entries, accumulators, key, .. } = self;
+        let hash_of = |bucket: Bucket, group: &[u8]| {
+            HASHER.hash_one(group) ^ (bucket.0 as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        };
+        let hash = hash_of(bucket, key);
+        let group_of = |start: u32, end: u32| keys.get(start as usize..end as usize).unwrap_or_default();
+        let same = |at: &u32| {
+            entries
+                .get(*at as usize)
+                .is_some_and(|entry| entry.0 == bucket && group_of(entry.1, entry.2) == key.as_slice())
+        };
+        if let Some(at) = index.find(hash, same) {
+            return *at as usize;
+        }
+        let at = entries.len();
+        index.insert_unique(hash, at as u32, |at| {
+            entries.get(*at as usize).map_or(0, |entry| hash_of(entry.0, group_of(entry.1, entry.2)))
+        });
+        let start = keys.len() as u32;
+        keys.extend_from_slice(key);
+        entries.push((bucket, start, keys.len() as u32, 0));
+        accumulators.extend(plan.measures.iter().map(|measure| measure.function.zero()));
+        at
+    }
+
+    /// Number of entries added up.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True where there is nothing to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.misfit.is_none()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.index.clear();
+        self.keys.clear();
+        self.entries.clear();
+        self.accumulators.clear();
+        self.misfit = None;
+    }
+
+    /// Takes what was added up as one block per owning worker; entries that cancelled out are left out.
+    pub fn take(&mut self, aggregate: AggregateId, measures: usize, workers: usize) -> Vec<Block> {
+        let mut blocks: Vec<Block> = (0..workers.max(1))
+            .map(|target| Block {
+                aggregate: aggregate.0,
+                target: target as u64,
+                misfit: self.misfit,
+                ..Block::default()
+            })
+            .collect();
+        for (index, (bucket, start, end, rows)) in self.entries.iter().enumerate() {
+            let accumulators = self.accumulators.get(index * measures..(index + 1) * measures).unwrap_or_default();
+            if *rows == 0 && accumulators.iter().all(Accumulator::is_zero) {
+                continue;
+            }
+            let group = self.keys.get(*start as usize..*end as usize).unwrap_or_default();
+            let target = if workers > 1 { owner(group, workers) } else { 0 };
+            if let Some(block) = blocks.get_mut(target) {
+                block.push(*bucket, group, *rows, accumulators);
+            }
+        }
+        self.clear();
+        blocks.retain(|block| !block.is_empty());
+        blocks
+    }
+}

@@ -1,0 +1,155 @@
+//! Cells in memory: a bounded write-back cache of many small maps, one per Partition. A single giant map would stall for
+//! hundreds of milliseconds whenever it grows.
+//!
+//! A cell here is ahead of the store by the epochs that are applied and not yet committed. Only Partitions without such
+//! cells may be forgotten; what is forgotten is read from the store again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::FixedState;
+
+use crate::aggregate::Cell;
+use crate::materialization::{AggregateId, Bucket};
+use crate::store::{Store, StoreError, codec, key};
+
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// Which Partition.
+pub type PartitionId = (AggregateId, u8, Bucket);
+
+/// One cell and the epoch that last changed it.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// Its accumulators.
+    pub cell: Cell,
+    /// Epoch that last changed it; 0 for never.
+    pub changed: u64,
+    /// While the current epoch touches it: whether it existed before.
+    pub existed: Option<bool>,
+}
+
+#[derive(Default)]
+struct Partition {
+    cells: Map<Box<[u8]>, Held>,
+    /// All cells that exist are in memory: what is not here is not in the store either.
+    complete: bool,
+    /// Epoch that last touched it.
+    touched: u64,
+}
+
+/// The Partitions of one worker.
+pub struct Partitions {
+    store: Store,
+    partitions: Map<PartitionId, Partition>,
+    held: usize,
+    budget: usize,
+    committed: Arc<AtomicU64>,
+    /// Aggregates whose cells in the store are void since this epoch, until it is committed.
+    void: Map<AggregateId, u64>,
+    scratch: Vec<u8>,
+}
+
+impl Partitions {
+    /// Nothing in memory; at most about `budget` cells will be. `committed` is the sequence the store has reached.
+    #[must_use]
+    pub fn new(store: Store, budget: usize, committed: Arc<AtomicU64>) -> Self {
+        Partitions {
+            store,
+            partitions: Map::default(),
+            held: 0,
+            budget,
+            committed,
+            void: Map::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Number of cells in memory.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// A cell, read from the store where it is not in memory; an empty one where it does not exist.
+    pub fn cell(&mut self, id: PartitionId, group: &[u8], epoch: u64) -> Result<&mut Held, StoreError> {
+        let Partitions { store, partitions, held, committed, void, scratch, .. } = self;
+        let is_void = void.get(&id.0).is_some_and(|since| *since > committed.load(Ordering::Acquire));
+        let partition = match partitions.entry(id) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let complete = is_void || store.is_empty(&key::cells(id.0, id.1, id.2, id.2))?;
+                entry.insert(Partition { complete, ..Partition::default() })
+            }
+        };
+        partition.touched = epoch;
+        if !partition.cells.contains_key(group) {
+            let mut fresh = Held::default();
+            if !partition.complete && !is_void {
+                scratch.clear();
+                key::push_cell_prefix(scratch, id.0, id.1, id.2);
+                scratch.extend_from_slice(group);
+                let read = store.get_with(scratch, |value| codec::take_cell(value, &mut fresh.cell))?;
+                if let Some(sequence) = read {
+                    fresh.changed = sequence.ok_or(StoreError::Damaged("cell"))?;
+                }
+            }
+            *held += 1;
+            partition.cells.insert(group.into(), fresh);
+        }
+        partition.cells.get_mut(group).ok_or(StoreError::Damaged("cell"))
+    }
+
+    /// A cell that is in memory.
+    pub fn held_cell(&mut self, id: PartitionId, group: &[u8]) -> Option<&mut Held> {
+        self.partitions.get_mut(&id)?.cells.get_mut(group)
+    }
+
+    /// Forgets a cell that no longer exists, where its Partition is wholly in memory and so knows that.
+    pub fn forget_cell(&mut self, id: PartitionId, group: &[u8]) {
+        if let Some(partition) = self.partitions.get_mut(&id)
+            && partition.complete
+            && partition.cells.remove(group).is_some()
+        {
+            self.held -= 1;
+        }
+    }
+
+    /// All cells of an aggregate are void from this epoch on.
+    pub fn reset(&mut self, aggregate: AggregateId, epoch: u64) {
+        let held = &mut self.held;
+        self.partitions.retain(|id, partition| {
+            let keep = id.0 != aggregate;
+            if !keep {
+                *held -= partition.cells.len();
+            }
+            keep
+        });
+        self.void.insert(aggregate, epoch);
+    }
+
+    /// Forgets the least recently touched Partitions while more cells are in memory than the budget allows.
+    pub fn evict(&mut self) {
+        let committed = self.committed.load(Ordering::Acquire);
+        self.void.retain(|_, since| *since > committed);
+        if self.held <= self.budget {
+            return;
+        }
+        let mut idle: Vec<(u64, PartitionId)> = self
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.touched <= committed)
+            .map(|(id, partition)| (partition.touched, *id))
+            .collect();
+        idle.sort_unstable();
+        for (_, id) in idle {
+            if self.held <= self.budget / 4 * 3 {
+                break;
+            }
+            if let Some(partition) = self.partitions.remove(&id) {
+                self.held -= partition.cells.len();
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The start: open the store, see what it holds, start the threads and wire their channels. Every channel is bounded, or
+//! bounded by the number of groups that may be in flight.
+//!
+//! ```text
+//! connector --events(64)--> sequencer --epochs--> workers --write sets--+
+//! callers --requests(64)-->     |   ^                                   v
+//!                               |   +--chunks(4)-- filler <--views-- committer --> durability
+//!                               +----------------commits---------------^
+//! ```
+
+use std::path::Path;
+use std::sync::{Arc, mpsc as sync_mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::commit::{Committer, ToCommit, keep_durable};
+use crate::commit_group::Position;
+use crate::dataflow::worker::{Dataflow, DataflowConfig};
+use crate::engine::{Engine, EngineConfig};
+use crate::fill;
+use crate::materialization::{AggregateId, AggregateState};
+use crate::row_image::RowImages;
+use crate::sequencer::{Inputs, Sequencer, Stored};
+use crate::shared::Shared;
+use crate::snapshot::AsOf;
+use crate::source::{ResumePoint, SourceContext, SourceStatus};
+use crate::store::registry::{self, StoredAggregate};
+use crate::store::{Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
+
+/// Source events between connector and sequencer.
+const EVENTS: usize = 64;
+/// Requests of callers.
+const REQUESTS: usize = 64;
+/// Chunks of fillings.
+const CHUNKS: usize = 4;
+
+/// The threads of one engine.
+pub struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Waits for all of them.
+    pub fn join(self) {
+        for thread in self.0 {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Starts everything; see [`Engine::start`].
+pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
+    let store = Store::open(&config.data, config.store_memory)?;
+    let stored = recover(&store).map_err(|error| damaged(&config.data, &error))?;
+    let resume = match (&stored.identity, stored.streaming) {
+        (Some(identity), true) => ResumePoint::Resume {
+            lsn: stored.position.lsn,
+            identity: identity.clone(),
+            tables: stored.tables.iter().map(|table| table.as_ref().clone()).collect(),
+        },
+        _ => ResumePoint::Fresh,
+    };
+    let (status, source) = watch::channel(SourceStatus::default());
+    let as_of =
+        AsOf { lsn: stored.position.lsn, commit_time_us: stored.position.commit_time_us, sequence: stored.sequence };
+    let shared = Arc::new(Shared::new(source, as_of, stored.streaming));
+    if let Some(identity) = &stored.identity {
+        shared.connector.store(Arc::new(identity.connector.clone()));
+    }
+    shared.catalog.store(Arc::new(crate::materialization::Catalog {
+        tables: stored.tables.iter().map(|table| (table.qualified_name(), Arc::clone(table))).collect(),
+        ..Default::default()
+    }));
+
+    let (events_in, events) = mpsc::channel(EVENTS);
+    let (requests_in, requests) = mpsc::channel(REQUESTS);
+    let (filled_in, filled) = mpsc::channel(CHUNKS);
+    let (stopped_in, stopped) = mpsc::unbounded_channel();
+    let (commit_in, commits) = sync_mpsc::channel();
+    let (fill_in, fills) = sync_mpsc::channel();
+    let (dirty_in, dirty) = sync_mpsc::channel();
+
+    let workers = config.workers.max(1);
+    let written = commit_in.clone();
+    let dataflow = Dataflow::start(
+        DataflowConfig {
+            workers,
+            store: store.clone(),
+            cells_per_worker: config.cells_in_memory / workers,
+            committed: Arc::clone(&shared.committed),
+        },
+        move |set| {
+            let _ = written.send(ToCommit::Written(set));
+        },
+    )
+    .map_err(|error| OpenError::new("cannot_start", error.to_string(), "try again; lower --workers"))?;
+
+    let mut threads = Vec::new();
+    let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new()
+            .name(format!("tidemark-{name}"))
+            .spawn(run)
+            .map(|thread| threads.push(thread))
+            .map_err(|error| {
+                OpenError::new("cannot_start", format!("no thread: {error}"), "raise the limit of threads")
+            })
+    };
+    let committer = Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in);
+    spawn("commit", Box::new(move || committer.run(&dirty_in)))?;
+    let (durable_store, durable_shared) = (store.clone(), Arc::clone(&shared));
+    spawn("durable", Box::new(move || keep_durable(&durable_store, &durable_shared, &dirty)))?;
+    let fill_shared = Arc::clone(&shared);
+    spawn("fill", Box::new(move || fill::run(&fills, &filled_in, &fill_shared, workers)))?;
+    let inputs = Inputs { events, requests, filled, stopped };
+    let sequencer = Sequencer::new(Arc::clone(&shared), RowImages::new(store), dataflow, commit_in, inputs, stored);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
+        OpenError::new("cannot_start", format!("no runtime: {error}"), "raise the limit of open files")
+    })?;
+    spawn("sequence", Box::new(move || runtime.block_on(sequencer.run())))?;
+
+    let context = SourceContext { resume, events: events_in, durable: shared.durable.subscribe(), status };
+    Ok((Engine::new(shared, requests_in, Threads(threads)), context))
+}
+
+/// Reads what the store holds, and clears away what an earlier process left unfinished.
+fn recover(store: &Store) -> Result<Stored, StoreError> {
+    let stored_cursor = Cursor::read(store)?;
+    let mut next_aggregate = cursor::read_next_aggregate(store)?;
+    let mut aggregates = registry::read_aggregates(store)?;
+    let mut batch = Batch::default();
+    if stored_cursor.is_none() {
+        // An initial snapshot that did not finish: its rows were not logged, and it starts over.
+        for kind in [KeyKind::Row, KeyKind::Cell, KeyKind::Control, KeyKind::Table] {
+            store.delete_range(&mut batch, &key::of_kind(kind))?;
+        }
+        store.delete_range(&mut batch, &key::Range::prefix(key::meta("rows/")))?;
+    } else {
+        restart_fillings(store, &mut batch, &mut aggregates, &mut next_aggregate)?;
+    }
+    if !batch.is_empty() {
+        store.write(batch)?;
+        store.sync()?;
+    }
+    let at = stored_cursor.unwrap_or_default();
+    Ok(Stored {
+        position: Position { lsn: at.lsn, commit_time_us: at.commit_time_us },
+        sequence: at.sequence,
+        streaming: stored_cursor.is_some(),
+        tables: registry::read_tables(store)?.into_iter().map(Arc::new).collect(),
+        identity: if stored_cursor.is_some() { cursor::read_source(store)? } else { None },
+        aggregates: aggregates.into_iter().map(|a| (a.id, a.name, a.definition, a.state)).collect(),
+        next_aggregate,
+    })
+}
+
+/// An aggregate that was being filled begins anew under another number, so that nothing of the first try can count.
+fn restart_fillings(
+    store: &Store,
+    batch: &mut Batch,
+    aggregates: &mut [StoredAggregate],
+    next_aggregate: &mut u32,
+) -> Result<(), StoreError> {
+    for aggregate in aggregates.iter_mut().filter(|aggregate| aggregate.state == AggregateState::Building) {
+        batch.delete(&key::aggregate(aggregate.id));
+        store.delete_range(batch, &key::of_aggregate(KeyKind::Cell, aggregate.id))?;
+        store.delete_range(batch, &key::of_aggregate(KeyKind::Control, aggregate.id))?;
+        aggregate.id = AggregateId(*next_aggregate);
+        *next_aggregate += 1;
+        registry::put_aggregate(batch, aggregate)?;
+        cursor::put_next_aggregate(batch, *next_aggregate)?;
+    }
+    Ok(())
+}
+
+fn damaged(data: &Path, error: &StoreError) -> OpenError {
+    OpenError::new(
+        "data_damaged",
+        format!("cannot read the store in {}: {error}", data.display()),
+        "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
+    )
+}
+
+/// Makes a panic of an engine thread end the process. A worker that panics otherwise leaves its peers alive with a frozen
+/// frontier; everything is safe on disk and a restart continues.
+pub fn abort_on_engine_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let thread = std::thread::current();
+        if thread.name().is_some_and(|name| name.starts_with("tidemark-") || name.starts_with("timely")) {
+            std::process::abort();
+        }
+    }));
+}

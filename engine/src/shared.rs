@@ -1,0 +1,155 @@
+//! What the threads of the engine and its callers share: the newest Snapshot, the two frontiers, the state. Every field
+//! has one writer.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::watch;
+
+use crate::change::Lsn;
+use crate::engine::{BuildProgress, Counters, Unavailable};
+use crate::materialization::{AggregateId, Catalog};
+use crate::snapshot::{AsOf, Snapshot};
+use crate::source::{SourceState, SourceStatus};
+
+/// Shared by all handles of one engine.
+pub struct Shared {
+    /// Written by the committer.
+    pub snapshot: ArcSwapOption<Snapshot>,
+    /// Written by the committer.
+    pub catalog: ArcSwap<Catalog>,
+    /// What is visible; written by the committer.
+    pub applied: watch::Sender<AsOf>,
+    /// What survives a crash; written by the durability thread.
+    pub durable: watch::Sender<Lsn>,
+    /// The sequence that the store has reached; written by the committer.
+    pub committed: Arc<AtomicU64>,
+    /// The same, to wait on.
+    pub committed_changed: watch::Sender<u64>,
+    /// Why nothing goes on any more; set once.
+    pub halted: ArcSwapOption<Unavailable>,
+    /// The initial snapshot is complete; written by the committer.
+    pub streaming: AtomicBool,
+    /// The upstream position seen at start was reached once.
+    pub caught_up: AtomicBool,
+    /// Written by the connector.
+    pub source: watch::Receiver<SourceStatus>,
+    /// Kind of connector; written by the sequencer.
+    pub connector: ArcSwap<String>,
+    /// Aggregates being filled; written by the filler.
+    pub building: Mutex<HashMap<AggregateId, BuildProgress>>,
+    /// Totals since the process started.
+    pub totals: Totals,
+}
+
+/// Totals since the process started.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub transactions: AtomicU64,
+    pub inserts: AtomicU64,
+    pub updates: AtomicU64,
+    pub deletes: AtomicU64,
+    pub truncates: AtomicU64,
+    pub snapshot_rows: AtomicU64,
+    pub commits: AtomicU64,
+    pub cells_written: AtomicU64,
+    pub cells_cached: AtomicU64,
+    pub minted: AtomicU64,
+}
+
+impl Shared {
+    /// Before anything ran. `committed` is the sequence in the store.
+    #[must_use]
+    pub fn new(source: watch::Receiver<SourceStatus>, as_of: AsOf, streaming: bool) -> Self {
+        let totals = Totals::default();
+        totals.minted.store(as_of.sequence, Ordering::Relaxed);
+        Shared {
+            snapshot: ArcSwapOption::empty(),
+            catalog: ArcSwap::default(),
+            applied: watch::Sender::new(as_of),
+            durable: watch::Sender::new(if streaming { as_of.lsn } else { Lsn::ZERO }),
+            committed: Arc::new(AtomicU64::new(as_of.sequence)),
+            committed_changed: watch::Sender::new(as_of.sequence),
+            halted: ArcSwapOption::empty(),
+            streaming: AtomicBool::new(streaming),
+            caught_up: AtomicBool::new(false),
+            source,
+            connector: ArcSwap::default(),
+            building: Mutex::default(),
+            totals,
+        }
+    }
+
+    /// Stops everything for good: reads answer with this from now on. The first reason stays.
+    pub fn halt(&self, code: &str, message: impl Into<String>, remedy: &str) {
+        let reason = Unavailable { code: code.to_owned(), message: message.into(), remedy: remedy.to_owned() };
+        tracing::error!(code, message = %reason.message, "halted");
+        if self.halted.load().is_none() {
+            self.halted.store(Some(Arc::new(reason)));
+        }
+    }
+
+    /// Whether answers can be given; if not, why.
+    pub fn ready(&self) -> Result<(), Unavailable> {
+        if let Some(reason) = self.halted.load_full() {
+            return Err(reason.as_ref().clone());
+        }
+        let source = self.source.borrow();
+        if let SourceState::Halted { code, message, remedy } = &source.state {
+            return Err(Unavailable { code: code.clone(), message: message.clone(), remedy: remedy.clone() });
+        }
+        let wait = |code: &str, message: String| {
+            Err(Unavailable { code: code.to_owned(), message, remedy: "it ends by itself; try again".to_owned() })
+        };
+        if !self.streaming.load(Ordering::Acquire) {
+            return match &source.state {
+                SourceState::Snapshotting { rows_done, rows_estimated } => {
+                    wait("snapshotting", format!("reading the existing rows: {rows_done} of about {rows_estimated}"))
+                }
+                _ => wait("starting", "the source has not delivered its first snapshot yet".to_owned()),
+            };
+        }
+        if self.caught_up.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // Readers must never see time go back: what was served before a restart is reached again first.
+        let applied = self.applied.borrow().lsn;
+        match source.upstream_lsn_at_start {
+            Some(start) if applied >= start => {
+                self.caught_up.store(true, Ordering::Release);
+                Ok(())
+            }
+            Some(start) => {
+                wait("catching_up", format!("at {applied}, not yet at {start} where upstream stood at start"))
+            }
+            None => wait("connecting", "the source has not been reached since this process started".to_owned()),
+        }
+    }
+
+    /// Aggregates being filled.
+    pub fn building(&self) -> std::sync::MutexGuard<'_, HashMap<AggregateId, BuildProgress>> {
+        self.building.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The totals as of now.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let totals = &self.totals;
+        Counters {
+            transactions: get(&totals.transactions),
+            inserts: get(&totals.inserts),
+            updates: get(&totals.updates),
+            deletes: get(&totals.deletes),
+            truncates: get(&totals.truncates),
+            snapshot_rows: get(&totals.snapshot_rows),
+            commits: get(&totals.commits),
+            cells_written: get(&totals.cells_written),
+            cells_cached: get(&totals.cells_cached),
+            in_flight: get(&totals.minted).saturating_sub(get(&self.committed)),
+        }
+    }
+}

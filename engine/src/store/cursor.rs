@@ -1,0 +1,82 @@
+//! How far the store is and where its content comes from: singletons under the `meta` kind.
+//!
+//! The cursor is written in the same batch as the cells it describes, and only once the initial snapshot is complete. A
+//! store without one holds nothing that can be trusted and is filled anew.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Batch, Store, StoreError, key};
+use crate::change::Lsn;
+use crate::source::SourceIdentity;
+
+/// The position up to which everything is in the store; always the end of an upstream commit or an idle position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Everything that committed upstream up to here is in the cells, nothing after.
+    pub lsn: Lsn,
+    /// When that was, microseconds since 2000-01-01 UTC.
+    pub commit_time_us: i64,
+    /// Number of the commit that wrote it; never falls.
+    pub sequence: u64,
+}
+
+const CURSOR: &str = "cursor";
+const SOURCE: &str = "source";
+const NEXT_AGGREGATE: &str = "next_aggregate";
+
+impl Cursor {
+    /// Reads it; `None` where no initial snapshot was completed.
+    pub fn read(store: &Store) -> Result<Option<Cursor>, StoreError> {
+        let Some(bytes) = store.get(&key::meta(CURSOR))? else { return Ok(None) };
+        let parts = bytes.as_chunks::<8>();
+        match parts {
+            ([lsn, time, sequence], []) => Ok(Some(Cursor {
+                lsn: Lsn(u64::from_be_bytes(*lsn)),
+                commit_time_us: i64::from_be_bytes(*time),
+                sequence: u64::from_be_bytes(*sequence),
+            })),
+            _ => Err(StoreError::Damaged("cursor")),
+        }
+    }
+
+    /// Adds it to a batch.
+    pub fn put(&self, batch: &mut Batch) {
+        let mut bytes = [0u8; 24];
+        let parts = [self.lsn.0.to_be_bytes(), self.commit_time_us.to_be_bytes(), self.sequence.to_be_bytes()];
+        bytes.as_chunks_mut::<8>().0.iter_mut().zip(parts).for_each(|(slot, part)| *slot = part);
+        batch.put(&key::meta(CURSOR), &bytes);
+    }
+}
+
+/// Who upstream is; `None` in a new store.
+pub fn read_source(store: &Store) -> Result<Option<SourceIdentity>, StoreError> {
+    read_json(store, SOURCE)
+}
+
+/// Adds who upstream is to a batch.
+pub fn put_source(batch: &mut Batch, identity: &SourceIdentity) -> Result<(), StoreError> {
+    put_json(batch, SOURCE, identity)
+}
+
+/// The number that the next aggregate gets.
+pub fn read_next_aggregate(store: &Store) -> Result<u32, StoreError> {
+    Ok(read_json(store, NEXT_AGGREGATE)?.unwrap_or(1))
+}
+
+/// Adds the number that the next aggregate gets to a batch.
+pub fn put_next_aggregate(batch: &mut Batch, next: u32) -> Result<(), StoreError> {
+    put_json(batch, NEXT_AGGREGATE, &next)
+}
+
+fn read_json<T: for<'de> Deserialize<'de>>(store: &Store, name: &'static str) -> Result<Option<T>, StoreError> {
+    match store.get(&key::meta(name))? {
+        Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|_| StoreError::Damaged(name)),
+        None => Ok(None),
+    }
+}
+
+fn put_json<T: Serialize>(batch: &mut Batch, name: &'static str, value: &T) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec(value).map_err(|_| StoreError::Damaged(name))?;
+    batch.put(&key::meta(name), &bytes);
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! Bytes on disk: the only place that names RocksDB.
+//!
+//! One column family for everything that must agree (a damaged log then always opens at a consistent prefix), absolute
+//! values, the cursor in the same batch as the cells. Nothing here is ever repaired automatically: what is lost is
+//! replayed from upstream, which still holds it.
+
+/// Values on disk.
+pub mod codec;
+/// How far the store is, and where its content comes from.
+pub mod cursor;
+/// What makes a directory a data directory.
+pub mod format;
+/// The map of the disk.
+pub mod key;
+/// Tables and aggregates on disk.
+pub mod registry;
+/// A consistent view for readers.
+pub mod view;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
+
+pub use cursor::Cursor;
+pub use key::{KeyKind, Range};
+pub use view::View;
+
+/// The store cannot be opened; the message names the directory, the remedy what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}\n  remedy: {remedy}")]
+pub struct OpenError {
+    /// Stable name of the reason.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl OpenError {
+    pub(crate) fn new(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        OpenError { code, message: message.into(), remedy: remedy.into() }
+    }
+}
+
+/// Reading or writing failed, or what was read is damaged. A failed write ends the store's use: nothing is retried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// RocksDB reported a failure.
+    #[error("store: {0}")]
+    Io(String),
+    /// A value is not of this format.
+    #[error("store: damaged {0}")]
+    Damaged(&'static str),
+}
+
+impl From<rocksdb::Error> for StoreError {
+    fn from(error: rocksdb::Error) -> Self {
+        StoreError::Io(error.into_string())
+    }
+}
+
+/// The open store; cheap to clone. One process at a time.
+#[derive(Clone)]
+pub struct Store {
+    db: Arc<DB>,
+}
+
+/// Memory that RocksDB may take.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreMemory {
+    /// Blocks, indexes and filters, in bytes.
+    pub block_cache: usize,
+    /// One memtable, in bytes; up to four exist.
+    pub write_buffer: usize,
+}
+
+impl Default for StoreMemory {
+    fn default() -> Self {
+        StoreMemory { block_cache: 256 << 20, write_buffer: 64 << 20 }
+    }
+}
+
+impl Store {
+    /// Opens or creates the store in a data directory.
+    pub fn open(directory: &Path, memory: StoreMemory) -> Result<Store, OpenError> {
+        format::claim(directory)?;
+        let shown = directory.display();
+        let db = DB::open(&options(memory), directory.join("store")).map_err(|error| {
+            let text = error.into_string();
+            if text.contains("lock") || text.contains("LOCK") {
+                OpenError::new(
+                    "data_in_use",
+                    format!("{shown} is in use by another process"),
+                    "stop the other Tidemark, or name another directory with --data",
+                )
+            } else if text.contains("Permission denied") || text.contains("Read-only") || text.contains("No space") {
+                OpenError::new(
+                    "data_not_writable",
+                    format!("cannot use {shown}: {text}"),
+                    "name a directory that this user can create and write, with --data",
+                )
+            } else {
+                OpenError::new(
+                    "data_damaged",
+                    format!("cannot open the store in {shown}: {text}"),
+                    "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
+                )
+            }
+        })?;
+        Ok(Store { db: Arc::new(db) })
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get(key)?)
+    }
+
+    /// Looks at the value of a key without copying it.
+    pub fn get_with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, StoreError> {
+        Ok(self.db.get_pinned(key)?.map(|value| read(&value)))
+    }
+
+    /// The values of many keys, in their order.
+    pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.db.multi_get(keys).into_iter().map(|value| value.map_err(StoreError::from)).collect()
+    }
+
+    /// Whether no key lies in the range.
+    pub fn is_empty(&self, range: &Range) -> Result<bool, StoreError> {
+        let mut empty = true;
+        self.view().scan(range, |_, _| {
+            empty = false;
+            std::ops::ControlFlow::Break(())
+        })?;
+        Ok(empty)
+    }
+
+    /// Writes a batch: all of it or nothing. Visible at once, durable after [`Store::sync`].
+    pub fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        Ok(self.db.write(batch.0)?)
+    }
+
+    /// Writes a batch that need not survive a crash before the next [`Store::flush`]: rows of an initial snapshot, which
+    /// starts over anyway.
+    pub fn write_unlogged(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        Ok(self.db.write_opt(batch.0, &options)?)
+    }
+
+    /// Makes everything written so far with [`Store::write`] survive a crash of the machine.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+
+    /// Makes everything written so far, logged or not, survive a crash of the machine.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        Ok(self.db.flush()?)
+    }
+
+    /// Everything as of now, for as long as the view lives.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View::new(Arc::clone(&self.db))
+    }
+
+    /// Adds the deletion of a range to a batch: key by key where there are few, because many range tombstones slow scans.
+    pub fn delete_range(&self, batch: &mut Batch, range: &Range) -> Result<(), StoreError> {
+        const FEW: usize = 10_000;
+        let mut keys = Vec::new();
+        self.view().scan(range, |key, _| {
+            keys.push(key.to_vec());
+            if keys.len() > FEW { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+        })?;
+        if keys.len() > FEW {
+            batch.0.delete_range(&range.from, &range.to);
+        } else {
+            keys.iter().for_each(|key| batch.delete(key));
+        }
+        Ok(())
+    }
+}
+
+/// Changes that happen together.
+#[derive(Default)]
+pub struct Batch(WriteBatch);
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.put(key, value);
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.0.delete(key);
+    }
+
+    /// Number of changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True where there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn options(memory: StoreMemory) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(memory.block_cache));
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    // One release back can still open the store.
+    table.set_format_version(6);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(memory.write_buffer);
+    options.set_max_write_buffer_number(4);
+    options.set_max_total_wal_size(256 << 20);
+    options.set_max_background_jobs(2);
+    // One thread writes: the locks that let several insert into one memtable only cost.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_keep_log_file_num(10);
+    options.set_max_log_file_size(16 << 20);
+    options.set_periodic_compaction_seconds(14 * 24 * 3_600);
+    options
+}

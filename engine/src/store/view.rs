@@ -1,0 +1,57 @@
+//! A consistent view for readers: a RocksDB snapshot together with the handle it borrows from.
+//!
+//! An iterator of RocksDB that becomes invalid because of an I/O or checksum error looks like one that reached its end:
+//! a silently short scan, that is, a wrong sum. So scanning is a function whose only way to succeed asks for the status.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use rocksdb::{DB, ReadOptions};
+use self_cell::self_cell;
+
+use super::{Range, StoreError};
+
+type Pinned<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
+
+self_cell!(
+    struct Owned {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: Pinned,
+    }
+);
+
+/// Everything in the store as of one moment.
+pub struct View(Owned);
+
+impl View {
+    pub(super) fn new(db: Arc<DB>) -> View {
+        View(Owned::new(db, |db| db.snapshot()))
+    }
+
+    /// Looks at the value of a key.
+    pub fn get_with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, StoreError> {
+        Ok(self.0.borrow_dependent().get_pinned(key)?.map(|value| read(&value)))
+    }
+
+    /// Visits keys and values of a range in order, until told to stop.
+    pub fn scan(
+        &self,
+        range: &Range,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(range.from.as_slice());
+        options.set_iterate_upper_bound(range.to.as_slice());
+        options.set_readahead_size(256 << 10);
+        let mut cursor = self.0.borrow_dependent().raw_iterator_opt(options);
+        cursor.seek_to_first();
+        while let Some((key, value)) = cursor.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            cursor.next();
+        }
+        Ok(cursor.status()?)
+    }
+}

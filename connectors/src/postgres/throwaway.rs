@@ -1,0 +1,221 @@
+//! A private Postgres for the demo and for tests: its own temporary directory, a unix socket in it, no network.
+//!
+//! Nothing outlives it: dropping stops the server and removes the directory, and the kernel stops the server when the
+//! thread that started it ends, even by `kill -9` (`setpriv --pdeathsig`). So it must be started by a thread that lives
+//! as long as it is needed. Postgres refuses to run as root; started by root it runs as the user `postgres`.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use engine::source::SourceError;
+
+use super::error::source_error;
+
+/// How long a server may take to accept connections.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running private server.
+#[derive(Debug)]
+pub struct ThrowawayPostgres {
+    directory: tempfile::TempDir,
+    binaries: PathBuf,
+    settings: Vec<String>,
+    server: Option<Child>,
+}
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Disconnects everyone and writes everything (`pg_ctl stop -m fast`).
+    Fast,
+    /// As a crash, as far as data goes (`pg_ctl stop -m immediate`).
+    Immediate,
+}
+
+impl ThrowawayPostgres {
+    /// Creates a cluster with logical replication and starts it; `settings` are further `name=value` pairs.
+    pub fn start(settings: &[&str]) -> Result<Self, SourceError> {
+        let binaries = find_binaries()?;
+        let directory = tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
+        if is_root() {
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).map_err(|e| failed("its directory", &e))?;
+            run(Command::new("chown").arg("postgres").arg(directory.path()))?;
+        }
+        let mut server = ThrowawayPostgres {
+            settings: server_settings(directory.path(), settings),
+            directory,
+            binaries,
+            server: None,
+        };
+        let data = server.data();
+        run(server
+            .command("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(data))?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Starts the server of this cluster; after [`ThrowawayPostgres::stop`] again.
+    pub fn launch(&mut self) -> Result<(), SourceError> {
+        let log = self.directory.path().join("log");
+        let output = File::options().create(true).append(true).open(&log).map_err(|e| failed("its log", &e))?;
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data());
+        for setting in &self.settings {
+            command.arg("-c").arg(setting);
+        }
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(|e| failed("the server", &e))?;
+        self.server = Some(child);
+        let deadline = Instant::now() + START_TIMEOUT;
+        // Postgres listens before it has recovered: only a session that answers counts.
+        while !self.answers() {
+            let ended = self.server.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
+            if ended || Instant::now() > deadline {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                let message = format!("a private Postgres did not start: {}", tail.join(" / "));
+                return Err(source_error("postgres_did_not_start", message, "see that /tmp has space, and try again"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn answers(&self) -> bool {
+        UnixStream::connect(self.socket_directory().join(".s.PGSQL.5432")).is_ok()
+            && Command::new(self.binaries.join("pg_isready"))
+                .args(["-q", "-h"])
+                .arg(self.socket_directory())
+                .status()
+                .is_ok_and(|status| status.success())
+    }
+
+    /// Stops the server and keeps its cluster.
+    pub fn stop(&mut self, how: Stop) {
+        if let Some(mut child) = self.server.take() {
+            let signal = match how {
+                Stop::Fast => "-INT",
+                Stop::Immediate => "-QUIT",
+            };
+            let _ = Command::new("kill").arg(signal).arg(child.id().to_string()).status();
+            let _ = child.wait();
+        }
+    }
+
+    /// Where its unix socket is; also a place for scratch files.
+    #[must_use]
+    pub fn socket_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where the programs of this Postgres are (`psql`, `pgbench`, `pg_recvlogical`).
+    #[must_use]
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
+    /// The URL of its database `postgres`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// The URL of a database of it.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@/{database}?host={}", self.socket_directory().display())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A program of this Postgres, as the right user, ending with this process.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("setpriv");
+        if is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+        }
+        command.args(["--pdeathsig", "QUIT"]).arg(self.binaries.join(program));
+        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        // Ctrl-C on the terminal is for us: we stop the server once we are done with it.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command
+    }
+}
+
+impl Drop for ThrowawayPostgres {
+    fn drop(&mut self) {
+        self.stop(Stop::Immediate);
+    }
+}
+
+fn server_settings(directory: &Path, more: &[&str]) -> Vec<String> {
+    let mut settings: Vec<String> = [
+        "wal_level=logical",
+        // The cluster is thrown away: nothing of it has to survive a power cut.
+        "fsync=off",
+        "listen_addresses=",
+        "max_replication_slots=20",
+        "max_wal_senders=20",
+        "timezone=UTC",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    settings.push(format!("unix_socket_directories={}", directory.display()));
+    settings.extend(more.iter().map(|setting| (*setting).to_owned()));
+    settings
+}
+
+/// The newest installed server's programs.
+fn find_binaries() -> Result<PathBuf, SourceError> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, path): &(u32, PathBuf)| path.join("initdb").exists())
+        .collect();
+    found.sort();
+    if let Some((_, newest)) = found.pop() {
+        return Ok(newest);
+    }
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&on_path).find(|path| path.join("initdb").exists() && path.join("postgres").exists()).ok_or_else(
+        || {
+            source_error(
+                "no_postgres",
+                "no Postgres server is installed on this machine (looked for initdb and postgres)",
+                "on Debian and Ubuntu: apt-get install postgresql; elsewhere put the server's bin directory on the PATH",
+            )
+        },
+    )
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+fn run(command: &mut Command) -> Result<(), SourceError> {
+    let output = command.output().map_err(|e| failed(&format!("{command:?}"), &e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    Err(source_error("postgres_did_not_start", message, "see that the programs of Postgres work for this user"))
+}
+
+fn failed(what: &str, error: &std::io::Error) -> SourceError {
+    let message = format!("cannot start a private Postgres: {what}: {error}");
+    source_error("postgres_did_not_start", message, "see that /tmp is writable and util-linux (setpriv) is installed")
+}

@@ -427,7 +427,8 @@ async fn what_cannot_be_continued_exactly_halts() {
     assert_eq!(resume_code(with(&|i| i.slot = "other".into())).await, "source_changed");
     let ahead = ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone() };
     assert_eq!(resume_code(ahead).await, "ahead_of_server");
-    client.batch_execute("INSERT INTO payments VALUES (100, 'm', 1, 's'); SELECT pg_replication_slot_advance('tidemark_halt', pg_current_wal_lsn())").await.unwrap();
+    client.batch_execute("INSERT INTO payments VALUES (100, 'm', 1, 's')").await.unwrap();
+    client.batch_execute("SELECT pg_replication_slot_advance('tidemark_halt', pg_current_wal_lsn())").await.unwrap();
     assert_eq!(resume_code(resume.clone()).await, "slot_overtaken");
     client.batch_execute("SELECT pg_drop_replication_slot('tidemark_halt')").await.unwrap();
     assert_eq!(resume_code(resume).await, "slot_missing");
@@ -497,10 +498,11 @@ async fn preflight_names_every_mistake() {
              CREATE PUBLICATION partial FOR TABLE payments WITH (publish = 'insert');
              CREATE PUBLICATION filtered FOR TABLE payments WHERE (id > 5);
              CREATE PUBLICATION wide FOR ALL TABLES; CREATE PUBLICATION two FOR TABLE payments, nothing;
-             CREATE PUBLICATION good FOR TABLE payments; CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0;",
+             CREATE PUBLICATION good FOR TABLE payments;",
         )
         .await
         .unwrap();
+    client.batch_execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0").await.unwrap();
     let of = async |settings: PostgresConfig| connectors::preflight(&ConnectorConfig::Postgres(settings)).await;
     let code = async |url: &str, table: &str| {
         let error = of(config(url, &[table], "tidemark_pre")).await.expect_err(table);

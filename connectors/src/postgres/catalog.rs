@@ -135,7 +135,10 @@ fn missing_primary_key(name: &TableName) -> Failure {
         format!(
             "table {name} has no primary key that is checked at once, nor a replica identity index: its rows cannot be told apart"
         ),
-        format!("ALTER TABLE {} ADD PRIMARY KEY (...); -- or: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY", name.quoted()),
+        format!(
+            "ALTER TABLE {} ADD PRIMARY KEY (...); -- or: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+            name.quoted()
+        ),
     )
 }
 
@@ -162,7 +165,8 @@ async fn table_missing(client: &Client, name: &TableName) -> Result<Failure, Fai
         format!("table {name} does not exist in this database"),
         match nearest {
             Some((_, other)) => format!("did you mean {other}?"),
-            None => "check the name (it is taken literally, upper and lower case matter) and the database in the URL".to_owned(),
+            None => "check the name (it is taken literally, upper and lower case matter) and the database in the URL"
+                .to_owned(),
         },
     ))
 }

@@ -20,7 +20,7 @@ const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
 /// Settings of the Postgres source.
 #[derive(Clone)]
 pub struct PostgresConfig {
-    pub(super) endpoint: tokio_postgres::Config,
+    pub(super) endpoint: Box<tokio_postgres::Config>,
     /// Socket directory or host name.
     pub(super) host: String,
     pub(super) port: u16,
@@ -76,7 +76,7 @@ impl PostgresConfig {
         let tables = parse_tables(tables)?;
         check_identifier("slot", slot)?;
         Ok(PostgresConfig {
-            endpoint,
+            endpoint: Box::new(endpoint),
             host,
             port,
             user,
@@ -213,7 +213,11 @@ fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
         tables.push(table);
     }
     if tables.is_empty() {
-        return Err(source_error("no_tables", "the source names no table", "list at least one table, such as public.payments"));
+        return Err(source_error(
+            "no_tables",
+            "the source names no table",
+            "list at least one table, such as public.payments",
+        ));
     }
     Ok(tables)
 }
@@ -261,7 +265,8 @@ mod tests {
         let shown = format!("{config:?}");
         assert!(!shown.contains("ter2"), "{shown}");
         let socket =
-            PostgresConfig::new("postgres://anna@/shop?host=/run/pg&port=7", &["payments".into()], "tidemark_a").unwrap();
+            PostgresConfig::new("postgres://anna@/shop?host=/run/pg&port=7", &["payments".into()], "tidemark_a")
+                .unwrap();
         assert_eq!((socket.host.as_str(), socket.port), ("/run/pg", 7));
     }
 

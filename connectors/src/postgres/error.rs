@@ -30,11 +30,7 @@ impl From<SourceError> for Failure {
     }
 }
 
-pub(crate) fn source_error(
-    code: &'static str,
-    message: impl Into<String>,
-    remedy: impl Into<String>,
-) -> SourceError {
+pub(crate) fn source_error(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> SourceError {
     SourceError { code, message: message.into(), remedy: remedy.into() }
 }
 
@@ -109,7 +105,9 @@ fn by_state(state: &str, message: &str) -> Failure {
              replication connections to this database",
         ),
         "3D000" => Failure::definite("database_missing", said, "name an existing database in the URL"),
-        "42501" => Failure::definite("permission_denied", said, "grant the role what the message names, then restart tidemark"),
+        "42501" => {
+            Failure::definite("permission_denied", said, "grant the role what the message names, then restart tidemark")
+        }
         // Nobody can hand it to another server than the one that holds the log.
         "55000" => Failure::definite("slot_unusable", said, START_OVER),
         "42704" => Failure::definite("slot_missing", said, START_OVER),

@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::change::{Lsn, TableSchema};
-use engine::source::{
-    ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus,
-};
+use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus};
 use tokio::sync::{mpsc, watch};
 
 pub use config::PostgresConfig;
@@ -97,8 +95,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
     };
     let (identity, tables, position) = (snapshot.identity.clone(), snapshot.schemas.clone(), snapshot.lsn);
     let fingerprint = snapshot.fingerprint.clone();
-    let monitor =
-        Monitor::start(config.clone(), tables.clone(), fingerprint.clone(), Arc::clone(&link.status));
+    let monitor = Monitor::start(config.clone(), tables.clone(), fingerprint.clone(), Arc::clone(&link.status));
     link.note_upstream(position);
     link.note_received(position);
     link.send(SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() }).await?;
@@ -110,14 +107,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         ),
         other => other,
     })?;
-    Ok(Started {
-        identity,
-        tables,
-        fingerprint: Some(fingerprint),
-        position,
-        announced: true,
-        monitor: Some(monitor),
-    })
+    Ok(Started { identity, tables, fingerprint: Some(fingerprint), position, announced: true, monitor: Some(monitor) })
 }
 
 fn begin_resumed(
@@ -155,8 +145,7 @@ async fn follow(config: &PostgresConfig, started: Started, link: &mut Link) -> F
     let mut backoff = Backoff::default();
     let mut connections = 0u64;
     loop {
-        let mut upstream =
-            Upstream { config, identity: &identity, tables: &tables, fingerprint: &mut fingerprint };
+        let mut upstream = Upstream { config, identity: &identity, tables: &tables, fingerprint: &mut fingerprint };
         let failure = match upstream.connect(position, link).await {
             Ok(session) => {
                 if !announced {

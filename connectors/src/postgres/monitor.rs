@@ -50,8 +50,7 @@ impl Monitor {
         baseline: Fingerprint,
         status: Arc<watch::Sender<SourceStatus>>,
     ) -> Monitor {
-        let (sender, view) =
-            watch::channel(View { verdict: None, seen_at: Instant::now(), slot_idle_since: None });
+        let (sender, view) = watch::channel(View { verdict: None, seen_at: Instant::now(), slot_idle_since: None });
         let watcher = Watcher { config, tables, baseline, status, view: sender };
         Monitor { view, task: tokio::spawn(watcher.watch()) }
     }
@@ -128,10 +127,8 @@ pub(super) fn drifted(config: &PostgresConfig, drift: &Drift) -> SourceError {
             format!("publication {} {what}: changes in between were not sent and cannot be known", config.publication),
             remedy,
         ),
-        Drift::Columns(what) => source_error(
-            "schema_changed",
-            format!("{what} is gone, or is another column under the same name"),
-            remedy,
-        ),
+        Drift::Columns(what) => {
+            source_error("schema_changed", format!("{what} is gone, or is another column under the same name"), remedy)
+        }
     }
 }

@@ -103,7 +103,9 @@ async fn check_may_publish(
     let foreign = tables.iter().find(|table| !table.owned);
     let what = match foreign {
         Some(table) => format!("role {} does not own table {}", config.user, table.schema.qualified_name()),
-        None if !may_create => format!("role {} may not create publications in database {}", config.user, config.database),
+        None if !may_create => {
+            format!("role {} may not create publications in database {}", config.user, config.database)
+        }
         None => return Ok(()),
     };
     Err(Failure::definite(
@@ -135,7 +137,10 @@ async fn check_capacity(client: &Client, config: &PostgresConfig) -> Result<(), 
             return Err(Failure::definite(
                 if setting == "max_wal_senders" { "no_free_sender" } else { "no_free_slot" },
                 format!("all {limit} {what} of the server are in use"),
-                format!("ALTER SYSTEM SET {setting} = {}; -- then restart Postgres, or drop one that nobody needs", limit + 5),
+                format!(
+                    "ALTER SYSTEM SET {setting} = {}; -- then restart Postgres, or drop one that nobody needs",
+                    limit + 5
+                ),
             ));
         }
     }

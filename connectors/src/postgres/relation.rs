@@ -68,8 +68,10 @@ pub(super) fn bind(
     }
     let identified = match message.replica_identity {
         b'f' => true,
-        b'd' | b'i' => columns.iter().all(|bound| message.columns.get(bound.wire).is_some_and(|c| c.key == bound.key))
-            && message.columns.iter().filter(|c| c.key).count() == schema.primary_key.len(),
+        b'd' | b'i' => {
+            columns.iter().all(|bound| message.columns.get(bound.wire).is_some_and(|c| c.key == bound.key))
+                && message.columns.iter().filter(|c| c.key).count() == schema.primary_key.len()
+        }
         _ => false,
     };
     if !identified {
@@ -80,7 +82,8 @@ pub(super) fn bind(
 
 /// The collation of a text column is not on the wire.
 fn same_type(stored: &ColumnType, wire: &ColumnType) -> bool {
-    stored == wire || matches!((stored, wire), (ColumnType::Unsupported(name), ColumnType::Text) if name == NONDETERMINISTIC)
+    stored == wire
+        || matches!((stored, wire), (ColumnType::Unsupported(name), ColumnType::Text) if name == NONDETERMINISTIC)
 }
 
 fn described(column_type: &ColumnType) -> String {

@@ -167,9 +167,7 @@ pub(super) async fn create(
             () = tokio::time::sleep(Duration::from_secs(5)) => tell_who_is_waited_for(observer).await?,
         }
     };
-    let field = |index: usize| -> Option<&str> {
-        std::str::from_utf8(rows.first()?.get(index)?.as_deref()?).ok()
-    };
+    let field = |index: usize| -> Option<&str> { std::str::from_utf8(rows.first()?.get(index)?.as_deref()?).ok() };
     let created = field(1).and_then(|lsn| lsn.parse().ok()).zip(field(2));
     let (consistent_point, snapshot) =
         created.ok_or_else(|| Failure::Transient("CREATE_REPLICATION_SLOT answered without a snapshot".to_owned()))?;

@@ -113,7 +113,9 @@ impl Assembler {
             }
             Message::Truncate { relations } => {
                 for oid in *relations {
-                    if let Some(table) = self.index_of(u32::from_be_bytes(*oid)).and_then(|index| self.tables.get(index)) {
+                    if let Some(table) =
+                        self.index_of(u32::from_be_bytes(*oid)).and_then(|index| self.tables.get(index))
+                    {
                         self.changes.truncate(table.id);
                     }
                 }
@@ -164,7 +166,9 @@ impl Assembler {
                 let table = table.map(TableSchema::qualified_name).unwrap_or_default();
                 source_error(
                     "unreadable_value",
-                    format!("column {name} of table {table} holds a value that is none of its type (log position {position})"),
+                    format!(
+                        "column {name} of table {table} holds a value that is none of its type (log position {position})"
+                    ),
                     "report this with the column's definition; until then leave the table out of the source",
                 )
             }
@@ -187,10 +191,7 @@ impl Assembler {
                  it commits",
                 self.limits.rows, self.limits.bytes
             ),
-            format!(
-                "raise max_transaction_rows or max_transaction_bytes and restart, or: {}",
-                start_over(&self.slot)
-            ),
+            format!("raise max_transaction_rows or max_transaction_bytes and restart, or: {}", start_over(&self.slot)),
         )
     }
 }

@@ -43,9 +43,9 @@ async fn assert_same_payments(client: &Client, engine: &FakeEngine) {
         .iter()
         .map(|row| {
             let text = |i| row.get::<_, Option<String>>(i).map_or("Null".into(), |t: String| format!("Text({t:?})"));
-            let amount = row.get::<_, Option<i64>>(2).map_or("Null".into(), |mantissa| {
-                format!("Numeric(Finite {{ mantissa: {mantissa}, scale: 2 }})")
-            });
+            let amount = row
+                .get::<_, Option<i64>>(2)
+                .map_or("Null".into(), |mantissa| format!("Numeric(Finite {{ mantissa: {mantissa}, scale: 2 }})"));
             vec![format!("Int({})", row.get::<_, i64>(0)), text(1), amount, text(3)]
         })
         .collect();
@@ -148,7 +148,12 @@ async fn row_changes_of_every_kind() {
         .await
         .unwrap();
     let big = "repeat('x', 9000)";
-    client.batch_execute(&format!("INSERT INTO big VALUES (1, 'one', {big}, 'e'); INSERT INTO whole VALUES (1, {big}, 1)")).await.unwrap();
+    client
+        .batch_execute(&format!(
+            "INSERT INTO big VALUES (1, 'one', {big}, 'e'); INSERT INTO whole VALUES (1, {big}, 1)"
+        ))
+        .await
+        .unwrap();
     let tables = ["payments", "big", "whole", "by_index"];
     let mut engine = FakeEngine::start(config(&server.url(), &tables, "tidemark_rows"), ResumePoint::Fresh);
     engine.until(Lsn(1)).await;
@@ -202,12 +207,20 @@ async fn row_changes_of_every_kind() {
 
     // Columns that are not ours come and go; the old image still has its place.
     client.batch_execute("ALTER TABLE payments ADD COLUMN note text DEFAULT 'n'; INSERT INTO payments VALUES (5, 'm', 5, 's', 'note')").await.unwrap();
-    client.batch_execute("ALTER TABLE payments DROP COLUMN note; INSERT INTO payments VALUES (6, 'm', 6, 's')").await.unwrap();
+    client
+        .batch_execute("ALTER TABLE payments DROP COLUMN note; INSERT INTO payments VALUES (6, 'm', 6, 's')")
+        .await
+        .unwrap();
     engine.until(now(&client).await).await;
     assert_same_payments(&client, &engine).await;
 
     // One that is ours may not.
-    client.batch_execute("ALTER TABLE payments ALTER amount TYPE numeric(18,3); INSERT INTO payments VALUES (7, 'm', 7, 's')").await.unwrap();
+    client
+        .batch_execute(
+            "ALTER TABLE payments ALTER amount TYPE numeric(18,3); INSERT INTO payments VALUES (7, 'm', 7, 's')",
+        )
+        .await
+        .unwrap();
     assert_eq!(engine.until_halted().await, "schema_changed");
 }
 
@@ -245,7 +258,10 @@ async fn every_type_reads_as_sql_says() {
     engine.until(Lsn(1)).await;
     let snapshot = engine.table("types");
     // The same rows again through the stream read the same.
-    client.batch_execute("CREATE TEMP TABLE kept AS TABLE types; DELETE FROM types; INSERT INTO types TABLE kept").await.unwrap();
+    client
+        .batch_execute("CREATE TEMP TABLE kept AS TABLE types; DELETE FROM types; INSERT INTO types TABLE kept")
+        .await
+        .unwrap();
     engine.until(now(&client).await).await;
     assert_eq!(engine.table("types"), snapshot);
     assert_eq!(snapshot.len(), 7);
@@ -263,17 +279,42 @@ async fn every_type_reads_as_sql_says() {
     let finite = |mantissa: i128, scale| format!("Numeric(Finite {{ mantissa: {mantissa}, scale: {scale} }})");
     let first = &snapshot[0];
     let expected = [
-        "Int(1)".into(), "Int(-32768)".into(), format!("Int({})", i64::MAX), finite(1_234_500, 4), finite(15_000, 4), finite(1200, 0),
-        "Float(1.5)".into(), "Float(-2.25)".into(), "Text(\"ä€😀\")".into(), "Text(\"v\")".into(), "Text(\"c    \")".into(), "Bool(true)".into(),
-        format!("{:?}", ::engine::change::ValueRef::Uuid([0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff])),
-        "Date(1)".into(), "Timestamp(1000000)".into(), "Timestamp(1000000)".into(), "Text(\"sad\")".into(), finite(1234, 2),
+        "Int(1)".into(),
+        "Int(-32768)".into(),
+        format!("Int({})", i64::MAX),
+        finite(1_234_500, 4),
+        finite(15_000, 4),
+        finite(1200, 0),
+        "Float(1.5)".into(),
+        "Float(-2.25)".into(),
+        "Text(\"ä€😀\")".into(),
+        "Text(\"v\")".into(),
+        "Text(\"c    \")".into(),
+        "Bool(true)".into(),
+        format!(
+            "{:?}",
+            ::engine::change::ValueRef::Uuid([
+                0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff
+            ])
+        ),
+        "Date(1)".into(),
+        "Timestamp(1000000)".into(),
+        "Timestamp(1000000)".into(),
+        "Text(\"sad\")".into(),
+        finite(1234, 2),
     ];
     assert_eq!(first[..18], expected);
     assert_eq!(snapshot[1][3], "Numeric(NaN)");
     assert_eq!(snapshot[1][6..8], ["Float(NaN)", "Float(inf)"]);
-    assert_eq!(snapshot[1][13..16], [format!("Date({})", i32::MAX), format!("Timestamp({})", i64::MIN), format!("Timestamp({})", i64::MAX)]);
+    assert_eq!(
+        snapshot[1][13..16],
+        [format!("Date({})", i32::MAX), format!("Timestamp({})", i64::MIN), format!("Timestamp({})", i64::MAX)]
+    );
     assert_eq!((snapshot[2][3].as_str(), snapshot[2][7].as_str()), ("Numeric(PositiveInfinity)", "Float(-0.0)"));
-    assert_eq!((snapshot[3][3].as_str(), snapshot[3][13].clone()), ("Numeric(NegativeInfinity)", format!("Date({})", i32::MIN)));
+    assert_eq!(
+        (snapshot[3][3].as_str(), snapshot[3][13].clone()),
+        ("Numeric(NegativeInfinity)", format!("Date({})", i32::MIN))
+    );
     assert_eq!(snapshot[4][3], finite(-12_345_678_901_234_567_890_123_456_789_123_456_789, 9));
     assert_eq!(snapshot[5][3], finite(1, 38));
     assert!(snapshot[6][3].starts_with("Opaque("), "wider than 128 bits");
@@ -299,12 +340,19 @@ async fn cut_connections_restarts_and_resumes_lose_and_repeat_nothing() {
     engine.until(Lsn(1)).await;
     let cut = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'tidemark_cut'";
     for round in 0..3i64 {
-        let insert = format!("INSERT INTO payments SELECT i, 'm', 1, 's' FROM generate_series({}, {}) i", round * 100, round * 100 + 99);
+        let insert = format!(
+            "INSERT INTO payments SELECT i, 'm', 1, 's' FROM generate_series({}, {}) i",
+            round * 100,
+            round * 100 + 99
+        );
         client.batch_execute(&insert).await.unwrap();
         if round > 0 {
             client.batch_execute(cut).await.unwrap();
         }
-        client.batch_execute(&format!("UPDATE payments SET amount = amount + 1 WHERE id < {}", round * 100 + 50)).await.unwrap();
+        client
+            .batch_execute(&format!("UPDATE payments SET amount = amount + 1 WHERE id < {}", round * 100 + 50))
+            .await
+            .unwrap();
         engine.until(now(&client).await).await;
         assert_same_payments(&client, &engine).await;
     }
@@ -365,7 +413,11 @@ async fn only_what_is_durable_is_acknowledged_and_a_slow_engine_keeps_the_connec
     let before: i32 = client.query_one(pid, &[]).await.unwrap().get(0);
     for batch in 0..40 {
         client
-            .batch_execute(&format!("INSERT INTO payments SELECT i, repeat('m', 300), 1, 's' FROM generate_series({}, {}) i", 1000 + batch * 500, 1499 + batch * 500))
+            .batch_execute(&format!(
+                "INSERT INTO payments SELECT i, repeat('m', 300), 1, 's' FROM generate_series({}, {}) i",
+                1000 + batch * 500,
+                1499 + batch * 500
+            ))
             .await
             .unwrap();
     }
@@ -400,7 +452,10 @@ async fn what_cannot_be_continued_exactly_halts() {
     let begin = async |settings: &PostgresConfig| {
         let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
         engine.until(Lsn(1)).await;
-        client.batch_execute("INSERT INTO payments VALUES ((SELECT coalesce(max(id), 0) + 1 FROM payments), 'm', 1, 's')").await.unwrap();
+        client
+            .batch_execute("INSERT INTO payments VALUES ((SELECT coalesce(max(id), 0) + 1 FROM payments), 'm', 1, 's')")
+            .await
+            .unwrap();
         engine.until(now(&client).await).await;
         engine
     };
@@ -455,7 +510,10 @@ async fn what_cannot_be_continued_exactly_halts() {
 
     // A transaction beyond the limits.
     let mut engine = begin(&settings.clone().with_transaction_limits(1 << 30, 100)).await;
-    client.batch_execute("INSERT INTO payments SELECT i, 's', 1, 'm' FROM generate_series(1000, 1100) i").await.unwrap();
+    client
+        .batch_execute("INSERT INTO payments SELECT i, 's', 1, 'm' FROM generate_series(1000, 1100) i")
+        .await
+        .unwrap();
     assert_eq!(engine.until_halted().await, "transaction_too_large");
     drop(engine);
     free().await;
@@ -477,7 +535,12 @@ async fn log_removed_under_the_slot_halts() {
     engine.until(Lsn(1)).await;
     let resume = engine.stop().await;
     for _ in 0..4 {
-        client.batch_execute("SELECT pg_logical_emit_message(false, 'x', repeat('y', 1000000)); SELECT pg_switch_wal(); CHECKPOINT").await.unwrap();
+        client
+            .batch_execute(
+                "SELECT pg_logical_emit_message(false, 'x', repeat('y', 1000000)); SELECT pg_switch_wal(); CHECKPOINT",
+            )
+            .await
+            .unwrap();
     }
     assert_eq!(FakeEngine::start(settings, resume).until_halted().await, "slot_lost");
 }
@@ -531,7 +594,9 @@ async fn preflight_names_every_mistake() {
     assert_eq!(code(&server.url_as("rep", "postgres"), "later").await.code, "permission_denied");
     assert_eq!(code(&server.url_as("rep", "postgres"), "secret").await.code, "row_security_active");
     assert_eq!(code(&server.url_as("rep", "postgres"), "payments").await.code, "publication_not_permitted");
-    of(config(&server.url_as("rep", "postgres"), &["payments"], "tidemark_pre").with_publication("good").unwrap()).await.unwrap();
+    of(config(&server.url_as("rep", "postgres"), &["payments"], "tidemark_pre").with_publication("good").unwrap())
+        .await
+        .unwrap();
     assert_eq!(code(&server.url_as("nobody", "postgres"), "payments").await.code, "authentication_failed");
     assert_eq!(code(&server.url_as("postgres", "nowhere"), "payments").await.code, "database_missing");
     assert_eq!(code(&server.url_as("postgres", "latin"), "payments").await.code, "encoding_not_utf8");
@@ -540,10 +605,7 @@ async fn preflight_names_every_mistake() {
         let settings = config(&url, &["payments"], "tidemark_pre").with_publication(publication).unwrap();
         assert_eq!(of(settings).await.unwrap_err().code, "publication_mismatch", "{publication}");
     }
-    client
-        .batch_execute("SELECT pg_create_physical_replication_slot('tidemark_pre')")
-        .await
-        .unwrap();
+    client.batch_execute("SELECT pg_create_physical_replication_slot('tidemark_pre')").await.unwrap();
     assert_eq!(code(&url, "payments").await.code, "slot_not_ours");
     client
         .batch_execute("SELECT pg_create_physical_replication_slot('other'); SELECT pg_drop_replication_slot('tidemark_pre'); SELECT pg_create_physical_replication_slot('another')")

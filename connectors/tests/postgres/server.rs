@@ -36,9 +36,16 @@ impl Server {
             .status()
             .unwrap();
         assert!(init.success());
-        let mut all: Vec<String> = ["wal_level=logical", "fsync=off", "listen_addresses=", "wal_sender_timeout=2s", "autovacuum=off", "shared_buffers=32MB"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut all: Vec<String> = [
+            "wal_level=logical",
+            "fsync=off",
+            "listen_addresses=",
+            "wal_sender_timeout=2s",
+            "autovacuum=off",
+            "shared_buffers=32MB",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         all.push(format!("unix_socket_directories={}", directory.display()));
         all.extend(settings.iter().map(|s| (*s).to_owned()));
         let mut server = Server { directory, settings: all, child: None };

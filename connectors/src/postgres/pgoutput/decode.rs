@@ -40,7 +40,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         b'T' => {
             let count = reader.u32()? as usize;
             let _options = reader.u8()?;
-            let (relations, rest) = reader.bytes(count.checked_mul(4).ok_or(Malformed("TRUNCATE of too many relations"))?)?.as_chunks::<4>();
+            let (relations, rest) = reader
+                .bytes(count.checked_mul(4).ok_or(Malformed("TRUNCATE of too many relations"))?)?
+                .as_chunks::<4>();
             if !rest.is_empty() {
                 return Err(Malformed("TRUNCATE with a cut relation"));
             }
@@ -186,9 +188,16 @@ mod tests {
             message(&[b"D", &id, b"O", &row]),
             message(&[b"T", &2u32.to_be_bytes(), b"\x03", &id, &id]),
             message(&[
-                b"R", &id, b"public\0payments\0d", &2u16.to_be_bytes(),
-                b"\x01id\0", &20u32.to_be_bytes(), &(-1i32).to_be_bytes(),
-                b"\x00amount\0", &1700u32.to_be_bytes(), &1_179_654i32.to_be_bytes(),
+                b"R",
+                &id,
+                b"public\0payments\0d",
+                &2u16.to_be_bytes(),
+                b"\x01id\0",
+                &20u32.to_be_bytes(),
+                &(-1i32).to_be_bytes(),
+                b"\x00amount\0",
+                &1700u32.to_be_bytes(),
+                &1_179_654i32.to_be_bytes(),
             ]),
             b"Ysomething".to_vec(),
         ]
@@ -223,8 +232,7 @@ mod tests {
         let samples = samples();
         let Ok(Message::Relation(relation)) = decode(&samples[7]) else { panic!() };
         assert_eq!((relation.namespace, relation.name, relation.replica_identity), ("public", "payments", b'd'));
-        let columns: Vec<_> =
-            relation.columns.iter().map(|c| (c.name, c.type_oid, c.type_modifier, c.key)).collect();
+        let columns: Vec<_> = relation.columns.iter().map(|c| (c.name, c.type_oid, c.type_modifier, c.key)).collect();
         assert_eq!(columns, [("id", 20, -1, true), ("amount", 1700, 1_179_654, false)]);
         let bytes = &samples[2];
         let Ok(Message::Update { old: Some(OldTuple::Key(old)), new, .. }) = decode(bytes) else { panic!() };

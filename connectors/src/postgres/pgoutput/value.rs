@@ -122,7 +122,8 @@ mod tests {
         }
         let mut weight = (whole.len() / 4) as i16 - 1;
         let all = whole + &fraction;
-        let mut digits: Vec<u16> = all.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap().parse().unwrap()).collect();
+        let mut digits: Vec<u16> =
+            all.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap().parse().unwrap()).collect();
         while digits.first() == Some(&0) {
             digits.remove(0);
             weight -= 1;
@@ -140,17 +141,29 @@ mod tests {
 
     fn types() -> Vec<ColumnType> {
         vec![
-            ColumnType::Int2, ColumnType::Int4, ColumnType::Int8, ColumnType::Numeric { scale: None }, ColumnType::Float4,
-            ColumnType::Float8, ColumnType::Text, ColumnType::Bool, ColumnType::Uuid, ColumnType::Date,
-            ColumnType::Timestamp, ColumnType::TimestampTz, ColumnType::Unsupported("json".into()),
+            ColumnType::Int2,
+            ColumnType::Int4,
+            ColumnType::Int8,
+            ColumnType::Numeric { scale: None },
+            ColumnType::Float4,
+            ColumnType::Float8,
+            ColumnType::Text,
+            ColumnType::Bool,
+            ColumnType::Uuid,
+            ColumnType::Date,
+            ColumnType::Timestamp,
+            ColumnType::TimestampTz,
+            ColumnType::Unsupported("json".into()),
         ]
     }
 
     #[test]
     fn numerics_that_are_not_numbers() {
-        for (sign, expected) in
-            [(NAN, Numeric::NaN), (POSITIVE_INFINITY, Numeric::PositiveInfinity), (NEGATIVE_INFINITY, Numeric::NegativeInfinity)]
-        {
+        for (sign, expected) in [
+            (NAN, Numeric::NaN),
+            (POSITIVE_INFINITY, Numeric::PositiveInfinity),
+            (NEGATIVE_INFINITY, Numeric::NegativeInfinity),
+        ] {
             let bytes = [&[0u8; 4][..], &sign.to_be_bytes(), &[0, 0]].concat();
             assert_eq!(numeric(&bytes), Some(ValueRef::Numeric(expected)));
         }

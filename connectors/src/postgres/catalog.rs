@@ -19,6 +19,15 @@ pub(super) struct CatalogTable {
     pub(super) rows_estimated: u64,
     /// This role may add it to a publication.
     pub(super) owned: bool,
+    /// Its file, new after TRUNCATE and after every ALTER that writes all rows anew.
+    filenode: u32,
+}
+
+impl CatalogTable {
+    /// Equal for two looks between which nothing happened that a snapshot could not see.
+    pub(super) fn version(&self) -> (&TableSchema, u32) {
+        (&self.schema, self.filenode)
+    }
 }
 
 /// Columns of this kind compare by other rules than their bytes, so nothing may group by them.
@@ -42,7 +51,7 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
         .query_opt(
             "SELECT c.oid, c.relkind::text, c.relreplident::text, c.relpersistence::text, c.reltuples::float8,
                     has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
-                    row_security_active(c.oid), pg_has_role(c.relowner, 'USAGE')
+                    row_security_active(c.oid), pg_has_role(c.relowner, 'USAGE'), c.relfilenode
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
             &[&name.namespace, &name.name],
@@ -108,6 +117,7 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
         copy_columns: columns.iter().map(CatalogColumn::copy_expression).collect(),
         rows_estimated: if estimate > 0.0 { estimate as u64 } else { 0 },
         owned,
+        filenode: row.try_get(8)?,
     })
 }
 
@@ -347,43 +357,46 @@ impl TypeCatalog {
     }
 }
 
-/// What the stream does not tell: which publication and membership these are, and which column is behind which name.
-/// A table taken out of the publication and added again has lost changes, without any message.
+/// What the stream does not tell: which publication and membership these are, which column is behind which name, and
+/// what the key is. A table taken out of the publication and added again has lost changes, without any message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint {
-    publication: Option<PublicationFlags>,
-    /// Per table: OID of the membership, and `name=attnum` of the columns we read.
-    tables: BTreeMap<u32, (Option<u32>, Vec<String>)>,
+    /// OID and flags.
+    publication: Option<(u32, String)>,
+    tables: Vec<TableSigns>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct PublicationFlags {
-    oid: u32,
-    flags: String,
+struct TableSigns {
+    name: String,
+    /// OID of the row that makes the table a member of the publication; new whenever it is added.
+    membership: Option<u32>,
+    /// `name=attnum` of the columns we read.
+    columns: Vec<String>,
+    /// Names, in key order.
+    key: Vec<String>,
 }
 
 /// How a fingerprint differs from the earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drift {
     Publication(String),
-    Columns(String),
+    Table(String),
 }
 
 impl Fingerprint {
     pub(super) async fn read(client: &Client, publication: &str, tables: &[TableSchema]) -> Result<Self, Failure> {
-        let found = client
+        let publication = client
             .query_opt(
-                "SELECT p.oid, concat_ws(',', p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot)
-                 FROM pg_publication p WHERE p.pubname = $1",
+                "SELECT oid, concat_ws(',', puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot)
+                 FROM pg_publication WHERE pubname = $1",
                 &[&publication],
             )
-            .await?;
-        let publication = match found {
-            Some(row) => Some(PublicationFlags { oid: row.try_get(0)?, flags: row.try_get(1)? }),
-            None => None,
-        };
-        let publication_oid = publication.as_ref().map_or(0, |publication| publication.oid);
-        let mut by_table = BTreeMap::new();
+            .await?
+            .map(|row| Ok::<_, Failure>((row.try_get(0)?, row.try_get(1)?)))
+            .transpose()?;
+        let publication_oid = publication.as_ref().map_or(0, |(oid, _)| *oid);
+        let mut signs = Vec::with_capacity(tables.len());
         for table in tables {
             let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
             let row = client
@@ -391,13 +404,36 @@ impl Fingerprint {
                     "SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = $2),
                             ARRAY(SELECT a.attname::text || '=' || a.attnum FROM pg_attribute a
                                   WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
-                                    AND a.attname::text = ANY($3) ORDER BY a.attnum)",
+                                    AND a.attname::text = ANY($3) ORDER BY a.attnum),
+                            ARRAY(SELECT a.attname::text
+                                  FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid,
+                                       unnest(i.indkey) WITH ORDINALITY AS k(attnum, position), pg_attribute a
+                                  WHERE c.oid = $2 AND i.indisvalid AND i.indimmediate AND k.position <= i.indnkeyatts
+                                    AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END
+                                    AND a.attrelid = c.oid AND a.attnum = k.attnum
+                                  ORDER BY k.position)",
                     &[&publication_oid, &table.id.0, &names],
                 )
                 .await?;
-            by_table.insert(table.id.0, (row.try_get(0)?, row.try_get(1)?));
+            signs.push(TableSigns {
+                name: table.qualified_name(),
+                membership: row.try_get(0)?,
+                columns: row.try_get(1)?,
+                key: row.try_get(2)?,
+            });
         }
-        Ok(Fingerprint { publication, tables: by_table })
+        Ok(Fingerprint { publication, tables: signs })
+    }
+
+    /// Whether the keys are those the rows were stored under: no message tells of a changed primary key where the
+    /// replica identity is FULL.
+    pub(super) fn key_drift(&self, tables: &[TableSchema]) -> Option<Drift> {
+        let differs = |(signs, table): &(&TableSigns, &TableSchema)| {
+            let stored = table.primary_key.iter().filter_map(|&index| table.columns.get(index)).map(|c| &c.name);
+            !stored.eq(signs.key.iter())
+        };
+        let (signs, _) = self.tables.iter().zip(tables).find(differs)?;
+        Some(Drift::Table(format!("the primary key of {}", signs.name)))
     }
 
     pub(super) fn drift_to(&self, now: &Fingerprint) -> Option<Drift> {
@@ -405,15 +441,17 @@ impl Fingerprint {
             let what = if now.publication.is_none() { "was dropped" } else { "was changed or created anew" };
             return Some(Drift::Publication(what.to_owned()));
         }
-        for (oid, (membership, columns)) in &self.tables {
-            let Some((membership_now, columns_now)) = now.tables.get(oid) else { continue };
-            if membership != membership_now {
-                let what = if membership_now.is_none() { "lost" } else { "lost and got back" };
-                return Some(Drift::Publication(format!("{what} the table with OID {oid}")));
+        for (before, after) in self.tables.iter().zip(&now.tables) {
+            if before.membership != after.membership {
+                let what = if after.membership.is_none() { "lost" } else { "lost and got back" };
+                return Some(Drift::Publication(format!("{what} table {}", before.name)));
             }
-            if let Some(changed) = columns.iter().find(|column| !columns_now.contains(column)) {
-                let name = changed.rsplit_once('=').map_or(changed.as_str(), |(name, _)| name);
-                return Some(Drift::Columns(format!("column {name} of the table with OID {oid}")));
+            if let Some(changed) = before.columns.iter().find(|column| !after.columns.contains(column)) {
+                let column = changed.rsplit_once('=').map_or(changed.as_str(), |(name, _)| name);
+                return Some(Drift::Table(format!("column {column} of {}", before.name)));
+            }
+            if before.key != after.key {
+                return Some(Drift::Table(format!("the primary key of {}", before.name)));
             }
         }
         None

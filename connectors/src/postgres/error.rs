@@ -115,14 +115,9 @@ fn by_state(state: &str, message: &str) -> Failure {
     }
 }
 
-/// The one remedy where the log between us and upstream is gone.
-pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start over with \
-                                     an empty data directory: tidemark serve --data NEWDIR";
-
-/// [`START_OVER`] with the slot's name filled in.
-pub(crate) fn start_over(slot: &str) -> String {
-    START_OVER.replace("<slot>", slot)
-}
+/// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is published.
+pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
+                                     over with an empty data directory: tidemark serve --data NEWDIR";
 
 pub(crate) fn tls_unavailable(what: &str) -> SourceError {
     source_error(

@@ -56,7 +56,7 @@ pub async fn run(config: PostgresConfig, context: SourceContext) {
             status.state = SourceState::Halted {
                 code: error.code.to_owned(),
                 message: error.message.clone(),
-                remedy: error.remedy.clone(),
+                remedy: error.remedy.replace("<slot>", &config.slot),
             };
         });
     }

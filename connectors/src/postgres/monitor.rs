@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use super::catalog::{Drift, Fingerprint};
 use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::connect::sql_session;
-use super::error::{Failure, source_error, start_over};
+use super::error::{Failure, START_OVER, source_error};
 use super::slot;
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -120,15 +120,14 @@ impl Watcher {
 
 /// How a change that the stream does not tell is reported.
 pub(super) fn drifted(config: &PostgresConfig, drift: &Drift) -> SourceError {
-    let remedy = start_over(&config.slot);
     match drift {
         Drift::Publication(what) => source_error(
             "publication_changed",
             format!("publication {} {what}: changes in between were not sent and cannot be known", config.publication),
-            remedy,
+            START_OVER,
         ),
-        Drift::Columns(what) => {
-            source_error("schema_changed", format!("{what} is gone, or is another column under the same name"), remedy)
+        Drift::Table(what) => {
+            source_error("schema_changed", format!("{what} is gone, or is another one now"), START_OVER)
         }
     }
 }

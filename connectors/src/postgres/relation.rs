@@ -8,7 +8,7 @@ use engine::change::{ColumnType, TableId, TableSchema};
 use engine::source::SourceError;
 
 use super::catalog::{NONDETERMINISTIC, TypeCatalog};
-use super::error::source_error;
+use super::error::{START_OVER, source_error};
 use super::pgoutput::RelationMessage;
 
 /// How to read the rows of one of our tables in this session.
@@ -32,14 +32,13 @@ pub(super) fn bind(
     message: &RelationMessage<'_>,
     schema: &TableSchema,
     types: &TypeCatalog,
-    slot: &str,
 ) -> Result<BoundTable, SourceError> {
     let table = schema.qualified_name();
     let changed = |what: String| {
         source_error(
             "schema_changed",
             format!("table {table}: {what}; the rows stored so far do not fit any more"),
-            super::error::start_over(slot),
+            START_OVER,
         )
     };
     if (message.namespace, message.name) != (schema.namespace.as_str(), schema.name.as_str()) {

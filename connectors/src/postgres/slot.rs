@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use super::config::PostgresConfig;
 use super::connect::APPLICATION_NAME;
-use super::error::{Failure, start_over};
+use super::error::{Failure, START_OVER};
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
@@ -56,7 +56,7 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
         return Err(Failure::definite(
             "slot_missing",
             format!("replication slot {slot} does not exist any more: changes after {resume} may be lost"),
-            start_over(slot),
+            START_OVER,
         ));
     };
     if facts.plugin.as_deref() != Some("pgoutput") || facts.database.as_deref() != Some(config.database.as_str()) {
@@ -72,7 +72,7 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
                 "replication slot {slot} was consumed up to {} by someone else; tidemark has stored up to {resume}",
                 facts.confirmed_flush
             ),
-            start_over(slot),
+            START_OVER,
         ));
     }
     match facts.active_pid {
@@ -100,7 +100,7 @@ pub(super) fn lost(slot: &str) -> Failure {
     Failure::definite(
         "slot_lost",
         format!("Postgres removed log that replication slot {slot} still needed (wal_status = lost)"),
-        format!("raise max_slot_wal_keep_size; then {}", start_over(slot)),
+        format!("raise max_slot_wal_keep_size; then {}", START_OVER),
     )
 }
 

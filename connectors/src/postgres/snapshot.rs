@@ -1,8 +1,10 @@
 //! The rows that were there before: a slot, a snapshot of exactly the slot's position, and a read under that snapshot.
 //!
-//! The order matters more than it seems. A lock comes first, because a TRUNCATE or a rewriting ALTER between slot and
-//! read would make the snapshot see an empty table, and the ALTER is followed by no event at all. The publication comes
-//! before the slot, because the slot decodes with the catalog of its own position.
+//! The surprise: a TRUNCATE or a rewriting ALTER between slot and first read makes the snapshot see an empty table, and
+//! the ALTER is followed by no event at all. A lock taken before the slot would prevent it, and can hang forever: a
+//! TRUNCATE that waits for the lock has a transaction id, and the slot waits for every transaction that has one. So the
+//! lock comes after the import, and then the catalog as of the snapshot must be the catalog of now, down to the files.
+//! If it is not, slot and snapshot are made again.
 
 use engine::change::event::TooLarge;
 use engine::change::{Changes, ColumnType, Lsn, RowWriter, TableSchema, ValueRef};
@@ -41,16 +43,9 @@ impl Snapshot {
     pub(super) async fn open(config: &PostgresConfig) -> Result<Snapshot, Failure> {
         let client = sql_session(config).await?;
         check_server(&client, config).await?;
-        let visible = resolve_tables(&client, &config.tables, &config.user).await?;
         slot::drop_leftover(&client, config).await?;
-
-        let locker = sql_session(config).await?;
-        let lock = lock_statement(&visible);
-        locker.batch_execute("BEGIN").await?;
-        locker.batch_execute(&lock).await?;
-        // Looked at again: only under the lock does the shape stay what it is.
-        let tables = resolve_tables(&locker, &config.tables, &config.user).await?;
-        let schemas: Vec<TableSchema> = tables.iter().map(|table| table.schema.clone()).collect();
+        let visible = resolve_tables(&client, &config.tables, &config.user).await?;
+        let schemas = schemas_of(&visible);
         if check_publication(&client, &config.publication, &schemas).await? == PublicationState::Missing {
             client.batch_execute(&create_publication(&config.publication, &schemas)).await?;
         }
@@ -60,13 +55,21 @@ impl Snapshot {
         let (mut exporter, server) = replication_session(config, Positions::default()).await?;
         let created = slot::create(&mut exporter, &client, &config.slot).await?;
         let reader = sql_session(config).await?;
+        let import = created.snapshot.replace('\'', "''");
         reader
             .batch_execute(&format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}'; SET row_security = off;",
-                created.snapshot.replace('\'', "''")
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{import}'; SET LOCAL row_security = off"
             ))
             .await?;
-        reader.batch_execute(&lock).await?;
+        drop(exporter);
+        reader.batch_execute(&lock_statement(&visible)).await?;
+        let tables = resolve_tables(&reader, &config.tables, &config.user).await?;
+        let schemas = schemas_of(&tables);
+        let now = resolve_tables(&client, &config.tables, &config.user).await?;
+        let unchanged = tables.iter().map(CatalogTable::version).eq(now.iter().map(CatalogTable::version));
+        if !unchanged || fingerprint != Fingerprint::read(&client, &config.publication, &schemas).await? {
+            return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
+        }
         let time_us: i64 = reader
             .query_one(
                 "SELECT (extract(epoch FROM clock_timestamp() - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::int8",
@@ -74,9 +77,6 @@ impl Snapshot {
             )
             .await?
             .try_get(0)?;
-        // The reader has its own lock and its own copy of the snapshot now.
-        drop(locker);
-        drop(exporter);
         Ok(Snapshot {
             reader,
             tables,
@@ -128,6 +128,10 @@ impl Snapshot {
         self.reader.batch_execute("COMMIT").await?;
         link.send(SourceEvent::SnapshotDone { lsn: self.lsn, time_us: self.time_us }).await
     }
+}
+
+fn schemas_of(tables: &[CatalogTable]) -> Vec<TableSchema> {
+    tables.iter().map(|table| table.schema.clone()).collect()
 }
 
 fn lock_statement(tables: &[CatalogTable]) -> String {

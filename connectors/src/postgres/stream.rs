@@ -17,7 +17,7 @@ use super::Link;
 use super::catalog::{Fingerprint, PublicationState, TypeCatalog, check_publication, database_identity};
 use super::config::PostgresConfig;
 use super::connect::{Positions, ServerIdentity, replication_session, sql_session};
-use super::error::{Failure, source_error, start_over};
+use super::error::{Failure, START_OVER, source_error};
 use super::monitor::{View, drifted};
 use super::pgoutput::RelationMessage;
 use super::relation;
@@ -80,7 +80,6 @@ impl Upstream<'_> {
     }
 
     fn check_server(&self, server: &ServerIdentity, start: Lsn) -> Result<(), Failure> {
-        let remedy = || start_over(&self.config.slot);
         if server.system != self.identity.system {
             return Err(Failure::definite(
                 "different_server",
@@ -88,7 +87,7 @@ impl Upstream<'_> {
                     "the server's system identifier is {}; the stored totals come from {}",
                     server.system, self.identity.system
                 ),
-                format!("name the original server in the URL; or {}", remedy()),
+                format!("name the original server in the URL; or {}", START_OVER),
             ));
         }
         if server.timeline != self.identity.timeline {
@@ -99,14 +98,14 @@ impl Upstream<'_> {
                      transactions may not exist any more",
                     server.timeline, self.identity.timeline
                 ),
-                remedy(),
+                START_OVER,
             ));
         }
         if start > server.flushed {
             return Err(Failure::definite(
                 "ahead_of_server",
                 format!("tidemark has read up to {start}, but the server's log ends at {}", server.flushed),
-                remedy(),
+                START_OVER,
             ));
         }
         Ok(())
@@ -120,7 +119,7 @@ impl Upstream<'_> {
         Err(Failure::definite(
             "different_database",
             format!("the database (name/OID) is {database}; the stored totals come from {}", self.identity.database),
-            format!("name the original database in the URL; or {}", start_over(&self.config.slot)),
+            format!("name the original database in the URL; or {}", START_OVER),
         ))
     }
 
@@ -131,7 +130,7 @@ impl Upstream<'_> {
             source_error(
                 "publication_changed",
                 format!("{what}: changes in between were not sent and cannot be known"),
-                start_over(&config.slot),
+                START_OVER,
             )
         };
         match check_publication(sql, &config.publication, self.tables).await {
@@ -143,19 +142,20 @@ impl Upstream<'_> {
             Err(other) => return Err(other),
         }
         let now = Fingerprint::read(sql, &config.publication, self.tables).await?;
-        match self.fingerprint {
-            Some(before) => before.drift_to(&now).map_or(Ok(()), |drift| Err(drifted(config, &drift).into())),
-            None => {
-                *self.fingerprint = Some(now);
-                Ok(())
-            }
+        let drift = match self.fingerprint {
+            Some(before) => before.drift_to(&now),
+            None => now.key_drift(self.tables),
+        };
+        if let Some(drift) = drift {
+            return Err(drifted(config, &drift).into());
         }
+        self.fingerprint.get_or_insert(now);
+        Ok(())
     }
 }
 
 /// State of one session while it runs.
 pub(super) struct Follower<'s> {
-    config: &'s PostgresConfig,
     link: &'s mut Link,
     /// Highest position handed to the engine; outlives the session.
     handed_over: &'s mut Lsn,
@@ -184,12 +184,11 @@ impl<'s> Follower<'s> {
     ) -> Self {
         let limits = Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows };
         Follower {
-            config,
             link,
             handed_over,
             client: session.client,
             sql: session.sql,
-            assembler: Assembler::new(&config.slot, tables.to_vec(), limits),
+            assembler: Assembler::new(tables.to_vec(), limits),
             types: TypeCatalog::default(),
             received: session.start,
             idle: None,
@@ -279,7 +278,7 @@ impl<'s> Follower<'s> {
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
         self.types.learn(&self.sql, &oids).await?;
         let Some(schema) = self.assembler.table(index) else { return Ok(()) };
-        let bound = relation::bind(message, schema, &self.types, &self.config.slot)?;
+        let bound = relation::bind(message, schema, &self.types)?;
         self.assembler.bind(index, bound);
         Ok(())
     }

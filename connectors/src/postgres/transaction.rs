@@ -8,14 +8,13 @@ use engine::change::event::{OldRow, TooLarge, WrittenRow};
 use engine::change::{Changes, Lsn, RowWriter, TableSchema, Transaction, ValueRef};
 use engine::source::SourceError;
 
-use super::error::{source_error, start_over};
+use super::error::{START_OVER, source_error};
 use super::pgoutput::{Cell, CellKind, Malformed, Message, OldTuple, RelationMessage, Tuple, decode, value};
 use super::relation::BoundTable;
 
 /// Collects the transaction that is being received.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    slot: String,
     limits: Limits,
     tables: Vec<TableSchema>,
     /// Parallel to `tables`; `None` before the table's first RELATION of this session.
@@ -70,10 +69,9 @@ enum Image<'t> {
 }
 
 impl Assembler {
-    pub(super) fn new(slot: &str, tables: Vec<TableSchema>, limits: Limits) -> Self {
+    pub(super) fn new(tables: Vec<TableSchema>, limits: Limits) -> Self {
         let bound = tables.iter().map(|_| None).collect();
         Assembler {
-            slot: slot.to_owned(),
             limits,
             tables,
             bound,
@@ -191,7 +189,7 @@ impl Assembler {
                  it commits",
                 self.limits.rows, self.limits.bytes
             ),
-            format!("raise max_transaction_rows or max_transaction_bytes and restart, or: {}", start_over(&self.slot)),
+            format!("raise max_transaction_rows or max_transaction_bytes and restart, or: {}", START_OVER),
         )
     }
 }

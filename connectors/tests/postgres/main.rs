@@ -618,3 +618,109 @@ async fn preflight_names_every_mistake() {
     server.client().await.batch_execute(PAYMENTS).await.unwrap();
     assert_eq!(code(&server.url(), "payments").await.code, "wal_level_not_logical");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_slips_between_slot_and_snapshot() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    client.batch_execute("CREATE TABLE elsewhere (id int4)").await.unwrap();
+    // An open writer holds up the creation of the slot; a TRUNCATE that comes meanwhile must not wait for us forever,
+    // nor we for it.
+    let truncating = server.client().await;
+    client.batch_execute("BEGIN; INSERT INTO elsewhere VALUES (1)").await.unwrap();
+    let settings = config(&server.url(), &["payments"], "tidemark_lock");
+    let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
+    let observer = server.client().await;
+    wait_for("the slot's creation waits", async || {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event_type = 'Lock'";
+        observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    truncating.batch_execute("TRUNCATE payments").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    engine.until(now(&client).await).await;
+    engine.stop().await;
+
+    // The table is emptied and filled all the time, in one transaction each: never seen empty, never seen mixed.
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writer = tokio::spawn(async move {
+        let mut round = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            round += 1;
+            let fill = format!("INSERT INTO payments SELECT i, 'r{round}', {round}, 's' FROM generate_series(1, 50) i");
+            truncating.batch_execute(&format!("BEGIN; TRUNCATE payments; {fill}; COMMIT")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(round % 30)).await;
+        }
+    });
+    for _ in 0..12 {
+        let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
+        engine.until(Lsn(1)).await;
+        assert!(matches!(engine.snapshot_rows, 0 | 50));
+        engine.until(now(&client).await).await;
+        assert_eq!(engine.table("payments").len(), 50);
+        engine.stop().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let mut engine = FakeEngine::start(settings, ResumePoint::Fresh);
+    engine.until(now(&client).await).await;
+    assert_same_payments(&client, &engine).await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_snapshot_halts_and_starts_over() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    client
+        .batch_execute("INSERT INTO payments SELECT i, repeat('m', 500), 1, 's' FROM generate_series(1, 60000) i")
+        .await
+        .unwrap();
+    let settings = config(&server.url(), &["payments"], "tidemark_again");
+    let mut engine = FakeEngine::start_any(ConnectorConfig::Postgres(settings.clone()), ResumePoint::Fresh, 1);
+    wait_for("the snapshot is being read", async || {
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name = 'tidemark'";
+        client.execute(kill, &[]).await.unwrap() == 1
+    })
+    .await;
+    assert_eq!(engine.until_halted().await, "snapshot_interrupted");
+    let mut engine = FakeEngine::start(settings, ResumePoint::Fresh);
+    engine.until(Lsn(1)).await;
+    assert_eq!(engine.snapshot_rows, 60000);
+    assert!(matches!(engine.stop().await, ResumePoint::Resume { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passwords_and_tcp() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::start(&["listen_addresses=127.0.0.1", &format!("port={port}")]);
+    server.require_passwords_over_tcp().await;
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    client.batch_execute("INSERT INTO payments VALUES (1, 'm', 1, 's')").await.unwrap();
+    client
+        .batch_execute(
+            "SET password_encryption = 'scram-sha-256'; CREATE ROLE anna SUPERUSER LOGIN PASSWORD 'hun@ter2'",
+        )
+        .await
+        .unwrap();
+    let url = |password: &str| format!("postgres://anna{password}@127.0.0.1:{port}/postgres?sslmode=prefer");
+    for password in ["", ":wr%40ng-one"] {
+        let settings = ConnectorConfig::Postgres(config(&url(password), &["payments"], "tidemark_tcp"));
+        let error = connectors::preflight(&settings).await.unwrap_err();
+        assert_eq!(error.code, "authentication_failed");
+        assert!(!format!("{error:?}").contains("wr@ng"));
+    }
+    let settings = config(&url(":hun%40ter2"), &["payments"], "tidemark_tcp");
+    connectors::preflight(&ConnectorConfig::Postgres(settings.clone())).await.unwrap();
+    let mut engine = FakeEngine::start(settings, ResumePoint::Fresh);
+    engine.until(Lsn(1)).await;
+    client.batch_execute("UPDATE payments SET amount = 2").await.unwrap();
+    engine.until(now(&client).await).await;
+    assert_same_payments(&client, &engine).await;
+    engine.stop().await;
+}

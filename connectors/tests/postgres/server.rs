@@ -61,7 +61,7 @@ impl Server {
         }
         let log = std::fs::File::create(self.directory.join("log")).unwrap();
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
-        let ready = self.directory.join(".s.PGSQL.5432");
+        let ready = self.directory.join(format!(".s.PGSQL.{}", self.port()));
         let deadline = Instant::now() + Duration::from_secs(30);
         while std::os::unix::net::UnixStream::connect(&ready).is_err() {
             assert!(Instant::now() < deadline, "postgres did not start: {}", self.log());
@@ -77,6 +77,15 @@ impl Server {
         }
     }
 
+    /// `host all all` becomes scram instead of trust.
+    pub async fn require_passwords_over_tcp(&self) {
+        let file = self.directory.join("data/pg_hba.conf");
+        let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(&file, rules).unwrap();
+        self.client().await.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
@@ -86,7 +95,11 @@ impl Server {
     }
 
     pub fn url_as(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}@/{database}?host={}", self.directory.display())
+        format!("postgres://{user}@/{database}?host={}&port={}", self.directory.display(), self.port())
+    }
+
+    fn port(&self) -> &str {
+        self.settings.iter().find_map(|setting| setting.strip_prefix("port=")).unwrap_or("5432")
     }
 
     pub async fn client(&self) -> Client {

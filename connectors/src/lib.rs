@@ -1,1 +1,43 @@
-//! x
+//! Where changes come from. One module per connector, all behind the engine's port [`engine::source`].
+
+/// Made-up payments, the same for the same seed.
+pub mod generator;
+/// A Postgres database: snapshot, then logical replication.
+pub mod postgres;
+/// Change events recorded in a file.
+pub mod replay;
+
+pub use generator::GeneratorConfig;
+pub use postgres::PostgresConfig;
+pub use replay::ReplayConfig;
+
+use engine::source::{SourceContext, SourceError};
+
+/// A source and its settings.
+#[derive(Clone, Debug)]
+pub enum ConnectorConfig {
+    /// Follow tables of a Postgres database.
+    Postgres(PostgresConfig),
+    /// Make payments up.
+    Generator(GeneratorConfig),
+    /// Read recorded events from a file.
+    Replay(ReplayConfig),
+}
+
+/// Finds start-up mistakes before anything starts.
+pub async fn preflight(config: &ConnectorConfig) -> Result<(), SourceError> {
+    match config {
+        ConnectorConfig::Postgres(config) => postgres::preflight(config).await,
+        ConnectorConfig::Generator(_) => Ok(()),
+        ConnectorConfig::Replay(config) => replay::preflight(config),
+    }
+}
+
+/// Runs the source until the engine closes the event channel or the source halts; the status then says why.
+pub async fn run(config: ConnectorConfig, context: SourceContext) {
+    match config {
+        ConnectorConfig::Postgres(config) => postgres::run(config, context).await,
+        ConnectorConfig::Generator(config) => generator::run(config, context).await,
+        ConnectorConfig::Replay(config) => replay::run(config, context).await,
+    }
+}

@@ -1,0 +1,568 @@
+//! What the catalog says about our tables: their shape, whether they can be followed, and the signs by which a later
+//! change that the stream does not tell is noticed.
+
+use std::collections::BTreeMap;
+
+use engine::change::{Column, ColumnType, TableId, TableSchema};
+use tokio_postgres::Client;
+
+use super::config::{TableName, quote_identifier};
+use super::error::{Failure, source_error};
+
+/// A table that can be followed, with what the snapshot needs to read it.
+#[derive(Clone, Debug)]
+pub(super) struct CatalogTable {
+    pub(super) schema: TableSchema,
+    /// One SQL expression per column of the schema.
+    pub(super) copy_columns: Vec<String>,
+    /// By the server's statistics.
+    pub(super) rows_estimated: u64,
+    /// This role may add it to a publication.
+    pub(super) owned: bool,
+    /// Its file, new after TRUNCATE and after every ALTER that writes all rows anew.
+    filenode: u32,
+}
+
+impl CatalogTable {
+    /// Equal for two looks between which nothing happened that a snapshot could not see.
+    pub(super) fn version(&self) -> (&TableSchema, u32) {
+        (&self.schema, self.filenode)
+    }
+}
+
+/// Columns of this kind compare by other rules than their bytes, so nothing may group by them.
+pub(super) const NONDETERMINISTIC: &str = "text with nondeterministic collation";
+
+/// Reads all tables, or says which one cannot be followed and why.
+pub(super) async fn resolve_tables(
+    client: &Client,
+    names: &[TableName],
+    role: &str,
+) -> Result<Vec<CatalogTable>, Failure> {
+    let mut tables = Vec::with_capacity(names.len());
+    for name in names {
+        tables.push(resolve_table(client, name, role).await?);
+    }
+    Ok(tables)
+}
+
+async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<CatalogTable, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT c.oid, c.relkind::text, c.relreplident::text, c.relpersistence::text, c.reltuples::float8,
+                    has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
+                    row_security_active(c.oid), pg_has_role(c.relowner, 'USAGE'), c.relfilenode
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+            &[&name.namespace, &name.name],
+        )
+        .await?;
+    let Some(row) = row else { return Err(table_missing(client, name).await?) };
+    let oid: u32 = row.try_get(0)?;
+    let kind: String = row.try_get(1)?;
+    let replica_identity: String = row.try_get(2)?;
+    let persistence: String = row.try_get(3)?;
+    let estimate: f64 = row.try_get(4)?;
+    let readable: bool = row.try_get(5)?;
+    let filtered: bool = row.try_get(6)?;
+    let owned: bool = row.try_get(7)?;
+
+    let role = quote_identifier(role);
+    check_kind(name, &kind, &persistence)?;
+    if replica_identity == "n" {
+        return Err(Failure::definite(
+            "replica_identity_nothing",
+            format!(
+                "table {name} has REPLICA IDENTITY NOTHING: once published, Postgres would refuse the application's own \
+                 updates and deletes"
+            ),
+            format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", name.quoted()),
+        ));
+    }
+    if !readable {
+        return Err(Failure::definite(
+            "permission_denied",
+            format!("role {role} may not read table {name}"),
+            format!(
+                "GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role};",
+                quote_identifier(&name.namespace),
+                name.quoted()
+            ),
+        ));
+    }
+    if filtered {
+        return Err(Failure::definite(
+            "row_security_active",
+            format!("row-level security on table {name} hides rows from role {role}"),
+            format!("ALTER ROLE {role} BYPASSRLS;"),
+        ));
+    }
+
+    let columns = columns(client, oid).await?;
+    let key = key_columns(client, oid, replica_identity == "i").await?;
+    let primary_key: Option<Vec<usize>> =
+        key.iter().map(|attnum| columns.iter().position(|column| column.attnum == *attnum)).collect();
+    let primary_key = primary_key.filter(|key| !key.is_empty()).ok_or_else(|| missing_primary_key(name))?;
+    Ok(CatalogTable {
+        schema: TableSchema {
+            id: TableId(oid),
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            columns: columns
+                .iter()
+                .map(|c| Column { name: c.name.clone(), column_type: c.column_type.clone() })
+                .collect(),
+            primary_key,
+        },
+        copy_columns: columns.iter().map(CatalogColumn::copy_expression).collect(),
+        rows_estimated: if estimate > 0.0 { estimate as u64 } else { 0 },
+        owned,
+        filenode: row.try_get(8)?,
+    })
+}
+
+fn check_kind(name: &TableName, kind: &str, persistence: &str) -> Result<(), Failure> {
+    let what = match (kind, persistence) {
+        ("r", "p") => return Ok(()),
+        ("r", "u") => "an unlogged table, which has no log to follow",
+        ("r", _) => "a temporary table",
+        ("p", _) => "a partitioned table, which is not supported yet",
+        ("v" | "m", _) => "a view",
+        ("f", _) => "a foreign table",
+        _ => "not a table",
+    };
+    let remedy = match (kind, persistence) {
+        ("r", "u") => format!("ALTER TABLE {} SET LOGGED;", name.quoted()),
+        ("p", _) => "list its partitions one by one".to_owned(),
+        _ => "list ordinary tables only; for a view, list the tables it reads".to_owned(),
+    };
+    Err(Failure::definite("unsupported_table", format!("{name} is {what}"), remedy))
+}
+
+fn missing_primary_key(name: &TableName) -> Failure {
+    Failure::definite(
+        "missing_primary_key",
+        format!(
+            "table {name} has no primary key that is checked at once, nor a replica identity index: its rows cannot be told apart"
+        ),
+        format!(
+            "ALTER TABLE {} ADD PRIMARY KEY (...); -- or: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+            name.quoted()
+        ),
+    )
+}
+
+async fn table_missing(client: &Client, name: &TableName) -> Result<Failure, Failure> {
+    let rows = client
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+               AND n.nspname !~ '^pg_(toast|temp)' LIMIT 10000",
+            &[],
+        )
+        .await?;
+    let mut nearest: Option<(usize, TableName)> = None;
+    for row in rows {
+        let other = TableName { namespace: row.try_get(0)?, name: row.try_get(1)? };
+        let distance = edit_distance(&name.name.to_lowercase(), &other.name.to_lowercase());
+        let near = distance <= 1 + name.name.len() / 4;
+        if near && nearest.as_ref().is_none_or(|(best, _)| distance < *best) {
+            nearest = Some((distance, other));
+        }
+    }
+    Ok(Failure::definite(
+        "table_missing",
+        format!("table {name} does not exist in this database"),
+        match nearest {
+            Some((_, other)) => format!("did you mean {other}?"),
+            None => "check the name (it is taken literally, upper and lower case matter) and the database in the URL"
+                .to_owned(),
+        },
+    ))
+}
+
+/// Levenshtein's, one row at a time.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = Vec::with_capacity(row.len());
+        next.push(left);
+        for (to, above) in b.iter().zip(row.iter().skip(1)) {
+            left = (diagonal + usize::from(from != *to)).min(left + 1).min(above + 1);
+            diagonal = *above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+struct CatalogColumn {
+    attnum: i16,
+    name: String,
+    column_type: ColumnType,
+    has_binary_form: bool,
+}
+
+impl CatalogColumn {
+    /// A type without a binary form would fail the whole COPY; the stream sends such a value as text, so we do too.
+    fn copy_expression(&self) -> String {
+        let name = quote_identifier(&self.name);
+        if self.has_binary_form { name } else { format!("{name}::text") }
+    }
+}
+
+/// Generated columns are left out: the stream does not carry them.
+async fn columns(client: &Client, oid: u32) -> Result<Vec<CatalogColumn>, Failure> {
+    let rows = client
+        .query(
+            "WITH RECURSIVE chain AS (
+                 SELECT a.attnum, a.atttypid AS typid, a.atttypmod AS typmod FROM pg_attribute a
+                 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                 UNION ALL
+                 SELECT chain.attnum, t.typbasetype, t.typtypmod
+                 FROM chain JOIN pg_type t ON t.oid = chain.typid WHERE t.typtype = 'd'
+             )
+             SELECT a.attnum, a.attname::text, t.oid, chain.typmod, t.typtype::text,
+                    format_type(a.atttypid, NULL), coalesce(co.collisdeterministic, true), t.typsend::oid <> 0
+             FROM chain
+             JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = chain.attnum
+             JOIN pg_type t ON t.oid = chain.typid AND t.typtype <> 'd'
+             LEFT JOIN pg_collation co ON co.oid = a.attcollation
+             ORDER BY a.attnum",
+            &[&oid],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let base: u32 = row.try_get(2)?;
+            let typmod: i32 = row.try_get(3)?;
+            let kind: String = row.try_get(4)?;
+            let type_name: String = row.try_get(5)?;
+            let deterministic: bool = row.try_get(6)?;
+            let column_type = match column_type(base, typmod, &kind, &type_name) {
+                ColumnType::Text if !deterministic => ColumnType::Unsupported(NONDETERMINISTIC.to_owned()),
+                other => other,
+            };
+            Ok(CatalogColumn {
+                attnum: row.try_get(0)?,
+                name: row.try_get(1)?,
+                column_type,
+                has_binary_form: row.try_get(7)?,
+            })
+        })
+        .collect()
+}
+
+/// Columns of the primary key, or of the replica identity index where that is the identity. A deferrable key is no
+/// identity for Postgres, so it is none for us.
+async fn key_columns(client: &Client, oid: u32, by_identity_index: bool) -> Result<Vec<i16>, Failure> {
+    let rows = client
+        .query(
+            "SELECT k.attnum FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
+             WHERE i.indrelid = $1 AND i.indisvalid AND i.indimmediate
+               AND CASE WHEN $2 THEN i.indisreplident ELSE i.indisprimary END AND k.position <= i.indnkeyatts
+             ORDER BY k.position",
+            &[&oid, &by_identity_index],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// `kind` is `pg_type.typtype` of the base type. An enum is its label.
+fn column_type(base: u32, typmod: i32, kind: &str, name: &str) -> ColumnType {
+    match base {
+        16 => ColumnType::Bool,
+        20 => ColumnType::Int8,
+        21 => ColumnType::Int2,
+        23 => ColumnType::Int4,
+        25 | 1042 | 1043 => ColumnType::Text,
+        700 => ColumnType::Float4,
+        701 => ColumnType::Float8,
+        1082 => ColumnType::Date,
+        1114 => ColumnType::Timestamp,
+        1184 => ColumnType::TimestampTz,
+        1700 => ColumnType::Numeric { scale: numeric_scale(typmod) },
+        2950 => ColumnType::Uuid,
+        _ if kind == "e" => ColumnType::Text,
+        _ => ColumnType::Unsupported(name.to_owned()),
+    }
+}
+
+/// The modifier holds the scale in its low 11 bits, signed since PG 15; a negative one declares no digits we could rely on.
+fn numeric_scale(typmod: i32) -> Option<u16> {
+    if typmod < 4 {
+        return None;
+    }
+    let scale = ((typmod - 4) & 0x7FF) as u16;
+    (scale < 1024).then_some(scale)
+}
+
+/// Types by OID as RELATION messages name them: domains carry their own OID there.
+#[derive(Debug, Default)]
+pub(super) struct TypeCatalog {
+    known: BTreeMap<u32, KnownType>,
+}
+
+#[derive(Debug)]
+struct KnownType {
+    base: u32,
+    /// Of the domain, where it is one.
+    domain_typmod: Option<i32>,
+    kind: String,
+    name: String,
+}
+
+impl TypeCatalog {
+    /// Looks up what is not known yet. A type that does not exist any more stays unknown.
+    pub(super) async fn learn(&mut self, client: &Client, oids: &[u32]) -> Result<(), Failure> {
+        let missing: Vec<u32> = oids.iter().copied().filter(|oid| !self.known.contains_key(oid)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let rows = client
+            .query(
+                "WITH RECURSIVE chain AS (
+                     SELECT t.oid AS outer_oid, t.oid AS typid, -1 AS typmod FROM pg_type t WHERE t.oid = ANY($1)
+                     UNION ALL
+                     SELECT chain.outer_oid, t.typbasetype, t.typtypmod
+                     FROM chain JOIN pg_type t ON t.oid = chain.typid WHERE t.typtype = 'd'
+                 )
+                 SELECT chain.outer_oid, t.oid, chain.typmod, t.typtype::text, format_type(chain.outer_oid, NULL)
+                 FROM chain JOIN pg_type t ON t.oid = chain.typid AND t.typtype <> 'd'",
+                &[&missing],
+            )
+            .await?;
+        for row in rows {
+            let outer: u32 = row.try_get(0)?;
+            let base: u32 = row.try_get(1)?;
+            let typmod: i32 = row.try_get(2)?;
+            let known = KnownType {
+                base,
+                domain_typmod: (outer != base).then_some(typmod),
+                kind: row.try_get(3)?,
+                name: row.try_get(4)?,
+            };
+            self.known.insert(outer, known);
+        }
+        Ok(())
+    }
+
+    pub(super) fn column_type(&self, oid: u32, typmod: i32) -> Option<ColumnType> {
+        let known = self.known.get(&oid)?;
+        Some(column_type(known.base, known.domain_typmod.unwrap_or(typmod), &known.kind, &known.name))
+    }
+}
+
+/// What the stream does not tell: which publication and membership these are, which column is behind which name, and
+/// what the key is. A table taken out of the publication and added again has lost changes, without any message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    /// OID and flags.
+    publication: Option<(u32, String)>,
+    tables: Vec<TableSigns>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TableSigns {
+    name: String,
+    /// OID of the row that makes the table a member of the publication; new whenever it is added.
+    membership: Option<u32>,
+    /// `name=attnum` of the columns we read.
+    columns: Vec<String>,
+    /// Names, in key order.
+    key: Vec<String>,
+}
+
+/// How a fingerprint differs from the earlier one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Drift {
+    Publication(String),
+    Table(String),
+}
+
+impl Fingerprint {
+    pub(super) async fn read(client: &Client, publication: &str, tables: &[TableSchema]) -> Result<Self, Failure> {
+        let publication = client
+            .query_opt(
+                "SELECT oid, concat_ws(',', puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot)
+                 FROM pg_publication WHERE pubname = $1",
+                &[&publication],
+            )
+            .await?
+            .map(|row| Ok::<_, Failure>((row.try_get(0)?, row.try_get(1)?)))
+            .transpose()?;
+        let publication_oid = publication.as_ref().map_or(0, |(oid, _)| *oid);
+        let mut signs = Vec::with_capacity(tables.len());
+        for table in tables {
+            let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+            let row = client
+                .query_one(
+                    "SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = $2),
+                            ARRAY(SELECT a.attname::text || '=' || a.attnum FROM pg_attribute a
+                                  WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
+                                    AND a.attname::text = ANY($3) ORDER BY a.attnum),
+                            ARRAY(SELECT a.attname::text
+                                  FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid,
+                                       unnest(i.indkey) WITH ORDINALITY AS k(attnum, position), pg_attribute a
+                                  WHERE c.oid = $2 AND i.indisvalid AND i.indimmediate AND k.position <= i.indnkeyatts
+                                    AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END
+                                    AND a.attrelid = c.oid AND a.attnum = k.attnum
+                                  ORDER BY k.position)",
+                    &[&publication_oid, &table.id.0, &names],
+                )
+                .await?;
+            signs.push(TableSigns {
+                name: table.qualified_name(),
+                membership: row.try_get(0)?,
+                columns: row.try_get(1)?,
+                key: row.try_get(2)?,
+            });
+        }
+        Ok(Fingerprint { publication, tables: signs })
+    }
+
+    /// Whether the keys are those the rows were stored under: no message tells of a changed primary key where the
+    /// replica identity is FULL.
+    pub(super) fn key_drift(&self, tables: &[TableSchema]) -> Option<Drift> {
+        let differs = |(signs, table): &(&TableSigns, &TableSchema)| {
+            let stored = table.primary_key.iter().filter_map(|&index| table.columns.get(index)).map(|c| &c.name);
+            !stored.eq(signs.key.iter())
+        };
+        let (signs, _) = self.tables.iter().zip(tables).find(differs)?;
+        Some(Drift::Table(format!("the primary key of {}", signs.name)))
+    }
+
+    pub(super) fn drift_to(&self, now: &Fingerprint) -> Option<Drift> {
+        if self.publication != now.publication {
+            let what = if now.publication.is_none() { "was dropped" } else { "was changed or created anew" };
+            return Some(Drift::Publication(what.to_owned()));
+        }
+        for (before, after) in self.tables.iter().zip(&now.tables) {
+            if before.membership != after.membership {
+                let what = if after.membership.is_none() { "lost" } else { "lost and got back" };
+                return Some(Drift::Publication(format!("{what} table {}", before.name)));
+            }
+            if let Some(changed) = before.columns.iter().find(|column| !after.columns.contains(column)) {
+                let column = changed.rsplit_once('=').map_or(changed.as_str(), |(name, _)| name);
+                return Some(Drift::Table(format!("column {column} of {}", before.name)));
+            }
+            if before.key != after.key {
+                return Some(Drift::Table(format!("the primary key of {}", before.name)));
+            }
+        }
+        None
+    }
+}
+
+/// Name and OID of the database of this session, as kept in the source's identity.
+pub(super) async fn database_identity(client: &Client) -> Result<String, Failure> {
+    let row = client
+        .query_one("SELECT datname::text || '/' || oid FROM pg_database WHERE datname = current_database()", &[])
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+/// The publication must carry exactly our tables, whole, with every operation: more would be ignored, less would be
+/// missing without a sign.
+pub(super) async fn check_publication(
+    client: &Client,
+    publication: &str,
+    tables: &[TableSchema],
+) -> Result<PublicationState, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, puballtables, pubviaroot
+             FROM pg_publication WHERE pubname = $1",
+            &[&publication],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(PublicationState::Missing) };
+    let complete: bool = row.try_get(0)?;
+    let all_tables: bool = row.try_get(1)?;
+    let via_root: bool = row.try_get(2)?;
+    let wrong = |what: String| -> Failure {
+        source_error(
+            "publication_mismatch",
+            format!("publication {publication} {what}"),
+            format!("DROP PUBLICATION {publication}; {};", create_publication(publication, tables)),
+        )
+        .into()
+    };
+    if !complete {
+        return Err(wrong("leaves out inserts, updates, deletes or truncates".to_owned()));
+    }
+    if all_tables || via_root {
+        return Err(wrong("is FOR ALL TABLES or publishes via the partition root".to_owned()));
+    }
+    let published: Vec<u32> = client
+        .query(
+            "SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = $1",
+            &[&publication],
+        )
+        .await?
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
+    if let Some(table) = tables.iter().find(|table| !published.contains(&table.id.0)) {
+        return Err(wrong(format!("does not carry table {}", table.qualified_name())));
+    }
+    if published.len() != tables.len() {
+        return Err(wrong("carries more tables than this source follows".to_owned()));
+    }
+    // Row filters and column lists exist since PG 15; asking PG 14 for the columns would fail.
+    let partial = client
+        .query_opt(
+            "SELECT 1 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+             WHERE p.pubname = $1 AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)",
+            &[&publication],
+        )
+        .await?;
+    if partial.is_some() {
+        return Err(wrong("has a row filter or a column list".to_owned()));
+    }
+    Ok(PublicationState::Ready)
+}
+
+/// `ONLY`: plain inheritance children are tables of their own and not ours.
+pub(super) fn create_publication(publication: &str, tables: &[TableSchema]) -> String {
+    let names: Vec<String> = tables.iter().map(quoted_name).collect();
+    format!("CREATE PUBLICATION {publication} FOR TABLE ONLY {}", names.join(", ONLY "))
+}
+
+pub(super) fn quoted_name(table: &TableSchema) -> String {
+    format!("{}.{}", quote_identifier(&table.namespace), quote_identifier(&table.name))
+}
+
+/// Whether the publication is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PublicationState {
+    Ready,
+    Missing,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn numeric_scales_from_the_modifier() {
+        assert_eq!(numeric_scale(-1), None);
+        assert_eq!(numeric_scale((18 << 16 | 2) + 4), Some(2));
+        assert_eq!(numeric_scale((5 << 16) + 4), Some(0));
+        assert_eq!(numeric_scale((5 << 16 | (-2i32 & 0x7FF)) + 4), None);
+        assert_eq!(numeric_scale((1000 << 16 | 1000) + 4), Some(1000));
+    }
+
+    #[test]
+    fn edit_distances() {
+        assert_eq!(edit_distance("payments", "payment"), 1);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("", "abc"), 3);
+    }
+}

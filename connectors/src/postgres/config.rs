@@ -1,0 +1,304 @@
+//! Where Postgres is and which tables to follow.
+//!
+//! Owns the secrecy of the password: nothing here prints the URL, only `user@host:port/database`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use engine::source::SourceError;
+use tokio_postgres::config::{Host, SslMode};
+
+use super::error::{source_error, tls_unavailable};
+
+/// How long connecting and one catalog query may take before the attempt counts as failed.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
+const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
+
+/// Settings of the Postgres source.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    pub(super) endpoint: Box<tokio_postgres::Config>,
+    /// Socket directory or host name.
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) database: String,
+    pub(super) tables: Vec<TableName>,
+    pub(super) slot: String,
+    pub(super) publication: String,
+    pub(super) max_transaction_bytes: usize,
+    pub(super) max_transaction_rows: usize,
+}
+
+impl PostgresConfig {
+    /// Reads a URL `postgres://user:password@host:port/database` (`?host=/directory` for a unix socket), the tables as
+    /// `name` or `schema.name`, and the name of the replication slot, which is also the publication's unless
+    /// [`PostgresConfig::with_publication`] says otherwise. Looks at nothing but the text.
+    pub fn new(url: &str, tables: &[String], slot: &str) -> Result<Self, SourceError> {
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(bad_url("it does not begin with postgres://"));
+        }
+        refuse_tls(url)?;
+        let mut endpoint = tokio_postgres::Config::from_str(url).map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            bad_url(&cause)
+        })?;
+        if endpoint.get_ssl_mode() == SslMode::Require {
+            return Err(tls_unavailable("sslmode=require"));
+        }
+        let host = match endpoint.get_hosts() {
+            [Host::Tcp(host)] if host.contains('@') => {
+                return Err(bad_url("the password holds an @ that is not written as %40"));
+            }
+            [Host::Tcp(host)] => host.clone(),
+            [Host::Unix(path)] => path.to_string_lossy().into_owned(),
+            [] => return Err(bad_url("it names no host")),
+            _ => return Err(bad_url("it names several hosts; name the primary")),
+        };
+        if !endpoint.get_hostaddrs().is_empty() {
+            return Err(bad_url("hostaddr is not supported; put the address in place of the host"));
+        }
+        let user = endpoint.get_user().ok_or_else(|| bad_url("it names no user"))?.to_owned();
+        let password = String::from_utf8(endpoint.get_password().unwrap_or_default().to_vec())
+            .map_err(|_| bad_url("the password is not UTF-8"))?;
+        let database = endpoint.get_dbname().unwrap_or(&user).to_owned();
+        let port = endpoint.get_ports().first().copied().unwrap_or(5432);
+        endpoint
+            .dbname(&database)
+            .ssl_mode(SslMode::Disable)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(30))
+            .tcp_user_timeout(Duration::from_secs(60));
+        let tables = parse_tables(tables)?;
+        check_identifier("slot", slot)?;
+        Ok(PostgresConfig {
+            endpoint: Box::new(endpoint),
+            host,
+            port,
+            user,
+            password,
+            database,
+            tables,
+            slot: slot.to_owned(),
+            publication: slot.to_owned(),
+            max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
+            max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
+        })
+    }
+
+    /// Uses a publication of another name than the slot.
+    pub fn with_publication(mut self, name: &str) -> Result<Self, SourceError> {
+        check_identifier("publication", name)?;
+        self.publication = name.to_owned();
+        Ok(self)
+    }
+
+    /// Transactions beyond either limit halt the source: they are held in memory until their commit.
+    #[must_use]
+    pub fn with_transaction_limits(mut self, bytes: usize, rows: usize) -> Self {
+        self.max_transaction_bytes = bytes;
+        self.max_transaction_rows = rows;
+        self
+    }
+
+    /// Name of the replication slot.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// `user@host:port/database`, for messages.
+    #[must_use]
+    pub fn display(&self) -> String {
+        format!("{}@{}:{}/{}", self.user, self.host, self.port, self.database)
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresConfig")
+            .field("endpoint", &self.display())
+            .field("tables", &self.tables)
+            .field("slot", &self.slot)
+            .field("publication", &self.publication)
+            .field("max_transaction_bytes", &self.max_transaction_bytes)
+            .field("max_transaction_rows", &self.max_transaction_rows)
+            .finish()
+    }
+}
+
+fn bad_url(what: &str) -> SourceError {
+    source_error(
+        "bad_url",
+        format!("the Postgres URL cannot be used: {what}"),
+        "write it as postgres://user:password@host:5432/database, with special characters of the password percent-encoded",
+    )
+}
+
+/// Looked for in the text, because the parser knows no `verify-full` and would answer with "invalid value".
+fn refuse_tls(url: &str) -> Result<(), SourceError> {
+    let query = url.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    for mode in query.split('&').filter_map(|pair| pair.strip_prefix("sslmode=")) {
+        match mode {
+            "disable" | "prefer" => {}
+            "require" | "verify-ca" | "verify-full" => return Err(tls_unavailable(&format!("sslmode={mode}"))),
+            _ => return Err(bad_url("sslmode is none of disable, prefer, require, verify-ca, verify-full")),
+        }
+    }
+    if query.split('&').any(|pair| pair == "sslnegotiation=direct") {
+        return Err(tls_unavailable("sslnegotiation=direct"));
+    }
+    Ok(())
+}
+
+/// The replication commands take these names unquoted, so nothing that would need quotes is let through.
+fn check_identifier(what: &str, name: &str) -> Result<(), SourceError> {
+    let good = !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if good {
+        return Ok(());
+    }
+    Err(source_error(
+        if what == "slot" { "bad_slot_name" } else { "bad_publication_name" },
+        format!("{name:?} cannot be the name of a {what}"),
+        "use 1 to 63 lower case letters, digits and underscores",
+    ))
+}
+
+/// A table as named by the user: both parts exactly as in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TableName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl TableName {
+    pub(super) fn quoted(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.namespace), quote_identifier(&self.name))
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.namespace, self.name)
+    }
+}
+
+pub(super) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
+    let mut tables = Vec::with_capacity(names.len());
+    for name in names {
+        let table = parse_table(name).ok_or_else(|| {
+            source_error(
+                "bad_table_name",
+                format!("{name:?} is not the name of a table"),
+                "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
+            )
+        })?;
+        if tables.contains(&table) {
+            return Err(source_error(
+                "duplicate_table",
+                format!("table {table} is listed twice"),
+                "list each table once",
+            ));
+        }
+        tables.push(table);
+    }
+    if tables.is_empty() {
+        return Err(source_error(
+            "no_tables",
+            "the source names no table",
+            "list at least one table, such as public.payments",
+        ));
+    }
+    Ok(tables)
+}
+
+fn parse_table(text: &str) -> Option<TableName> {
+    let (first, rest) = take_part(text)?;
+    let Some(rest) = rest else {
+        return Some(TableName { namespace: "public".to_owned(), name: first });
+    };
+    match take_part(rest)? {
+        (name, None) => Some(TableName { namespace: first, name }),
+        (_, Some(_)) => None,
+    }
+}
+
+/// One part of a dotted name, and what follows the dot.
+fn take_part(text: &str) -> Option<(String, Option<&str>)> {
+    let (part, rest) = if let Some(quoted) = text.strip_prefix('"') {
+        let (part, rest) = quoted.split_once('"')?;
+        (part, if rest.is_empty() { None } else { Some(rest.strip_prefix('.')?) })
+    } else {
+        match text.split_once('.') {
+            Some((part, rest)) => (part, Some(rest)),
+            None => (text, None),
+        }
+    };
+    (!part.is_empty() && !part.contains('"') && part.len() <= 63).then(|| (part.to_owned(), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use super::*;
+
+    fn code(url: &str, table: &str, slot: &str) -> &'static str {
+        PostgresConfig::new(url, &[table.to_owned()], slot).unwrap_err().code
+    }
+
+    #[test]
+    fn reads_a_url_and_never_shows_its_password() {
+        let config =
+            PostgresConfig::new("postgres://anna:hun%40ter2@db:6543/shop", &["payments".into()], "tidemark_a").unwrap();
+        assert_eq!(config.password, "hun@ter2");
+        assert_eq!(config.display(), "anna@db:6543/shop");
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("ter2"), "{shown}");
+        let socket =
+            PostgresConfig::new("postgres://anna@/shop?host=/run/pg&port=7", &["payments".into()], "tidemark_a")
+                .unwrap();
+        assert_eq!((socket.host.as_str(), socket.port), ("/run/pg", 7));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do_exactly() {
+        let good = "postgres://a@h/d";
+        assert_eq!(code("mysql://a@h/d", "t", "s"), "bad_url");
+        assert_eq!(code("postgres://a@h:notaport/d", "t", "s"), "bad_url");
+        assert_eq!(code("postgres://a:p@ss@h/d", "t", "s"), "bad_url");
+        assert_eq!(code("postgres://a@h,i/d", "t", "s"), "bad_url");
+        for mode in ["require", "verify-ca", "verify-full"] {
+            assert_eq!(code(&format!("{good}?sslmode={mode}"), "t", "s"), "tls_unavailable");
+        }
+        assert_eq!(code(&format!("{good}?sslmode=maybe"), "t", "s"), "bad_url");
+        assert_eq!(code(good, "t", "Upper"), "bad_slot_name");
+        assert_eq!(code(good, "t", &"x".repeat(64)), "bad_slot_name");
+        assert_eq!(code(good, "a.b.c", "s"), "bad_table_name");
+        assert_eq!(code(good, "", "s"), "bad_table_name");
+        let twice = PostgresConfig::new(good, &["t".into(), "public.t".into()], "s").unwrap_err();
+        assert_eq!(twice.code, "duplicate_table");
+        let error = PostgresConfig::new("postgres://a:secret@ss@h/d", &["t".into()], "s").unwrap_err();
+        assert!(!error.to_string().contains("secret") && !error.to_string().contains("ss@"), "{error}");
+    }
+
+    #[test]
+    fn table_names_may_be_quoted() {
+        let name = |text| parse_table(text).map(|t| (t.namespace, t.name));
+        assert_eq!(name("t"), Some(("public".into(), "t".into())));
+        assert_eq!(name("s.T"), Some(("s".into(), "T".into())));
+        assert_eq!(name("\"a.b\".\"c d\""), Some(("a.b".into(), "c d".into())));
+        assert_eq!(name("\"c d\""), Some(("public".into(), "c d".into())));
+        assert_eq!(name("\"open"), None);
+        assert_eq!(name("a."), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! What can go wrong with Postgres, sorted by what to do about it: try again, or stop and name the remedy.
+//!
+//! The surprise: an unknown server error is tried again. Trying again is never inexact, because nothing after the
+//! failure was handed to the engine; only what an operator must repair stops the source.
+
+use engine::source::SourceError;
+use pgwire_replication::PgWireError;
+use tokio_postgres::error::SqlState;
+
+/// Why an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// May be over the next time: connection cut, server starting, slot still held.
+    Transient(String),
+    /// Will not be over without someone's help.
+    Definite(SourceError),
+    /// The engine closed the channel: not a failure, only the end.
+    Closed,
+}
+
+impl Failure {
+    pub(crate) fn definite(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Failure::Definite(source_error(code, message, remedy))
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Failure::Definite(error)
+    }
+}
+
+pub(crate) fn source_error(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> SourceError {
+    SourceError { code, message: message.into(), remedy: remedy.into() }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) => {
+                let detail = db.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+                by_state(db.code().code(), &format!("{}{detail}", db.message()))
+            }
+            None => {
+                let text = chain(&error);
+                match error.code() {
+                    Some(code) => by_state(code.code(), &text),
+                    None if text.contains("authentication") || text.contains("password missing") => {
+                        by_state(SqlState::INVALID_PASSWORD.code(), &text)
+                    }
+                    None => Failure::Transient(text),
+                }
+            }
+        }
+    }
+}
+
+/// `tokio_postgres` hides the cause behind "error connecting to server".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<PgWireError> for Failure {
+    fn from(error: PgWireError) -> Self {
+        match &error {
+            PgWireError::Server(text) => match sql_state(text) {
+                Some((state, message)) => by_state(state, message),
+                None => Failure::Transient(text.clone()),
+            },
+            PgWireError::Auth(text) => by_state(SqlState::INVALID_PASSWORD.code(), text),
+            PgWireError::Tls(text) => tls_unavailable(text).into(),
+            PgWireError::MessageTooLarge { payload_bytes, limit_bytes } => Failure::definite(
+                "row_too_large",
+                format!("Postgres sent one row of {payload_bytes} bytes; the limit is {limit_bytes}"),
+                "leave the table out of the source, or make the row smaller and start over with an empty data directory",
+            ),
+            other => Failure::Transient(other.to_string()),
+        }
+    }
+}
+
+/// The crate gives server errors as `message (SQLSTATE 55006)`.
+fn sql_state(text: &str) -> Option<(&str, &str)> {
+    let (message, tail) = text.rsplit_once(" (SQLSTATE ")?;
+    Some((tail.strip_suffix(')')?, message))
+}
+
+fn by_state(state: &str, message: &str) -> Failure {
+    let said = format!("Postgres said: {message} (SQLSTATE {state})");
+    match state {
+        "28P01" | "28000" => Failure::definite(
+            "authentication_failed",
+            said,
+            "check user and password in the URL, and that pg_hba.conf lets this user in with scram-sha-256 from here, also for \
+             replication connections to this database",
+        ),
+        "3D000" => Failure::definite("database_missing", said, "name an existing database in the URL"),
+        "42501" => {
+            Failure::definite("permission_denied", said, "grant the role what the message names, then restart tidemark")
+        }
+        // Nobody can hand it to another server than the one that holds the log.
+        "55000" => Failure::definite("slot_unusable", said, START_OVER),
+        "42704" => Failure::definite("slot_missing", said, START_OVER),
+        _ => Failure::Transient(said),
+    }
+}
+
+/// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is published.
+pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
+                                     over with an empty data directory: tidemark serve --data NEWDIR";
+
+pub(crate) fn tls_unavailable(what: &str) -> SourceError {
+    source_error(
+        "tls_unavailable",
+        format!("TLS to Postgres is not available yet ({what})"),
+        "connect over a unix socket or a private network with sslmode=disable, or through a TLS tunnel; the connection is \
+         never downgraded silently",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn server_errors_are_sorted_by_state() {
+        let definite = |state: &str| match Failure::from(PgWireError::Server(format!("x (y) (SQLSTATE {state})"))) {
+            Failure::Definite(error) => Some(error.code),
+            _ => None,
+        };
+        assert_eq!(definite("28P01"), Some("authentication_failed"));
+        assert_eq!(definite("3D000"), Some("database_missing"));
+        for transient in ["57P01", "57P03", "08006", "53300", "55006", "XX000"] {
+            assert_eq!(definite(transient), None, "{transient}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A stand-in for the engine: keeps every row by its key, completes what the wire leaves out, and insists on the order
+//! of events that the port promises.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use connectors::{ConnectorConfig, PostgresConfig};
+use engine::change::{Change, ColumnType, Lsn, OldImage, RowRef, TableId, TableSchema, Transaction, ValueRef};
+use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState, SourceStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Printed values: comparable, and readable in a failed assertion.
+pub type Row = Vec<String>;
+
+pub struct FakeEngine {
+    pub events: mpsc::Receiver<SourceEvent>,
+    pub durable: watch::Sender<Lsn>,
+    pub status: watch::Receiver<SourceStatus>,
+    pub task: JoinHandle<()>,
+    pub identity: SourceIdentity,
+    pub tables: Vec<TableSchema>,
+    pub rows: BTreeMap<TableId, BTreeMap<Row, Row>>,
+    pub applied: Lsn,
+    pub snapshot_done: bool,
+    pub snapshot_rows: u64,
+    pub transactions: Vec<(Lsn, usize)>,
+    pub inserts: u64,
+    pub last_changes: Vec<String>,
+    pub auto_durable: bool,
+}
+
+pub fn config(url: &str, tables: &[&str], slot: &str) -> PostgresConfig {
+    let tables: Vec<String> = tables.iter().map(|t| (*t).to_owned()).collect();
+    PostgresConfig::new(url, &tables, slot).unwrap()
+}
+
+pub fn show(value: ValueRef<'_>) -> String {
+    format!("{value:?}")
+}
+
+impl FakeEngine {
+    pub fn start(config: PostgresConfig, resume: ResumePoint) -> FakeEngine {
+        Self::start_any(ConnectorConfig::Postgres(config), resume, 16)
+    }
+
+    pub fn start_any(config: ConnectorConfig, resume: ResumePoint, capacity: usize) -> FakeEngine {
+        let (sender, events) = mpsc::channel(capacity);
+        let (status_sender, status) = watch::channel(SourceStatus::default());
+        let (at, identity, tables, snapshot_done) = match &resume {
+            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), false),
+            ResumePoint::Resume { lsn, identity, tables } => (*lsn, identity.clone(), tables.clone(), true),
+        };
+        let (durable, durable_receiver) = watch::channel(at);
+        let context = SourceContext { resume, events: sender, durable: durable_receiver, status: status_sender };
+        let task = tokio::spawn(connectors::run(config, context));
+        FakeEngine {
+            events,
+            durable,
+            status,
+            task,
+            identity,
+            tables,
+            rows: BTreeMap::new(),
+            applied: at,
+            snapshot_done,
+            snapshot_rows: 0,
+            transactions: Vec::new(),
+            inserts: 0,
+            last_changes: Vec::new(),
+            auto_durable: true,
+        }
+    }
+
+    /// Where a later process would resume.
+    pub fn resume_point(&self) -> ResumePoint {
+        ResumePoint::Resume { lsn: self.applied, identity: self.identity.clone(), tables: self.tables.clone() }
+    }
+
+    pub async fn stop(self) -> ResumePoint {
+        let resume = self.resume_point();
+        let (events, task) = (self.events, self.task);
+        drop(events);
+        tokio::time::timeout(Duration::from_secs(5), task).await.expect("the connector ends with its channel").unwrap();
+        resume
+    }
+
+    /// Consumes until everything up to `lsn` was applied.
+    pub async fn until(&mut self, lsn: Lsn) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !(self.snapshot_done && self.applied >= lsn) {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            let event = tokio::time::timeout(wait, self.events.recv()).await;
+            let status = self.status.borrow().clone();
+            let event = event.unwrap_or_else(|_| panic!("stuck at {} before {lsn}: {status:?}", self.applied));
+            self.apply(event.unwrap_or_else(|| panic!("the source ended at {}: {status:?}", self.applied)));
+        }
+    }
+
+    /// Consumes until the source halts; returns the code.
+    pub async fn until_halted(&mut self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let SourceState::Halted { code, message, remedy } = &self.status.borrow().state {
+                assert!(!message.is_empty() && !remedy.is_empty());
+                return code.clone();
+            }
+            assert!(Instant::now() < deadline, "not halted: {:?}", *self.status.borrow());
+            match tokio::time::timeout(Duration::from_millis(100), self.events.recv()).await {
+                Ok(Some(event)) => self.apply(event),
+                Ok(None) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn apply(&mut self, event: SourceEvent) {
+        match event {
+            SourceEvent::Tables { identity, tables } => {
+                self.identity = identity;
+                self.tables = tables;
+            }
+            SourceEvent::SnapshotRows(changes) => {
+                assert!(!self.snapshot_done && !self.tables.is_empty());
+                self.snapshot_rows += changes.len() as u64;
+                for change in changes.iter() {
+                    assert!(matches!(change, Change::Insert { .. }));
+                    self.change(change);
+                }
+            }
+            SourceEvent::SnapshotDone { lsn, time_us } => {
+                assert!(!self.snapshot_done && time_us > 0);
+                self.snapshot_done = true;
+                self.applied = lsn;
+            }
+            SourceEvent::Transaction(transaction) => self.transaction(&transaction),
+            SourceEvent::Progress { lsn, time_us } => {
+                assert!(self.snapshot_done && lsn > self.applied && time_us > 0);
+                self.applied = lsn;
+            }
+        }
+        if self.auto_durable && self.snapshot_done {
+            self.durable.send_replace(self.applied);
+        }
+    }
+
+    fn transaction(&mut self, transaction: &Transaction) {
+        assert!(self.snapshot_done);
+        assert!(transaction.commit_time_us > 0 && !transaction.changes.is_empty());
+        if transaction.end_lsn <= self.applied {
+            return;
+        }
+        self.last_changes.clear();
+        for change in transaction.changes.iter() {
+            self.last_changes.push(describe(change));
+            self.change(change);
+        }
+        self.applied = transaction.end_lsn;
+        self.transactions.push((transaction.end_lsn, transaction.changes.len()));
+    }
+
+    fn schema(&self, table: TableId) -> &TableSchema {
+        self.tables.iter().find(|t| t.id == table).unwrap()
+    }
+
+    fn key(&self, table: TableId, row: &Row) -> Row {
+        self.schema(table).primary_key.iter().map(|&i| row[i].clone()).collect()
+    }
+
+    fn change(&mut self, change: Change<'_>) {
+        match change {
+            Change::Insert { table, new } => {
+                self.inserts += 1;
+                let row = read(new);
+                assert!(!row.contains(&show(ValueRef::Unchanged)));
+                let key = self.key(table, &row);
+                let before = self.rows.entry(table).or_default().insert(key, row);
+                assert!(before.is_none(), "inserted twice: {before:?}");
+            }
+            Change::Update { table, old, new } => {
+                let mut row = read(new);
+                let old_key = match old {
+                    OldImage::Absent => self.key(table, &row),
+                    OldImage::Key(old) | OldImage::Full(old) => self.key(table, &read(old)),
+                };
+                let before = self.rows.entry(table).or_default().remove(&old_key).expect("the updated row is known");
+                if let OldImage::Full(full) = old {
+                    assert_eq!(read(full), before);
+                    assert!(!row.contains(&show(ValueRef::Unchanged)), "the old row has it");
+                }
+                for (value, before) in row.iter_mut().zip(before) {
+                    if *value == show(ValueRef::Unchanged) {
+                        *value = before;
+                    }
+                }
+                let key = self.key(table, &row);
+                assert!(self.rows.entry(table).or_default().insert(key, row).is_none());
+            }
+            Change::Delete { table, old } => {
+                let (OldImage::Key(old) | OldImage::Full(old)) = old else { panic!("delete without its row") };
+                let key = self.key(table, &read(old));
+                assert!(self.rows.entry(table).or_default().remove(&key).is_some());
+            }
+            Change::Truncate { table } => {
+                self.rows.remove(&table);
+            }
+        }
+    }
+
+    pub fn table(&self, name: &str) -> Vec<Row> {
+        let schema = self.tables.iter().find(|t| t.name == name).unwrap();
+        self.rows.get(&schema.id).map(|rows| rows.values().cloned().collect()).unwrap_or_default()
+    }
+
+    pub fn column_types(&self, name: &str) -> Vec<(String, ColumnType)> {
+        let schema = self.tables.iter().find(|t| t.name == name).unwrap();
+        schema.columns.iter().map(|c| (c.name.clone(), c.column_type.clone())).collect()
+    }
+}
+
+fn read(row: RowRef<'_>) -> Row {
+    row.columns().map(|value| show(value.expect("a well-formed row"))).collect()
+}
+
+fn describe(change: Change<'_>) -> String {
+    match change {
+        Change::Insert { .. } => "insert".into(),
+        Change::Update { old: OldImage::Absent, .. } => "update".into(),
+        Change::Update { old: OldImage::Key(_), .. } => "update with key".into(),
+        Change::Update { old: OldImage::Full(_), .. } => "update with row".into(),
+        Change::Delete { old: OldImage::Full(_), .. } => "delete with row".into(),
+        Change::Delete { .. } => "delete".into(),
+        Change::Truncate { .. } => "truncate".into(),
+    }
+}

@@ -1,1 +1,16 @@
-fn main() {}
+//! The integration tests of the root package: one binary, so that everything is linked once. `tests/README.md` says how
+//! to add a case and what runs when.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+/// Throwaway servers, a running Tidemark, SQL answers.
+mod support;
+
+/// Random histories against Postgres' own GROUP BY.
+mod oracle;

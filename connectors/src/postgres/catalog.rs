@@ -244,7 +244,9 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<CatalogColumn>, Failur
             let type_name: String = row.try_get(5)?;
             let deterministic: bool = row.try_get(6)?;
             let column_type = match column_type(base, typmod, &kind, &type_name) {
-                ColumnType::Text if !deterministic => ColumnType::Unsupported(NONDETERMINISTIC.to_owned()),
+                ColumnType::Text | ColumnType::Char if !deterministic => {
+                    ColumnType::Unsupported(NONDETERMINISTIC.to_owned())
+                }
                 other => other,
             };
             Ok(CatalogColumn {
@@ -279,7 +281,8 @@ fn column_type(base: u32, typmod: i32, kind: &str, name: &str) -> ColumnType {
         20 => ColumnType::Int8,
         21 => ColumnType::Int2,
         23 => ColumnType::Int4,
-        25 | 1042 | 1043 => ColumnType::Text,
+        25 | 1043 => ColumnType::Text,
+        1042 => ColumnType::Char,
         700 => ColumnType::Float4,
         701 => ColumnType::Float8,
         1082 => ColumnType::Date,

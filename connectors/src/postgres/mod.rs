@@ -15,7 +15,11 @@ mod relation;
 mod slot;
 mod snapshot;
 mod stream;
+/// A private server for the demo and for tests.
+pub mod throwaway;
 mod transaction;
+/// The demo's payments.
+pub mod workload;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -82,7 +82,7 @@ pub(super) fn bind(
 /// The collation of a text column is not on the wire.
 fn same_type(stored: &ColumnType, wire: &ColumnType) -> bool {
     stored == wire
-        || matches!((stored, wire), (ColumnType::Unsupported(name), ColumnType::Text) if name == NONDETERMINISTIC)
+        || matches!((stored, wire), (ColumnType::Unsupported(name), ColumnType::Text | ColumnType::Char) if name == NONDETERMINISTIC)
 }
 
 fn described(column_type: &ColumnType) -> String {

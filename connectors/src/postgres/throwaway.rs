@@ -40,9 +40,11 @@ impl ThrowawayPostgres {
     /// Creates a cluster with logical replication and starts it; `settings` are further `name=value` pairs.
     pub fn start(settings: &[&str]) -> Result<Self, SourceError> {
         let binaries = find_binaries()?;
-        let directory = tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
+        let directory =
+            tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
         if is_root() {
-            fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).map_err(|e| failed("its directory", &e))?;
+            fs::set_permissions(directory.path(), Permissions::from_mode(0o755))
+                .map_err(|e| failed("its directory", &e))?;
             run(Command::new("chown").arg("postgres").arg(directory.path()))?;
         }
         let mut server = ThrowawayPostgres {
@@ -69,11 +71,7 @@ impl ThrowawayPostgres {
         for setting in &self.settings {
             command.arg("-c").arg(setting);
         }
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(output)
-            .spawn()
-            .map_err(|e| failed("the server", &e))?;
+        let child = command.stdout(Stdio::null()).stderr(output).spawn().map_err(|e| failed("the server", &e))?;
         self.server = Some(child);
         let deadline = Instant::now() + START_TIMEOUT;
         // Postgres listens before it has recovered: only a session that answers counts.

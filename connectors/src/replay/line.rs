@@ -177,6 +177,7 @@ fn value<'a>(column_type: &ColumnType, json: &'a Value) -> Option<ValueRef<'a>> 
         ColumnType::Float4 => ValueRef::Float((float(json)? as f32).into()),
         ColumnType::Float8 => ValueRef::Float(float(json)?),
         ColumnType::Text => ValueRef::Text(json.as_str()?),
+        ColumnType::Char => ValueRef::Text(json.as_str()?.trim_end_matches(' ')),
         ColumnType::Bool => ValueRef::Bool(json.as_bool()?),
         ColumnType::Uuid => ValueRef::Uuid(uuid(json.as_str()?)?),
         ColumnType::Date => ValueRef::Date(date(json.as_str()?)?),

@@ -15,6 +15,7 @@ pub(crate) fn binary<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<Va
         ColumnType::Float4 => ValueRef::Float(f32::from_be_bytes(bytes.try_into().ok()?).into()),
         ColumnType::Float8 => ValueRef::Float(f64::from_be_bytes(bytes.try_into().ok()?)),
         ColumnType::Text => ValueRef::Text(std::str::from_utf8(bytes).ok()?),
+        ColumnType::Char => ValueRef::Text(std::str::from_utf8(bytes).ok()?.trim_end_matches(' ')),
         ColumnType::Bool => match bytes {
             [0] => ValueRef::Bool(false),
             [1] => ValueRef::Bool(true),
@@ -34,6 +35,7 @@ pub(crate) fn binary<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<Va
 pub(crate) fn text<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<ValueRef<'a>> {
     match column_type {
         ColumnType::Text => Some(ValueRef::Text(std::str::from_utf8(bytes).ok()?)),
+        ColumnType::Char => Some(ValueRef::Text(std::str::from_utf8(bytes).ok()?.trim_end_matches(' '))),
         ColumnType::Unsupported(_) => Some(ValueRef::Opaque(bytes)),
         _ => None,
     }

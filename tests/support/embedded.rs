@@ -1,0 +1,76 @@
+//! Tidemark in this process: engine and Postgres connector over a data directory, to be stopped or torn down.
+
+use std::path::Path;
+use std::time::Duration;
+
+use connectors::{ConnectorConfig, PostgresConfig};
+use engine::change::Lsn;
+use engine::engine::{EngineConfig, Registered};
+use engine::materialization::{AggregateState, Definition};
+use engine::{Engine, Snapshot};
+use std::sync::Arc;
+
+/// Engine and connector.
+pub struct Embedded {
+    pub engine: Engine,
+    connector: tokio::task::JoinHandle<()>,
+}
+
+impl Embedded {
+    /// Starts over a data directory, on tables of a database.
+    pub async fn start(data: &Path, url: &str, tables: &[&str], slot: &str, workers: usize) -> Embedded {
+        let config = EngineConfig { workers, ..EngineConfig::new(data) };
+        let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        let connector = ConnectorConfig::Postgres(PostgresConfig::new(url, &tables, slot).unwrap());
+        connectors::preflight(&connector).await.unwrap_or_else(|error| panic!("{error}"));
+        let (engine, context) = Engine::start(&config).unwrap_or_else(|error| panic!("{error}"));
+        Embedded { engine, connector: tokio::spawn(connectors::run(connector, context)) }
+    }
+
+    /// The Snapshot at or past a position; fails the test where it is not reached.
+    pub async fn at(&self, lsn: Lsn) -> Arc<Snapshot> {
+        let reached = self.engine.wait_for(lsn, Duration::from_secs(30)).await;
+        assert!(reached, "{lsn} was not reached: {:?}", self.engine.status());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.engine.snapshot() {
+                Ok(snapshot) => return snapshot,
+                Err(reason) => assert!(tokio::time::Instant::now() < deadline, "{reason:?}"),
+            }
+            self.next_commit().await;
+        }
+    }
+
+    /// Registers, and fails the test where that is refused.
+    pub async fn register(&self, name: &str, definition: Definition) {
+        match self.engine.register(name, definition).await {
+            Ok(Registered::Created(_) | Registered::Unchanged(_)) => {}
+            Err(error) => panic!("{name}: {error}"),
+        }
+    }
+
+    /// Waits until an aggregate is filled, and returns the Snapshot that says so.
+    pub async fn live(&self, name: &str, lsn: Lsn) -> Arc<Snapshot> {
+        loop {
+            let snapshot = self.at(lsn).await;
+            match &snapshot.catalog().aggregates.get(name).unwrap_or_else(|| panic!("no aggregate {name}")).state {
+                AggregateState::Live => return snapshot,
+                AggregateState::Building => self.next_commit().await,
+                halted => panic!("{name}: {halted:?}"),
+            }
+        }
+    }
+
+    async fn next_commit(&self) {
+        let mut applied = self.engine.applied();
+        applied.borrow_and_update();
+        // A commit may have slipped in between; then the next look finds it.
+        let _ = tokio::time::timeout(Duration::from_millis(200), applied.changed()).await;
+    }
+
+    /// Stops as SIGTERM does.
+    pub async fn stop(self) {
+        self.engine.stop().await;
+        let _ = self.connector.await;
+    }
+}

@@ -1,0 +1,64 @@
+//! A throwaway Postgres: SQL in, rows of text out.
+
+use connectors::postgres::throwaway::ThrowawayPostgres;
+use engine::change::Lsn;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+/// A server that ends with the test.
+pub fn postgres(settings: &[&str]) -> ThrowawayPostgres {
+    ThrowawayPostgres::start(settings).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A session.
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    client
+}
+
+/// All rows of a query; NULL is `None`.
+pub async fn rows(client: &Client, sql: &str) -> Vec<Vec<Option<String>>> {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    messages
+        .into_iter()
+        .filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// The one value of a query.
+pub async fn value(client: &Client, sql: &str) -> String {
+    rows(client, sql).await.remove(0).remove(0).unwrap_or_default()
+}
+
+/// Statements without a result.
+pub async fn run(client: &Client, sql: &str) {
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+/// The end of the log: whatever was committed before is at or below it.
+pub async fn current_lsn(client: &Client) -> Lsn {
+    value(client, "SELECT pg_current_wal_insert_lsn()").await.parse().unwrap()
+}
+
+/// Drops a replication slot once nobody reads from it any more.
+pub async fn drop_slot(client: &Client, slot: &str) {
+    let free = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}' AND NOT active"
+    );
+    let left = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    for _ in 0..500 {
+        let _ = client.batch_execute(&free).await;
+        if value(client, &left).await == "0" {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the slot {slot} is still in use");
+}

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use ::engine::change::{ColumnType, Lsn};
 use ::engine::source::{ResumePoint, SourceState};
 use connectors::{ConnectorConfig, PostgresConfig};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tokio_postgres::Client;
 
 use engine::{FakeEngine, config};
@@ -26,7 +28,7 @@ async fn lsn(client: &Client, expression: &str) -> Lsn {
 
 /// The end of the log, after everything committed so far.
 async fn now(client: &Client) -> Lsn {
-    lsn(client, "pg_current_wal_insert_lsn()").await
+    lsn(client, "pg_current_wal_flush_lsn()").await
 }
 
 /// `(id, amount)` as the engine stand-in prints them.
@@ -723,5 +725,98 @@ async fn passwords_and_tcp() {
     client.batch_execute("UPDATE payments SET amount = 2").await.unwrap();
     engine.until(now(&client).await).await;
     assert_same_payments(&client, &engine).await;
+    engine.stop().await;
+}
+
+/// Two tables under random work, cut at random, and at the end equal to what SQL says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_work_with_random_cuts() {
+    let server = Server::start(&["logical_decoding_work_mem=64kB"]);
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    client
+        .batch_execute("CREATE TABLE other (id int4, part text, body text, PRIMARY KEY (part, id)); ALTER TABLE other ALTER body SET STORAGE EXTERNAL")
+        .await
+        .unwrap();
+    let settings = config(&server.url(), &["payments", "other"], "tidemark_random");
+    let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
+    engine.until(Lsn(1)).await;
+    let mut random = ChaCha8Rng::seed_from_u64(20_261_121);
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication";
+    for round in 0..300 {
+        let mut sql = String::from("BEGIN;");
+        for _ in 0..random.random_range(1..6) {
+            let id = random.random_range(0..40);
+            let to = random.random_range(0..40);
+            let statement = match random.random_range(0..12) {
+                0..3 => format!(
+                    "INSERT INTO payments VALUES ({id}, 'm{round}', {to}.5, NULL) ON CONFLICT (id) DO UPDATE SET amount = {to}"
+                ),
+                3 => format!(
+                    "UPDATE payments SET id = {to} WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM payments WHERE id = {to})"
+                ),
+                4 => format!("DELETE FROM payments WHERE id % 7 = {}", id % 7),
+                5 => {
+                    format!("DELETE FROM payments WHERE id = {id}; INSERT INTO payments VALUES ({id}, 'again', 7, 's')")
+                }
+                6 => format!(
+                    "SAVEPOINT s; UPDATE payments SET merchant = 'never'; DELETE FROM other; ROLLBACK TO s; UPDATE payments SET status = 's{round}' WHERE id > {id}"
+                ),
+                7 | 8 => format!(
+                    "INSERT INTO other VALUES ({id}, 'p{}', repeat('{}', {})) ON CONFLICT DO NOTHING",
+                    to % 3,
+                    to % 10,
+                    to * 200
+                ),
+                9 => format!(
+                    "UPDATE other SET part = 'q' || id WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM other o WHERE o.id = {id} AND o.part = 'q' || {id})"
+                ),
+                10 => "UPDATE payments SET amount = amount + 0.01".to_owned(),
+                _ if to == 0 => "TRUNCATE payments, other".to_owned(),
+                _ => format!(
+                    "INSERT INTO payments SELECT i, 'bulk', i, 'b' FROM generate_series({}, {}) i",
+                    100 + round * 500,
+                    100 + round * 500 + to * 10
+                ),
+            };
+            sql.push_str(&statement);
+            sql.push(';');
+        }
+        sql.push_str(if random.random_range(0..8) == 0 { "ROLLBACK" } else { "COMMIT" });
+        if let Err(error) = client.batch_execute(&sql).await {
+            // Two rows renamed to one key: the work of this round is void, which is work too.
+            assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION), "{sql}: {error:?}");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        if random.random_range(0..25) == 0 {
+            client.execute(cut, &[]).await.unwrap();
+        }
+        if random.random_range(0..40) == 0 {
+            engine.until(now(&client).await).await;
+            assert_same_payments(&client, &engine).await;
+        }
+        if random.random_range(0..100) == 0 {
+            let (rows, resume) = (engine.rows.clone(), engine.stop().await);
+            engine = FakeEngine::start(settings.clone(), resume);
+            engine.rows = rows;
+        }
+    }
+    engine.until(now(&client).await).await;
+    assert_same_payments(&client, &engine).await;
+    let others = client.query("SELECT id, part, body FROM other", &[]).await.unwrap();
+    let mut expected: Vec<Vec<String>> = others
+        .iter()
+        .map(|row| {
+            vec![
+                format!("Int({})", row.get::<_, i32>(0)),
+                format!("Text({:?})", row.get::<_, &str>(1)),
+                format!("Text({:?})", row.get::<_, &str>(2)),
+            ]
+        })
+        .collect();
+    expected.sort();
+    let mut got = engine.table("other");
+    got.sort();
+    assert_eq!(got, expected);
     engine.stop().await;
 }

@@ -111,6 +111,11 @@ fn by_state(state: &str, message: &str) -> Failure {
         // Nobody can hand it to another server than the one that holds the log.
         "55000" => Failure::definite("slot_unusable", said, START_OVER),
         "42704" => Failure::definite("slot_missing", said, START_OVER),
+        "0A000" | "42601" | "42883" => Failure::definite(
+            "server_not_understood",
+            said,
+            "report this with the server's version: it does not know what tidemark asked for",
+        ),
         _ => Failure::Transient(said),
     }
 }

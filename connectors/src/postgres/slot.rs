@@ -158,7 +158,8 @@ pub(super) async fn create(
     observer: &Client,
     slot: &str,
 ) -> Result<CreatedSlot, Failure> {
-    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')");
+    // The spelling that all versions from 14 take; the one in parentheses came with 15.
+    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT");
     let creating = replication.simple_query(&command);
     tokio::pin!(creating);
     let rows = loop {

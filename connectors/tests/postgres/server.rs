@@ -15,9 +15,14 @@ pub struct Server {
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// `TIDEMARK_PG_BIN` names the directory of another version's programs.
 fn as_postgres(program: &str) -> Command {
+    let program = match std::env::var("TIDEMARK_PG_BIN") {
+        Ok(directory) => format!("{directory}/{program}"),
+        Err(_) => program.to_owned(),
+    };
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig", "QUIT", program]);
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig", "QUIT"]).arg(program);
     command.current_dir("/tmp").stdin(Stdio::null());
     command
 }

@@ -14,3 +14,8 @@ mod support;
 
 /// Random histories against Postgres' own GROUP BY.
 mod oracle;
+/// The money-transfer workload.
+mod transfers;
+
+/// pgbench against its own balances.
+mod pgbench;

@@ -193,9 +193,7 @@ impl AnswerView<'_> {
                 .map(|(dimension, value)| Field::of_dimension(value, &dimension.column_type, &plan.calendar)),
         );
         let measures = self.query.measures.iter().filter_map(|position| plan.measures.get(*position));
-        fields.extend(
-            measures.zip(&row.values).map(|(measure, value)| Field::of_measure(*value, measure.function)),
-        );
+        fields.extend(measures.zip(&row.values).map(|(measure, value)| Field::of_measure(*value, measure.function)));
         if self.query.granularity != Granularity::All {
             fields.push(Field::Bool(self.complete(row.bucket)));
         }

@@ -29,9 +29,10 @@ fn sum_across_currencies(definition: &Definition, plan: &Plan, schema: &TableSch
     if let Some(filter) = &plan.filter {
         filter.columns(&mut told_apart);
     }
-    let sum = plan.measures.iter().find(|measure| {
-        !matches!(measure.function, Function::CountRows | Function::CountValues)
-    })?;
+    let sum = plan
+        .measures
+        .iter()
+        .find(|measure| !matches!(measure.function, Function::CountRows | Function::CountValues))?;
     (!told_apart.contains(&at)).then(|| {
         Warning::new(
             "sum_across_currencies",
@@ -58,7 +59,11 @@ mod tests {
             id: TableId(1),
             namespace: "public".to_owned(),
             name: "payments".to_owned(),
-            columns: vec![column("id", ColumnType::Int8), column("amount", ColumnType::Int8), column("ccy", ColumnType::Text)],
+            columns: vec![
+                column("id", ColumnType::Int8),
+                column("amount", ColumnType::Int8),
+                column("ccy", ColumnType::Text),
+            ],
             primary_key: vec![0],
         };
         let definition: Definition = serde_json::from_str(&format!(r#"{{"table":"payments",{rest}}}"#)).unwrap();

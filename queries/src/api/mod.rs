@@ -2,10 +2,10 @@
 
 /// Answers as JSON, NDJSON and CSV.
 pub mod answer;
-/// One value of an answer.
-pub mod field;
 /// Descriptions of aggregates.
 pub mod description;
+/// One value of an answer.
+pub mod field;
 /// Things a finance user should be told about a definition.
 pub mod lint;
 /// Problems.

@@ -1,5 +1,7 @@
 //! Problems (RFC 9457): what went wrong, a stable code to program against, and what to do about it.
 
+use std::ops::{Deref, DerefMut};
+
 use serde::Serialize;
 
 use engine::engine::{BuildProgress, Unavailable};
@@ -9,9 +11,28 @@ use super::description::Progress;
 use crate::query::{Fault, QueryError};
 use crate::read::ReadFailure;
 
+/// One problem. Boxed, because it is what nearly every function here may fail with.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Problem(Box<ProblemBody>);
+
+impl Deref for Problem {
+    type Target = ProblemBody;
+
+    fn deref(&self) -> &ProblemBody {
+        &self.0
+    }
+}
+
+impl DerefMut for Problem {
+    fn deref_mut(&mut self) -> &mut ProblemBody {
+        &mut self.0
+    }
+}
+
 /// One problem, as its body is written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Problem {
+pub struct ProblemBody {
     /// A URI that names the kind of problem.
     #[serde(rename = "type")]
     pub kind: String,
@@ -57,7 +78,7 @@ impl Problem {
     #[must_use]
     pub fn new(status: u16, code: impl Into<String>, detail: impl Into<String>) -> Self {
         let code = code.into();
-        Problem {
+        Problem(Box::new(ProblemBody {
             kind: format!("urn:tidemark:problem:{code}"),
             title: title(status),
             status,
@@ -68,13 +89,14 @@ impl Problem {
             progress: None,
             request_id: String::new(),
             retry_after_s: None,
-        }
+        }))
     }
 
     /// With what to do.
     #[must_use]
-    pub fn hint(self, hint: impl Into<String>) -> Self {
-        Problem { hint: hint.into(), ..self }
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
     }
 
     /// With the part of the body that is wrong.
@@ -87,8 +109,9 @@ impl Problem {
 
     /// With the time after which to try again.
     #[must_use]
-    pub fn retry_after(self, seconds: u32) -> Self {
-        Problem { retry_after_s: Some(seconds), ..self }
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
     }
 
     /// An aggregate that is being filled.
@@ -97,12 +120,11 @@ impl Problem {
         let progress = progress.map(Progress::from);
         // Not longer than it takes, not so often that it hurts.
         let wait = progress.as_ref().and_then(|p| p.eta_seconds).map_or(1.0, |eta| eta.clamp(1.0, 30.0));
-        Problem {
-            progress,
-            ..Problem::new(503, "building", format!("{name} is being filled and does not answer yet"))
-                .hint(format!("see /v1/aggregates/{name}/backfill"))
-                .retry_after(wait as u32)
-        }
+        let mut problem = Problem::new(503, "building", format!("{name} is being filled and does not answer yet"))
+            .hint(format!("see /v1/aggregates/{name}/backfill"))
+            .retry_after(wait as u32);
+        problem.progress = progress;
+        problem
     }
 }
 
@@ -199,6 +221,6 @@ mod tests {
         let progress = BuildProgress { rows_done: 25, rows_estimated: 100, rows_per_second: 10.0, eta_s: Some(7.5) };
         let problem = Problem::building("monthly", Some(progress));
         assert_eq!((problem.status, problem.retry_after_s), (503, Some(7)));
-        assert_eq!(problem.progress.unwrap().fraction, Some(0.25));
+        assert_eq!(problem.progress.as_ref().unwrap().fraction, Some(0.25));
     }
 }

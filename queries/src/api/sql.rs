@@ -13,8 +13,7 @@ pub fn create_statement(name: &str, definition: &Definition, schema: Option<&Tab
     columns.extend(definition.measures.iter().map(measure));
     let table = definition.qualified_table();
     let table = table.split('.').map(quote).collect::<Vec<_>>().join(".");
-    let mut sql =
-        format!("CREATE MATERIALIZED VIEW {} AS SELECT {} FROM {table}", quote(name), columns.join(", "));
+    let mut sql = format!("CREATE MATERIALIZED VIEW {} AS SELECT {} FROM {table}", quote(name), columns.join(", "));
     if let Some(filter) = &definition.filter {
         sql.push_str(&format!(" WHERE {filter}"));
     }
@@ -71,8 +70,30 @@ fn quote(name: &str) -> String {
 
 /// Words that Postgres reserves and that people name columns.
 const RESERVED: [&str; 24] = [
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "case", "check", "column", "default", "desc", "end",
-    "from", "group", "limit", "offset", "order", "primary", "references", "table", "to", "user",
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "case",
+    "check",
+    "column",
+    "default",
+    "desc",
+    "end",
+    "from",
+    "group",
+    "limit",
+    "offset",
+    "order",
+    "primary",
+    "references",
+    "table",
+    "to",
+    "user",
 ];
 
 #[cfg(test)]

@@ -68,8 +68,10 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
             let detail = "registration by SQL is not available yet";
             Err(Problem::new(415, "sql_not_available", detail).hint("send the definition as application/json"))
         }
-        other => Err(Problem::new(415, "unsupported_media_type", format!("a definition cannot be read from {other:?}"))
-            .hint("send it with Content-Type: application/json")),
+        other => {
+            Err(Problem::new(415, "unsupported_media_type", format!("a definition cannot be read from {other:?}"))
+                .hint("send it with Content-Type: application/json"))
+        }
     }
 }
 
@@ -111,7 +113,7 @@ mod tests {
         let check = |content_type: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-            check_content_type(&headers).map_err(|problem| problem.code)
+            check_content_type(&headers).map_err(|problem| problem.code.clone())
         };
         assert_eq!(check("application/json; charset=utf-8"), Ok(()));
         assert_eq!(check("application/sql"), Err("sql_not_available".to_owned()));

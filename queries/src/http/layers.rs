@@ -21,11 +21,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The outermost layer.
-pub(super) async fn observe(
-    State(metrics): State<std::sync::Arc<Metrics>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn observe(State(metrics): State<std::sync::Arc<Metrics>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
@@ -56,10 +52,9 @@ fn request_id(headers: &HeaderMap) -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let usable = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-    given.filter(usable).map_or_else(
-        || format!("{:016x}-{:08x}", *PROCESS, NUMBER.fetch_add(1, Ordering::Relaxed)),
-        str::to_owned,
-    )
+    given
+        .filter(usable)
+        .map_or_else(|| format!("{:016x}-{:08x}", *PROCESS, NUMBER.fetch_add(1, Ordering::Relaxed)), str::to_owned)
 }
 
 /// The answer where a handler panicked. The message stays in the log: it may hold data.

@@ -13,7 +13,7 @@ use engine::engine::Status;
 use engine::materialization::{Aggregate, AggregateState};
 use engine::source::SourceState;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -22,9 +22,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 /// Answers take microseconds to milliseconds; what takes longer is waiting.
-const DURATIONS_S: [f64; 15] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
-];
+const DURATIONS_S: [f64; 15] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// The server's metrics, and how to get at the engine's.
 pub struct Metrics {
@@ -63,7 +62,11 @@ impl Metrics {
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The program that answers", build);
         registry.register("http_requests", "Requests answered", requests.clone());
-        registry.register("http_request_duration_seconds", "Time from a request's head to its answer's", durations.clone());
+        registry.register(
+            "http_request_duration_seconds",
+            "Time from a request's head to its answer's",
+            durations.clone(),
+        );
         Metrics { registry, requests, durations }
     }
 
@@ -117,7 +120,8 @@ struct MetricFamily {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Number {
     Counter(u64),
-    Gauge(f64),
+    Gauge(i64),
+    Seconds(f64),
 }
 
 impl MetricFamily {
@@ -126,25 +130,35 @@ impl MetricFamily {
         let Some((_, first)) = self.series.first() else { return Ok(()) };
         let metric_type = match first {
             Number::Counter(_) => MetricType::Counter,
-            Number::Gauge(_) => MetricType::Gauge,
+            Number::Gauge(_) | Number::Seconds(_) => MetricType::Gauge,
         };
         let mut family = encoder.encode_descriptor(self.name, self.help, None, metric_type)?;
         for (labels, number) in &self.series {
-            let series = family.encode_family(labels)?;
-            match number {
-                Number::Counter(count) => ConstCounter::new(*count).encode(series)?,
-                Number::Gauge(value) => ConstGauge::new(*value).encode(series)?,
+            // Braces around nothing would be legal and odd.
+            if labels.is_empty() {
+                return number.encode(family);
             }
+            number.encode(family.encode_family(labels)?)?;
         }
         Ok(())
+    }
+}
+
+impl Number {
+    fn encode(self, encoder: MetricEncoder) -> Result<(), fmt::Error> {
+        match self {
+            Number::Counter(count) => ConstCounter::new(count).encode(encoder),
+            Number::Gauge(value) => ConstGauge::new(value).encode(encoder),
+            Number::Seconds(value) => ConstGauge::new(value).encode(encoder),
+        }
     }
 }
 
 /// The engine's metrics. Positions are bytes of upstream's log, so that differences of them are bytes too.
 fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec<MetricFamily> {
     let source_label = || vec![("source", source.to_owned())];
-    let gauge = |name, help, value: f64| MetricFamily { name, help, series: vec![(source_label(), Number::Gauge(value))] };
-    let position = |name, help, lsn: Lsn| gauge(name, help, lsn.0 as f64);
+    let gauge = |name, help, number| MetricFamily { name, help, series: vec![(source_label(), number)] };
+    let position = |name, help, lsn: Lsn| gauge(name, help, Number::Gauge(lsn.0 as i64));
     let plain = |name, help, number| MetricFamily { name, help, series: vec![(Vec::new(), number)] };
     let counters = status.counters;
     let changes = [
@@ -156,9 +170,13 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
     ];
     let up = status.source.state == SourceState::Streaming;
     let mut families = vec![
-        gauge("source_up", "1 while the source follows upstream's log", f64::from(u8::from(up))),
-        gauge("source_ready", "1 while answers can be given", f64::from(u8::from(status.ready.is_ok()))),
-        gauge("source_lag_seconds", "How far answers are behind upstream", status.lag_ms as f64 / 1_000.0),
+        gauge("source_up", "1 while the source follows upstream's log", Number::Gauge(i64::from(up))),
+        gauge("source_ready", "1 while answers can be given", Number::Gauge(i64::from(status.ready.is_ok()))),
+        gauge(
+            "source_lag_seconds",
+            "How far answers are behind upstream",
+            Number::Seconds(status.lag_ms as f64 / 1_000.0),
+        ),
         position("source_received_lsn_bytes", "Newest position received", status.source.received_lsn),
         position("source_applied_lsn_bytes", "Newest position that answers show", status.applied_lsn),
         position("source_durable_lsn_bytes", "Newest position that survives a crash", status.durable_lsn),
@@ -183,16 +201,20 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
         plain("transactions", "Upstream transactions applied", Number::Counter(counters.transactions)),
         plain("commits", "Batches written", Number::Counter(counters.commits)),
         plain("cells_written", "Cells written", Number::Counter(counters.cells_written)),
-        plain("cells_cached", "Cells held in memory by the workers", Number::Gauge(counters.cells_cached as f64)),
+        plain("cells_cached", "Cells held in memory by the workers", Number::Gauge(counters.cells_cached as i64)),
         plain(
             "in_flight_commit_groups",
             "Commit groups minted and not yet written",
-            Number::Gauge(counters.in_flight as f64),
+            Number::Gauge(counters.in_flight as i64),
         ),
         aggregate_states(aggregates),
     ];
     if let Some(bytes) = status.source.retained_wal_bytes {
-        families.push(gauge("source_slot_retained_bytes", "Log that upstream keeps for us", bytes as f64));
+        families.push(gauge(
+            "source_slot_retained_bytes",
+            "Log that upstream keeps for us",
+            Number::Gauge(bytes as i64),
+        ));
     }
     families
 }
@@ -207,7 +229,7 @@ fn aggregate_states(aggregates: &[Arc<Aggregate>]) -> MetricFamily {
             ("halted", matches!(aggregate.state, AggregateState::Halted { .. })),
         ] {
             let labels = vec![("aggregate", aggregate.name.clone()), ("state", state.to_owned())];
-            series.push((labels, Number::Gauge(f64::from(u8::from(is)))));
+            series.push((labels, Number::Gauge(i64::from(is))));
         }
     }
     MetricFamily { name: "aggregate_state", help: "1 for the state an aggregate is in", series }

@@ -317,12 +317,7 @@ fn cursor(text: Option<&str>, order: Order, fingerprint: u64) -> Result<Option<C
     })
 }
 
-fn fill(
-    text: Option<&str>,
-    granularity: Granularity,
-    group_by: &[usize],
-    order: Order,
-) -> Result<Fill, QueryError> {
+fn fill(text: Option<&str>, granularity: Granularity, group_by: &[usize], order: Order) -> Result<Fill, QueryError> {
     let fill = match text {
         None | Some("none") => return Ok(Fill::Absent),
         Some("zero") => Fill::Zero,
@@ -360,12 +355,7 @@ fn wait(text: Option<&str>) -> Result<Duration, QueryError> {
 }
 
 /// Two questions with the same fingerprint have the same rows under the same keys in the same order.
-fn fingerprint(
-    aggregate: &Aggregate,
-    granularity: Granularity,
-    fixed: &[Option<Value>],
-    group_by: &[usize],
-) -> u64 {
+fn fingerprint(aggregate: &Aggregate, granularity: Granularity, fixed: &[Option<Value>], group_by: &[usize]) -> u64 {
     let mut hash = Fingerprint::default().with(aggregate.id.0.to_be_bytes()).with(granularity.to_string());
     for value in fixed {
         let mut key = Vec::new();

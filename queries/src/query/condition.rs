@@ -11,11 +11,7 @@ use super::refusal::QueryError;
 use super::suggestion::did_you_mean;
 
 /// Reads one `where` parameter into the values that dimensions are fixed to, by position.
-pub fn parse_into(
-    text: &str,
-    dimensions: &[DimensionPlan],
-    fixed: &mut [Option<Value>],
-) -> Result<(), QueryError> {
+pub fn parse_into(text: &str, dimensions: &[DimensionPlan], fixed: &mut [Option<Value>]) -> Result<(), QueryError> {
     let mut rest = text.trim();
     while !rest.is_empty() {
         let (name, value) = rest.split_once(':').ok_or_else(|| {
@@ -32,8 +28,12 @@ pub fn parse_into(
         let (Some(dimension), Some(slot)) = (dimensions.get(position), fixed.get_mut(position)) else { continue };
         let value = typed(&value, quoted, dimension)?;
         if slot.as_ref().is_some_and(|other| *other != value) {
-            return Err(QueryError::refused("where", "contradiction", format!("{name} cannot have two values at once"))
-                .hint("ask twice, or group by it"));
+            return Err(QueryError::refused(
+                "where",
+                "contradiction",
+                format!("{name} cannot have two values at once"),
+            )
+            .hint("ask twice, or group by it"));
         }
         *slot = Some(value);
     }
@@ -73,12 +73,12 @@ fn typed(text: &str, quoted: bool, dimension: &DimensionPlan) -> Result<Value, Q
     }
     let integer = matches!(dimension.column_type, ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8);
     // Text needs no quotes here: there is nothing else it could be.
-    constant_of(text, true, &dimension.column_type).filter(|value| !integer || matches!(value, Value::Int(_))).ok_or_else(
-        || {
+    constant_of(text, true, &dimension.column_type)
+        .filter(|value| !integer || matches!(value, Value::Int(_)))
+        .ok_or_else(|| {
             let (name, of) = (&dimension.name, dimension.column_type.name());
             QueryError::refused("where", "bad_value", format!("{text:?} is not a value of {name} ({of})"))
-        },
-    )
+        })
 }
 
 #[cfg(test)]
@@ -103,7 +103,10 @@ mod tests {
     fn values_are_bare_or_quoted_and_typed() {
         let text = |v: &str| Some(Value::Text(v.to_owned()));
         assert_eq!(parse("currency:EUR, merchant:42").unwrap(), [text("EUR"), Some(Value::Int(42)), None]);
-        assert_eq!(parse("currency:'it''s, here',merchant:'7'").unwrap(), [text("it's, here"), Some(Value::Int(7)), None]);
+        assert_eq!(
+            parse("currency:'it''s, here',merchant:'7'").unwrap(),
+            [text("it's, here"), Some(Value::Int(7)), None]
+        );
         assert_eq!(parse("currency:null,merchant:null").unwrap(), [Some(Value::Null), Some(Value::Null), None]);
         assert_eq!(parse("currency:'null'").unwrap(), [text("null"), None, None]);
         assert_eq!(parse("currency:a:b").unwrap(), [text("a:b"), None, None]);

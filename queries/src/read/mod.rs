@@ -2,10 +2,10 @@
 
 /// Where cells come from.
 pub mod cells;
-/// Merges cells into rows.
-pub mod reader;
 /// From the groups stored to the groups asked for.
 pub mod projection;
+/// Merges cells into rows.
+pub mod reader;
 
 pub use cells::Cells;
 pub use reader::{Answer, ReadFailure, Row, read};

@@ -150,7 +150,7 @@ impl<'q> Merging<'q> {
             Some(true) => {
                 let bucket = self.buckets.bucket(bucket.0);
                 self.add(bucket, &answered, cell)
-            },
+            }
             Some(false) => ControlFlow::Continue(()),
             None => self.fail(ReadFailure::Store(ReadError("a stored group key is damaged".to_owned()))),
         };

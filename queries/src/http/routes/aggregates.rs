@@ -35,10 +35,7 @@ pub(in crate::http) async fn list(State(state): State<AppState>) -> Response {
     Json(json!({"data": data, "page": {"next": null}})).into_response()
 }
 
-pub(in crate::http) async fn describe(
-    State(state): State<AppState>,
-    Name(name): Name,
-) -> Result<Response, Problem> {
+pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
     Ok(described(&state, &*state.aggregate(&name)?))
 }
 

@@ -11,10 +11,7 @@ use crate::api::description::{Halted, Progress};
 use crate::http::extract::Name;
 use crate::http::state::AppState;
 
-pub(in crate::http) async fn describe(
-    State(state): State<AppState>,
-    Name(name): Name,
-) -> Result<Response, Problem> {
+pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
     let aggregate = state.aggregate(&name)?;
     let progress = state.engine.build_progress(aggregate.id).map(Progress::from);
     let (phase, halted) = match &aggregate.state {

@@ -17,10 +17,7 @@ pub(in crate::http) async fn list(State(state): State<AppState>) -> Response {
     Json(json!({"data": [source], "page": {"next": null}})).into_response()
 }
 
-pub(in crate::http) async fn describe(
-    State(state): State<AppState>,
-    Name(name): Name,
-) -> Result<Response, Problem> {
+pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
     if *name != *state.source_name {
         return Err(Problem::new(404, "unknown_source", format!("there is no source {name:?}"))
             .hint(did_you_mean(&name, [&*state.source_name])));

@@ -377,3 +377,79 @@ pub fn bucket_end(plan: &Plan, granularity: Granularity, bucket: Bucket) -> Opti
         Bucket(start) => Some(plan.calendar.interval(granularity, start).end),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::query::fixture::{aggregate, daily, daily_in, parse};
+
+    #[test]
+    fn defaults_ask_for_everything_at_the_base() {
+        let query = parse("", &daily()).unwrap();
+        assert_eq!((query.from, query.to, query.granularity), (None, None, Granularity::Day));
+        assert_eq!((query.group_by.as_slice(), query.measures.as_slice()), (&[0, 1][..], &[0, 1, 2][..]));
+        assert_eq!((query.order, query.limit, query.fill), (Order::STORED, DEFAULT_LIMIT, Fill::Absent));
+    }
+
+    #[test]
+    fn a_fixed_dimension_is_not_repeated_in_every_row_unless_asked_for() {
+        assert_eq!(parse("where=currency:EUR", &daily()).unwrap().group_by, [1]);
+        assert_eq!(parse("where=currency:EUR&group_by=currency", &daily()).unwrap().group_by, [0]);
+        assert_eq!(parse("group_by=", &daily()).unwrap().group_by, [0; 0]);
+        assert_eq!(parse("group_by=merchant,currency", &daily()).unwrap().group_by, [1, 0]);
+        assert_eq!(parse("where=currency:EUR&where=merchant:5", &daily()).unwrap().group_by, [0; 0]);
+    }
+
+    #[test]
+    fn relative_bounds_move_outward_to_edges() {
+        // Now is 2000-01-01T00:00:00Z, in Madrid one o'clock.
+        let query = parse("from=-1h&to=now&granularity=month", &daily()).unwrap();
+        assert_eq!((query.from, query.to), (Some(-31 * 86_400_000_000), Some(0)));
+        let query = parse("from=now&to=now", &daily_in("Europe/Madrid")).unwrap();
+        assert_eq!((query.from, query.to), (Some(-3_600_000_000), Some(82_800_000_000)));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_says_why() {
+        let timeless = aggregate("");
+        for (question, code, hint) in [
+            ("granularty=day", "unknown_parameter", "did you mean \"granularity\"?"),
+            ("from=2026&from=2027", "bad_parameter", ""),
+            ("from=yesterday", "bad_parameter", "use 2026, 2026-03"),
+            ("from=2027&to=2026", "empty_range", "`from` is inclusive"),
+            ("granularity=hour", "does_not_nest", "this aggregate keeps day, month, year"),
+            ("granularity=P10D", "does_not_nest", "this aggregate keeps"),
+            ("granularity=fortnight", "bad_parameter", ""),
+            ("measures=amont", "unknown_measure", "did you mean \"amount\"?"),
+            ("group_by=currency,curency", "unknown_dimension", "did you mean \"currency\"?"),
+            ("group_by=currency,currency", "bad_parameter", ""),
+            ("order=-fee", "unknown_order", ""),
+            ("group_by=&order=merchant", "unknown_order", ""),
+            ("limit=0", "bad_parameter", "longer answers"),
+            ("limit=100001", "bad_parameter", "longer answers"),
+            ("cursor=00&order=-amount", "cursor_with_order", "leave `order` out"),
+            ("cursor=00", "bad_cursor", "take it from"),
+            ("fill=zero", "fill_without_series", "ask with group_by="),
+            ("min_lsn=5", "bad_parameter", ""),
+            ("wait=31s", "bad_parameter", ""),
+            ("wait=2", "bad_parameter", ""),
+            ("layout=table", "bad_parameter", ""),
+        ] {
+            let error = parse(question, &daily()).unwrap_err();
+            assert_eq!(error.code, code, "{question}: {error}");
+            assert!(error.hint.starts_with(hint), "{question}: {}", error.hint);
+        }
+        assert_eq!(parse("from=2026", &timeless).unwrap_err().code, "no_time");
+    }
+
+    #[test]
+    fn cursors_belong_to_the_rows_they_came_from() {
+        let query = parse("where=currency:EUR", &daily()).unwrap();
+        let cursor = Cursor { bucket: Bucket(0), key: vec![] }.encode(query.fingerprint);
+        assert!(parse(&format!("where=currency:EUR&cursor={cursor}&limit=5&measures=n"), &daily()).is_ok());
+        for other in ["where=currency:USD", "granularity=month", "group_by=merchant,currency"] {
+            assert_eq!(parse(&format!("{other}&cursor={cursor}"), &daily()).unwrap_err().code, "bad_cursor", "{other}");
+        }
+    }
+}

@@ -9,6 +9,9 @@ pub mod condition;
 pub mod cursor;
 /// Stable hashes.
 pub mod fingerprint;
+/// An aggregate to ask in tests.
+#[cfg(test)]
+pub(crate) mod fixture;
 /// Instants as text and back.
 pub mod instant;
 /// Which cells to read.

@@ -206,3 +206,136 @@ pub fn coarser(granularity: Granularity, plan: &Plan) -> Option<Granularity> {
     longer.sort_by_key(|other| (!plan.levels.contains(other), about_us(*other)));
     longer.first().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::query::fixture::{aggregate, daily, daily_in, parse};
+
+    fn plan(question: &str) -> Result<ReadPlan, QueryError> {
+        let aggregate = daily();
+        ReadPlan::choose(&parse(question, &aggregate)?, &aggregate.plan)
+    }
+
+    /// The runs as `level from..to`, in the words of the levels.
+    fn scans(question: &str) -> Vec<String> {
+        let aggregate = daily();
+        let date = |bucket: Bucket| match bucket {
+            Bucket::NEGATIVE_INFINITY => "-infinity".to_owned(),
+            Bucket::INFINITY => "infinity".to_owned(),
+            Bucket::NULL => "null".to_owned(),
+            // The run's end is the last instant inside.
+            Bucket(us) => {
+                format_instant(us.div_euclid(1_000_000) * 1_000_000, &aggregate.plan.calendar)[..10].to_owned()
+            }
+        };
+        match plan(question).unwrap().access {
+            Access::Scans(scans) => scans
+                .iter()
+                .map(|s| format!("{} {}..={}", aggregate.plan.levels[s.level], date(s.from), date(s.to)))
+                .collect(),
+            Access::Points { points, .. } => vec![format!("{} points", points.len())],
+        }
+    }
+
+    #[test]
+    fn the_coarsest_level_that_fits_is_read() {
+        assert_eq!(scans("granularity=year&from=2020&to=2027"), ["year 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans("granularity=month&from=2020&to=2027"), ["month 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans("granularity=quarter&from=2020&to=2027"), ["month 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans("granularity=week&from=2020&to=2027"), ["day 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans("granularity=all&from=2020&to=2027"), ["year 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans("from=2020&to=2027"), ["day 2020-01-01..=2026-12-31"]);
+    }
+
+    #[test]
+    fn ragged_edges_are_read_from_finer_levels() {
+        assert_eq!(
+            scans("granularity=year&from=2019-11-15&to=2022-02-03"),
+            [
+                "day 2019-11-15..=2019-11-30",
+                "month 2019-12-01..=2019-12-31",
+                "year 2020-01-01..=2021-12-31",
+                "month 2022-01-01..=2022-01-31",
+                "day 2022-02-01..=2022-02-02",
+            ]
+        );
+        assert_eq!(scans("granularity=all&from=2026-03-05&to=2026-03-09"), ["day 2026-03-05..=2026-03-08"]);
+    }
+
+    #[test]
+    fn times_that_are_no_instants_are_beyond_bounds() {
+        assert_eq!(scans("granularity=year"), ["year -infinity..=null"]);
+        assert_eq!(scans("granularity=year&from=2026"), ["year 2026-01-01..=infinity"]);
+        assert_eq!(scans("granularity=year&to=2026"), ["year -infinity..=2025-12-31"]);
+    }
+
+    #[test]
+    fn one_group_in_few_buckets_is_read_point_by_point() {
+        let one = "where=currency:EUR,merchant:5";
+        assert_eq!(scans(&format!("{one}&granularity=year&from=2020&to=2027")), ["7 points"]);
+        assert_eq!(scans(&format!("{one}&from=2020&to=2027")), ["day 2020-01-01..=2026-12-31"]);
+        assert_eq!(scans(&format!("{one}&granularity=year&from=2020")), ["year 2020-01-01..=infinity"]);
+        assert_eq!(scans("where=currency:EUR&granularity=year&from=2020&to=2027"), ["year 2020-01-01..=2026-12-31"]);
+    }
+
+    #[test]
+    fn half_a_bucket_is_refused_with_its_edges() {
+        let error = plan("from=2026-03-01T05:00:00Z&to=2026-04").unwrap_err();
+        assert_eq!((error.code, error.parameter.as_str()), ("range_not_aligned", "from"));
+        assert_eq!(error.hint, "the nearest edges are 2026-03-01T00:00:00Z and 2026-03-02T00:00:00Z (UTC)");
+        let madrid = daily_in("Europe/Madrid");
+        let error = ReadPlan::choose(&parse("to=2026-03-01T00:00:00Z", &madrid).unwrap(), &madrid.plan).unwrap_err();
+        assert_eq!(
+            error.hint,
+            "the nearest edges are 2026-03-01T00:00:00+01:00 and 2026-03-02T00:00:00+01:00 (Europe/Madrid)"
+        );
+    }
+
+    #[test]
+    fn the_bucket_of_everything_answers_only_everything() {
+        let plan = |question: &str| {
+            let total = aggregate(r#""time":{"column":"ts","granularity":"day"},"rollups":["all"],"#);
+            ReadPlan::choose(&parse(question, &total).unwrap(), &total.plan).unwrap().levels
+        };
+        assert_eq!(plan("granularity=all"), [Granularity::All]);
+        assert_eq!(plan("granularity=all&from=2026"), [Granularity::Day]);
+    }
+
+    #[test]
+    fn who_asks_for_too_much_is_told_what_is_cheaper() {
+        assert_eq!(coarser(Granularity::Day, &daily().plan), Some(Granularity::Month));
+        assert_eq!(coarser(Granularity::Month, &daily().plan), Some(Granularity::Year));
+        assert_eq!(coarser(Granularity::Year, &daily().plan), Some(Granularity::All));
+        assert_eq!(coarser(Granularity::All, &daily().plan), None);
+    }
+
+    proptest! {
+        /// Every day of the range lies in exactly one bucket that is read, and nothing else does.
+        #[test]
+        fn runs_cover_the_range_once(
+            from in -3_000i64..3_000, length in 1i64..2_000, zone in prop::sample::select(vec!["UTC", "Asia/Beirut"]),
+            granularity in prop::sample::select(vec!["day", "week", "month", "quarter", "year", "all"]),
+        ) {
+            let aggregate = daily_in(zone);
+            let calendar = aggregate.plan.calendar;
+            let edge = |day: i64| calendar.instant_of_local(day * 86_400_000_000);
+            let text = |day| format_instant(edge(day), &calendar);
+            let question = format!("granularity={granularity}&from={}&to={}", text(from), text(from + length));
+            let read = ReadPlan::choose(&parse(&question, &aggregate).unwrap(), &aggregate.plan).unwrap();
+            let Access::Scans(scans) = read.access else { panic!("no group is fixed") };
+            for day in from - 400..from + length + 400 {
+                let inside = scans.iter().filter(|scan| {
+                    let start = calendar.interval(aggregate.plan.levels[scan.level], edge(day)).start;
+                    scan.from.0 <= start && start <= scan.to.0
+                });
+                let expected = usize::from((from..from + length).contains(&day));
+                prop_assert_eq!(inside.count(), expected, "day {} of {}: {:?}", day, question, scans);
+            }
+            prop_assert!(scans.windows(2).all(|pair| pair[0].to < pair[1].from));
+        }
+    }
+}

@@ -306,3 +306,289 @@ fn rank(value: MeasureValue) -> u8 {
         _ => 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use engine::change::{Numeric, Value, ValueRef};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::query::QueryError;
+    use crate::query::fixture::{aggregate, daily, daily_in, parse};
+
+    const DAY_US: i64 = 86_400_000_000;
+
+    /// Cells as the engine would keep them, by level, bucket and group.
+    #[derive(Default)]
+    struct Stored(BTreeMap<(usize, Bucket, Vec<u8>), Cell>);
+
+    impl Cells for Stored {
+        fn cell(&self, _: &Aggregate, level: usize, bucket: Bucket, group: &[u8]) -> Result<Option<Cell>, ReadError> {
+            Ok(self.0.get(&(level, bucket, group.to_vec())).cloned())
+        }
+
+        fn scan(
+            &self,
+            _: &Aggregate,
+            level: usize,
+            from: Bucket,
+            to: Bucket,
+            mut visit: impl FnMut(Bucket, &[u8], &Cell) -> ControlFlow<()>,
+        ) -> Result<(), ReadError> {
+            let cells = self.0.range((level, from, Vec::new())..);
+            for ((_, bucket, key), cell) in cells.take_while(|((l, bucket, _), _)| *l == level && *bucket <= to) {
+                if visit(*bucket, key, cell).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct Payment {
+        currency: Value,
+        merchant: i64,
+        cents: i128,
+        units: Option<i64>,
+        time: i64,
+    }
+
+    impl Payment {
+        fn add_to(&self, cell: &mut Cell, plan: &Plan) {
+            let amount = ValueRef::Numeric(Numeric::Finite { mantissa: self.cents, scale: 2 });
+            let units = self.units.map_or(ValueRef::Null, ValueRef::Int);
+            cell.rows += 1;
+            for ((measure, accumulator), value) in
+                plan.measures.iter().zip(&mut cell.accumulators).zip([amount, units, ValueRef::Null])
+            {
+                measure.function.accumulate(accumulator, value, 1).unwrap();
+            }
+        }
+
+        fn dimensions(&self) -> [Value; 2] {
+            [self.currency.clone(), Value::Int(self.merchant)]
+        }
+    }
+
+    fn key(values: &[&Value]) -> Vec<u8> {
+        let mut key = Vec::new();
+        values.iter().for_each(|value| group_key::push(&mut key, value.as_ref()).unwrap());
+        key
+    }
+
+    fn stored(payments: &[Payment], plan: &Plan) -> Stored {
+        let mut stored = Stored::default();
+        for payment in payments {
+            for (level, granularity) in plan.levels.iter().enumerate() {
+                let bucket = BucketCache::new(plan.calendar, *granularity).bucket(payment.time);
+                let group = key(&payment.dimensions().iter().collect::<Vec<_>>());
+                payment.add_to(stored.0.entry((level, bucket, group)).or_insert_with(|| plan.zero()), plan);
+            }
+        }
+        stored
+    }
+
+    /// The rows as `GROUP BY` over the payments would give them, without levels, cells or keys' bytes cut.
+    fn naive(payments: &[Payment], query: &AggregateQuery, plan: &Plan) -> Vec<Row> {
+        let mut groups: BTreeMap<(Bucket, Vec<u8>), Cell> = BTreeMap::new();
+        for payment in payments {
+            let inside = match Bucket(payment.time) {
+                Bucket::NULL => query.from.is_none() && query.to.is_none(),
+                _ => query.from.is_none_or(|from| from <= payment.time) && query.to.is_none_or(|to| payment.time < to),
+            };
+            let values = payment.dimensions();
+            let wanted =
+                query.fixed.iter().zip(&values).all(|(fixed, value)| fixed.as_ref().is_none_or(|f| f == value));
+            if inside && wanted {
+                let bucket = BucketCache::new(plan.calendar, query.granularity).bucket(payment.time);
+                let group = key(&query.group_by.iter().map(|at| &values[*at]).collect::<Vec<_>>());
+                payment.add_to(groups.entry((bucket, group)).or_insert_with(|| plan.zero()), plan);
+            }
+        }
+        let finish = |cell: &Cell| {
+            query.measures.iter().map(|at| plan.measures[*at].function.finish(&cell.accumulators[*at])).collect()
+        };
+        groups
+            .iter()
+            .map(|((bucket, key), cell)| Row { bucket: *bucket, key: key.clone(), values: finish(cell) })
+            .collect()
+    }
+
+    fn ask(stored: &Stored, aggregate: &Aggregate, question: &str) -> Result<(AggregateQuery, Answer), QueryError> {
+        let query = parse(question, aggregate)?;
+        let reads = ReadPlan::choose(&query, &aggregate.plan)?;
+        let answer = read(stored, aggregate, &query, &reads).unwrap();
+        Ok((query, answer))
+    }
+
+    fn payment() -> impl Strategy<Value = Payment> {
+        let currency = prop_oneof![
+            Just(Value::Null),
+            prop::sample::select(vec!["EUR", "USD", ""]).prop_map(|text| Value::Text(text.to_owned())),
+        ];
+        let special = vec![Bucket::NULL.0, Bucket::INFINITY.0, Bucket::NEGATIVE_INFINITY.0];
+        let time = prop_oneof![8 => -800 * DAY_US..800 * DAY_US, 1 => prop::sample::select(special)];
+        (currency, 0i64..4, -500i128..500, prop::option::of(-5i64..5), time)
+            .prop_map(|(currency, merchant, cents, units, time)| Payment { currency, merchant, cents, units, time })
+    }
+
+    fn question() -> impl Strategy<Value = String> {
+        let edge = |name: &'static str| {
+            prop_oneof![
+                Just(String::new()),
+                (1998i32..2003, 1u32..13, 1u32..29).prop_map(move |(y, m, d)| format!("&{name}={y}-{m:02}-{d:02}")),
+                (1998i32..2003).prop_map(move |y| format!("&{name}={y}")),
+            ]
+        };
+        let granularity = prop::sample::select(vec!["day", "week", "month", "quarter", "year", "all"]);
+        let filter = prop::sample::select(vec![
+            "",
+            "&where=currency:EUR",
+            "&where=merchant:2",
+            "&where=currency:EUR,merchant:1",
+            "&where=currency:null",
+            "&where=currency:'',merchant:3",
+        ]);
+        let group_by =
+            prop::sample::select(vec!["", "&group_by=", "&group_by=merchant", "&group_by=merchant,currency"]);
+        let measures = prop::sample::select(vec!["", "&measures=n", "&measures=units,amount"]);
+        (granularity, edge("from"), edge("to"), filter, group_by, measures).prop_map(
+            |(granularity, from, to, filter, group_by, measures)| {
+                format!("granularity={granularity}{from}{to}{filter}{group_by}{measures}")
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(600))]
+
+        #[test]
+        fn answers_are_what_group_by_would_give(
+            payments in prop::collection::vec(payment(), 0..60), question in question(),
+            zone in prop::sample::select(vec!["UTC", "Europe/Madrid", "America/St_Johns"]),
+        ) {
+            let aggregate = daily_in(zone);
+            let stored = stored(&payments, &aggregate.plan);
+            let Ok((query, answer)) = ask(&stored, &aggregate, &question) else { return Ok(()) };
+            prop_assert_eq!(&answer.rows, &naive(&payments, &query, &aggregate.plan), "{}", question);
+            prop_assert!(!answer.truncated && answer.next.is_none());
+        }
+
+        #[test]
+        fn pages_put_together_are_the_whole(
+            payments in prop::collection::vec(payment(), 0..60), question in question(), limit in 1usize..7,
+        ) {
+            let aggregate = daily();
+            let stored = stored(&payments, &aggregate.plan);
+            let Ok((query, _)) = ask(&stored, &aggregate, &question) else { return Ok(()) };
+            let (mut rows, mut cursor) = (Vec::new(), String::new());
+            loop {
+                let page = format!("{question}&limit={limit}{cursor}");
+                let (query, answer) = ask(&stored, &aggregate, &page).unwrap();
+                prop_assert!(answer.rows.len() <= limit);
+                rows.extend(answer.rows);
+                let Some(next) = answer.next else { break };
+                cursor = format!("&cursor={}", next.encode(query.fingerprint));
+            }
+            prop_assert_eq!(rows, naive(&payments, &query, &aggregate.plan), "{}", question);
+        }
+
+        #[test]
+        fn the_first_by_a_measure_are_the_first_of_all(
+            payments in prop::collection::vec(payment(), 0..60), limit in 1usize..9, descending in any::<bool>(),
+            by in prop::sample::select(vec!["units", "amount", "n", "merchant", "currency", "time"]),
+        ) {
+            let aggregate = daily();
+            let stored = stored(&payments, &aggregate.plan);
+            let sign = if descending { "-" } else { "" };
+            let question = format!("granularity=year&order={sign}{by}&limit={limit}");
+            let (query, answer) = ask(&stored, &aggregate, &question).unwrap();
+            let mut rows = naive(&payments, &query, &aggregate.plan);
+            rows.sort_by(|a, b| compare(a, b, query.order));
+            prop_assert_eq!(answer.truncated, rows.len() > limit);
+            rows.truncate(limit);
+            prop_assert_eq!(answer.rows, rows);
+        }
+    }
+
+    fn pay(merchant: i64, cents: i128, units: Option<i64>, day: i64) -> Payment {
+        Payment { currency: Value::Text("EUR".to_owned()), merchant, cents, units, time: day * DAY_US }
+    }
+
+    #[test]
+    fn the_largest_come_first_and_null_is_last_either_way() {
+        let aggregate = daily();
+        let payments = [pay(1, 0, None, 0), pay(2, 0, Some(5), 0), pay(3, 0, Some(7), 0), pay(0, 0, Some(5), 0)];
+        let merchants = |question: &str| {
+            let (_, answer) = ask(&stored(&payments, &aggregate.plan), &aggregate, question).unwrap();
+            answer.rows.iter().map(|row| group_key::decode(&row.key).unwrap().remove(0)).collect::<Vec<_>>()
+        };
+        let ints = |values: [i64; 4]| values.map(Value::Int).to_vec();
+        assert_eq!(merchants("granularity=all&group_by=merchant&order=-units"), ints([3, 0, 2, 1]));
+        assert_eq!(merchants("granularity=all&group_by=merchant&order=units"), ints([0, 2, 3, 1]));
+    }
+
+    #[test]
+    fn a_series_can_be_filled_and_paged() {
+        let aggregate = daily();
+        let stored = stored(&[pay(1, 150, Some(1), 1), pay(1, 250, Some(1), 4)], &aggregate.plan);
+        let counts = |question: &str| {
+            let (query, answer) = ask(&stored, &aggregate, question).unwrap();
+            let counts: Vec<_> = answer
+                .rows
+                .iter()
+                .map(|row| {
+                    assert!(row.values.len() == 1 && row.key.is_empty());
+                    (row.bucket.0 / DAY_US, row.values[0].to_string())
+                })
+                .collect();
+            (counts, answer.next.map(|next| next.encode(query.fingerprint)))
+        };
+        let row = |day: i64, text: &str| (day, text.to_owned());
+        let range = "from=2000-01-01&to=2000-01-07&group_by=&measures=amount";
+        let zeros = [row(0, "0.00"), row(1, "1.50"), row(2, "0.00"), row(3, "0.00"), row(4, "2.50"), row(5, "0.00")];
+        assert_eq!(counts(&format!("{range}&fill=zero")), (zeros.to_vec(), None));
+        assert_eq!(counts(&format!("{range}&fill=null")).0[0], row(0, ""));
+        assert_eq!(counts("group_by=&measures=n&fill=zero").0, [row(1, "1"), row(2, "0"), row(3, "0"), row(4, "1")]);
+        let (mut pages, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let (rows, next) = counts(&format!("{range}&fill=zero&limit=2{cursor}"));
+            pages.extend(rows);
+            let Some(next) = next else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(pages, zeros);
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_refused_and_others_are_not() {
+        let aggregate = daily();
+        let payments = [pay(1, i128::MAX, None, 0), pay(1, 1, None, 1)];
+        let stored = stored_days(&payments, &aggregate.plan);
+        let answer = |question: &str| {
+            let query = parse(question, &aggregate).unwrap();
+            read(&stored, &aggregate, &query, &ReadPlan::choose(&query, &aggregate.plan).unwrap())
+        };
+        let range = "granularity=week&from=2000-01-01&to=2000-01-03";
+        assert_eq!(answer(range), Err(ReadFailure::Overflow("amount".to_owned())));
+        assert!(answer(&format!("{range}&measures=n")).is_ok());
+    }
+
+    /// The base level only: its cells fit where the rollups' do not.
+    fn stored_days(payments: &[Payment], plan: &Plan) -> Stored {
+        let mut days = plan.clone();
+        days.levels.truncate(1);
+        stored(payments, &days)
+    }
+
+    #[test]
+    fn an_aggregate_without_time_answers_one_row_a_group() {
+        let total = aggregate("");
+        let (_, answer) = ask(&stored(&[pay(1, 5, None, 0), pay(1, 6, None, 99)], &total.plan), &total, "").unwrap();
+        assert_eq!(answer.rows.len(), 1);
+        assert_eq!(answer.rows[0].values[0].to_string(), "0.11");
+        assert_eq!(answer.cells_read, 1);
+    }
+}

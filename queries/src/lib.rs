@@ -1,1 +1,15 @@
-//! x
+//! Stored cells -> answers over HTTP.
+//!
+//! The modules stand in the order of the flow: a question becomes an [`query::AggregateQuery`], the planner chooses what
+//! to read, the reader merges it from one Snapshot, `api` writes it down, `http` speaks the protocol.
+
+/// Answers, descriptions and problems as they are written down.
+pub mod api;
+/// The page at `/`.
+pub mod dashboard;
+/// The HTTP face. Only here, and in the page's routes, is the web framework named.
+pub mod http;
+/// Questions, and what to read for them.
+pub mod query;
+/// Reads cells of one Snapshot and merges them into rows.
+pub mod read;

@@ -1,0 +1,89 @@
+//! `/healthz`: the process lives. `/readyz`: every registered aggregate answers, at or past the position upstream had
+//! when this process first looked; earlier answers could be older than ones given before a restart.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use engine::engine::Status;
+use engine::materialization::{Aggregate, AggregateState};
+use serde_json::json;
+
+use crate::api::source::Reason;
+use crate::http::state::AppState;
+
+pub(in crate::http) async fn healthz() -> Response {
+    Json(json!({"status": "ok"})).into_response()
+}
+
+pub(in crate::http) async fn readyz(State(state): State<AppState>) -> Response {
+    let reasons = reasons(&state.engine.status(), &state.engine.aggregates());
+    let no_store = [(header::CACHE_CONTROL, "no-store")];
+    let Some(first) = reasons.first() else {
+        return (no_store, Json(json!({"status": "ready"}))).into_response();
+    };
+    let body = Json(json!({"status": "not_ready", "code": first.code, "reasons": reasons}));
+    (StatusCode::SERVICE_UNAVAILABLE, no_store, body).into_response()
+}
+
+/// Everything that keeps us from being ready, the weightiest first.
+fn reasons(status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec<Reason> {
+    let reason = |code: &str, message: String, remedy: &str| Reason {
+        code: code.to_owned(),
+        message,
+        remedy: remedy.to_owned(),
+        aggregate: None,
+    };
+    let mut reasons = Vec::new();
+    if let Err(why) = &status.ready {
+        reasons.push(reason(&why.code, why.message.clone(), &why.remedy));
+    }
+    if let Some(start) = status.source.upstream_lsn_at_start.filter(|start| status.applied_lsn < *start) {
+        let message = format!("{} is applied, {start} was upstream's position at start", status.applied_lsn);
+        if reasons.is_empty() {
+            reasons.push(reason("catching_up", message, ""));
+        }
+    }
+    for aggregate in aggregates {
+        let of_aggregate = match &aggregate.state {
+            AggregateState::Live => continue,
+            AggregateState::Building => reason("building", format!("{} is being filled", aggregate.name), ""),
+            AggregateState::Halted { code, message, remedy } => reason(code, message.clone(), remedy),
+        };
+        reasons.push(Reason { aggregate: Some(aggregate.name.clone()), ..of_aggregate });
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::change::Lsn;
+    use engine::engine::{Counters, Unavailable};
+    use engine::source::SourceStatus;
+
+    use super::*;
+
+    fn status(applied: u64, ready: Result<(), Unavailable>) -> Status {
+        Status {
+            source: SourceStatus { upstream_lsn_at_start: Some(Lsn(50)), ..SourceStatus::default() },
+            connector: "postgres".to_owned(),
+            applied_lsn: Lsn(applied),
+            applied_time_us: 0,
+            durable_lsn: Lsn::ZERO,
+            lag_ms: 0,
+            ready,
+            counters: Counters::default(),
+        }
+    }
+
+    #[test]
+    fn ready_means_at_or_past_the_position_at_start() {
+        let codes = |status: &Status| reasons(status, &[]).into_iter().map(|r| r.code).collect::<Vec<_>>();
+        assert_eq!(codes(&status(49, Ok(()))), ["catching_up"]);
+        assert!(codes(&status(50, Ok(()))).is_empty());
+        let lost = Unavailable { code: "slot_lost".to_owned(), message: String::new(), remedy: String::new() };
+        assert_eq!(codes(&status(49, Err(lost))), ["slot_lost"]);
+    }
+}

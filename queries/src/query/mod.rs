@@ -1,0 +1,27 @@
+//! A question, typed and checked against the aggregate it is asked of, and the plan of what to read for it. Pure: nothing
+//! here reads a cell or a clock.
+
+/// The question.
+pub mod aggregate_query;
+/// `where` of a question.
+pub mod condition;
+/// Where the next page begins.
+pub mod cursor;
+/// Stable hashes.
+pub mod fingerprint;
+/// An aggregate to ask in tests.
+#[cfg(test)]
+pub(crate) mod fixture;
+/// Instants as text and back.
+pub mod instant;
+/// Which cells to read.
+pub mod planner;
+/// Why a question has no answer.
+pub mod refusal;
+/// The nearest known name.
+pub mod suggestion;
+
+pub use aggregate_query::{AggregateQuery, Fill, Layout, Order, OrderBy};
+pub use cursor::Cursor;
+pub use planner::{Access, LevelScan, ReadPlan};
+pub use refusal::{Fault, QueryError};

@@ -2,10 +2,11 @@
 //! read before the store is opened, so that a foreign or newer directory is refused untouched.
 //!
 //! ```text
-//! DATA/FORMAT     "tidemark 1\n"
+//! DATA/FORMAT     "tidemark 1 4f0c93ab\n": format version, and the instance, which names the replication slot
 //! DATA/store/     RocksDB
 //! ```
 
+use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::{fs, io};
 
@@ -14,8 +15,9 @@ use super::OpenError;
 /// Raised whenever an older binary could misread what a newer one wrote.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Accepts a directory of this format, or makes an empty one into it.
-pub fn claim(directory: &Path) -> Result<(), OpenError> {
+/// Accepts a directory of this format, or makes an empty one into it. Returns the instance: eight hexadecimal digits
+/// that tell this directory's replication slot from that of another.
+pub fn claim(directory: &Path) -> Result<String, OpenError> {
     let shown = directory.display().to_string();
     fs::create_dir_all(directory).map_err(|error| not_writable(&shown, &error))?;
     let marker = directory.join("FORMAT");
@@ -25,33 +27,40 @@ pub fn claim(directory: &Path) -> Result<(), OpenError> {
         Err(error) => return Err(not_writable(&shown, &error)),
     }
     let mut entries = fs::read_dir(directory).map_err(|error| not_writable(&shown, &error))?;
-    if entries.next().is_some() {
+    let half_made = |entry: &fs::DirEntry| entry.file_name() == "FORMAT.new";
+    if entries.any(|entry| !entry.is_ok_and(|entry| half_made(&entry))) {
         return Err(OpenError::new(
             "foreign_directory",
             format!("{shown} is not empty and not a Tidemark data directory"),
             "name an empty or new directory with --data",
         ));
     }
+    // Keys of hash maps are the randomness that the standard library has.
+    let instance = format!("{:08x}", std::hash::RandomState::new().build_hasher().finish() as u32);
     let write = || -> io::Result<()> {
         let file = directory.join("FORMAT.new");
-        fs::write(&file, format!("tidemark {FORMAT_VERSION}\n"))?;
+        fs::write(&file, format!("tidemark {FORMAT_VERSION} {instance}\n"))?;
         fs::File::open(&file)?.sync_all()?;
         fs::rename(&file, &marker)?;
         fs::File::open(directory)?.sync_all()
     };
-    write().map_err(|error| not_writable(&shown, &error))
+    write().map_err(|error| not_writable(&shown, &error))?;
+    Ok(instance)
 }
 
-fn check(text: &str, shown: &str) -> Result<(), OpenError> {
-    let version = text.trim().strip_prefix("tidemark ").and_then(|version| version.parse::<u32>().ok());
-    match version {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(version) => Err(OpenError::new(
+fn check(text: &str, shown: &str) -> Result<String, OpenError> {
+    let mut words = text.split_whitespace();
+    let version =
+        words.next().filter(|word| *word == "tidemark").and(words.next()).and_then(|word| word.parse::<u32>().ok());
+    let instance = words.next().filter(|word| word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit()));
+    match (version, instance) {
+        (Some(FORMAT_VERSION), Some(instance)) => Ok(instance.to_owned()),
+        (Some(version), _) if version != FORMAT_VERSION => Err(OpenError::new(
             "other_format",
             format!("{shown} holds data of format {version}; this Tidemark reads format {FORMAT_VERSION}"),
             "use the Tidemark that wrote it, or name an empty directory with --data",
         )),
-        None => Err(OpenError::new(
+        _ => Err(OpenError::new(
             "foreign_directory",
             format!("{shown}/FORMAT is not Tidemark's"),
             "name an empty or new directory with --data",
@@ -65,4 +74,33 @@ fn not_writable(shown: &str, error: &io::Error) -> OpenError {
         format!("cannot use {shown}: {error}"),
         "name a directory that this user can create and write, with --data",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_is_claimed_once_and_foreign_ones_are_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let ours = parent.path().join("new/data");
+        let instance = claim(&ours).unwrap();
+        assert_eq!(claim(&ours).unwrap(), instance);
+
+        let code = |text: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join("FORMAT"), text).unwrap();
+            claim(directory.path()).unwrap_err().code
+        };
+        assert_eq!(code("tidemark 2 4f0c93ab\n"), "other_format");
+        assert_eq!(code("other 1 4f0c93ab\n"), "foreign_directory");
+        assert_eq!(code("tidemark 1\n"), "foreign_directory");
+
+        let foreign = parent.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("CURRENT"), "MANIFEST-000001\n").unwrap();
+        assert_eq!(claim(&foreign).unwrap_err().code, "foreign_directory");
+        assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+    }
 }

@@ -1,1 +1,39 @@
-fn main() {}
+//! The binary `tidemark`: reads the command line and the configuration, and runs one command.
+
+mod cli;
+mod client;
+mod config;
+mod failure;
+mod logging;
+mod serve;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to hear that standard error is closed.
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(arguments)?),
+        Command::List { server } => client::Client::new(&server)?.list(),
+        Command::Describe { name, server } => client::Client::new(&server)?.describe(&name),
+        Command::Drop { name, server } => client::Client::new(&server)?.drop_aggregate(&name),
+        Command::Register { file, name, server } => client::Client::new(&server)?.register(&file, name.as_deref()),
+        Command::Query { name, parameters, server } => client::Client::new(&server)?.query(&name, &parameters),
+    }
+}

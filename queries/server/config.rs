@@ -1,0 +1,243 @@
+//! What `serve` runs with: flags win over the environment, that over the file, that over the defaults. Unknown keys of the
+//! file are refused. A connection string is a secret: it is neither logged nor part of any Debug output.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use queries::http::check_listen_address;
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, ServeArguments};
+use crate::failure::Failure;
+
+const DEFAULT_PORT: u16 = 7_171;
+const DEFAULT_MEMORY: u64 = 512 << 20;
+
+/// What `serve` runs with.
+#[derive(Debug)]
+pub struct ServeConfig {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Where HTTP is served; checked.
+    pub listen: SocketAddr,
+    /// What is followed.
+    pub source: SourceConfig,
+    /// Worker threads of the engine.
+    pub workers: NonZeroUsize,
+    /// Memory for caches, in bytes.
+    pub memory_bytes: u64,
+    /// How the log is written.
+    pub log: LogFormat,
+}
+
+/// What is followed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A Postgres database.
+    Postgres {
+        /// How to connect.
+        url: Secret,
+        /// Tables as `schema.name`; at least one.
+        tables: Vec<String>,
+    },
+    /// Made-up payments.
+    Generator {
+        /// The same seed makes the same payments.
+        seed: u64,
+    },
+    /// A recorded file.
+    Replay {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Text that must not be shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for whoever connects with it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    #[serde(default)]
+    insecure_listen: bool,
+    postgres: Option<Secret>,
+    #[serde(default)]
+    tables: Vec<String>,
+    generator: Option<u64>,
+    replay: Option<PathBuf>,
+    workers: Option<usize>,
+    memory: Option<String>,
+    log: Option<LogFormat>,
+}
+
+impl ServeConfig {
+    /// Puts together what the command line, the environment and the file say.
+    pub fn resolve(arguments: ServeArguments) -> Result<ServeConfig, Failure> {
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        combine(arguments, file)
+    }
+}
+
+fn read_file(path: &Path) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("the configuration {} cannot be read: {error}", path.display())))?;
+    parse_file(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
+}
+
+/// An error names the key and the line, and not the line's text: it may be the one with the password.
+fn parse_file(text: &str) -> Result<File, String> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+        let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        format!("{at}{}", error.message())
+    })
+}
+
+fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure> {
+    let listen =
+        arguments.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
+    check_listen_address(listen, arguments.insecure_listen || file.insecure_listen)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let workers = arguments.workers.or(file.workers).map_or_else(
+        || Ok(default_workers()),
+        |workers| NonZeroUsize::new(workers).ok_or_else(|| Failure::Usage("workers has to be at least 1".to_owned())),
+    )?;
+    let memory = arguments.memory.or(file.memory);
+    let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
+    let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
+    let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay);
+    let source = match stated {
+        // A source on the command line or in the environment replaces the file's, of whatever kind that is.
+        (None, None, None) => source(file.postgres, file.generator, file.replay, tables)?,
+        (postgres, generator, replay) => source(postgres, generator, replay, tables)?,
+    };
+    Ok(ServeConfig {
+        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from("tidemark-data")),
+        listen,
+        source,
+        workers,
+        memory_bytes,
+        log: arguments.log.or(file.log).unwrap_or_default(),
+    })
+}
+
+fn default_workers() -> NonZeroUsize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(processors / 2).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn source(
+    postgres: Option<Secret>,
+    generator: Option<u64>,
+    replay: Option<PathBuf>,
+    tables: Vec<String>,
+) -> Result<SourceConfig, Failure> {
+    match (postgres, generator, replay) {
+        (Some(_), None, None) if tables.is_empty() => {
+            Err(Failure::Usage("no table to follow: give one with --table schema.name".to_owned()))
+        }
+        (Some(url), None, None) => Ok(SourceConfig::Postgres { url, tables }),
+        (None, Some(seed), None) => Ok(SourceConfig::Generator { seed }),
+        (None, None, Some(file)) => Ok(SourceConfig::Replay { file }),
+        (None, None, None) => Err(Failure::Usage(
+            "nothing to follow: give a database with TIDEMARK_POSTGRES or --postgres, or made-up payments with --generator 1"
+                .to_owned(),
+        )),
+        _ => Err(Failure::Usage(
+            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator and --replay".to_owned(),
+        )),
+    }
+}
+
+/// `512MiB`, `2GiB`, `1000000`.
+fn parse_size(text: &str) -> Result<u64, Failure> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.and_then(|shift| number.parse::<u64>().ok()?.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| Failure::Usage(format!("{text:?} is not a size: use bytes or KiB, MiB, GiB, such as 512MiB")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn arguments() -> ServeArguments {
+        ServeArguments::default()
+    }
+
+    fn refused(arguments: ServeArguments, file: &str) -> String {
+        combine(arguments, parse_file(file).unwrap()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = "data = '/srv/tidemark'\ngenerator = 1\nworkers = 3\nmemory = '1GiB'\nlog = 'json'";
+        let config = combine(ServeArguments { workers: Some(5), ..arguments() }, parse_file(file).unwrap()).unwrap();
+        assert_eq!(config.data, Path::new("/srv/tidemark"));
+        assert_eq!((config.workers.get(), config.memory_bytes, config.log), (5, 1 << 30, LogFormat::Json));
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7171");
+        assert_eq!(config.source, SourceConfig::Generator { seed: 1 });
+    }
+
+    #[test]
+    fn a_stated_source_replaces_the_files() {
+        let file = parse_file("postgres = 'postgres://u:secret@h/db'\ntables = ['public.payments']").unwrap();
+        let config = combine(ServeArguments { generator: Some(9), ..arguments() }, file).unwrap();
+        assert_eq!(config.source, SourceConfig::Generator { seed: 9 });
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let file = parse_file("postgres = 'postgres://u:secret@h/db'\ntables = ['public.payments']").unwrap();
+        let config = combine(arguments(), file).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+        let wrong = "generator = 1\npostgres = { url = 'secret' }";
+        let error = parse_file(wrong).unwrap_err();
+        assert!(error.starts_with("line 2") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused_with_the_remedy() {
+        assert!(parse_file("worker = 3").unwrap_err().contains("unknown field `worker`"));
+        assert!(refused(arguments(), "").contains("nothing to follow"));
+        assert!(refused(arguments(), "generator = 1\nreplay = 'f'").contains("more than one source"));
+        assert!(refused(arguments(), "postgres = 'x'").contains("--table"));
+        assert!(refused(arguments(), "generator = 1\nworkers = 0").contains("at least 1"));
+        assert!(refused(arguments(), "generator = 1\nmemory = '5 potatoes'").contains("512MiB"));
+        assert!(refused(arguments(), "generator = 1\nlisten = '0.0.0.0:7171'").contains("--insecure-listen"));
+        assert!(
+            combine(arguments(), parse_file("generator = 1\nlisten = '0.0.0.0:1'\ninsecure_listen = true").unwrap())
+                .is_ok()
+        );
+    }
+}

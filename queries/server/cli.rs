@@ -26,6 +26,13 @@ pub enum Command {
     /// Follow a source and serve totals
     #[command(after_help = EXIT_CODES)]
     Serve(ServeArguments),
+    /// Watch totals move: a private Postgres with live payments, three aggregates, a page
+    #[command(after_help = EXIT_CODES)]
+    Demo {
+        /// Address to serve HTTP on
+        #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN", default_value = "127.0.0.1:7171")]
+        listen: SocketAddr,
+    },
     /// List the aggregates of a running server
     List {
         #[command(flatten)]

@@ -3,6 +3,7 @@
 mod cli;
 mod client;
 mod config;
+mod demo;
 mod failure;
 mod logging;
 mod serve;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(arguments)?),
+        Command::Demo { listen } => demo::run(listen),
         Command::List { server } => client::Client::new(&server)?.list(),
         Command::Describe { name, server } => client::Client::new(&server)?.describe(&name),
         Command::Drop { name, server } => client::Client::new(&server)?.drop_aggregate(&name),

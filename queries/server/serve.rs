@@ -1,37 +1,116 @@
 //! `tidemark serve`: starts the engine with its source, serves HTTP over it, and stops both in that order.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context;
+use connectors::{ConnectorConfig, GeneratorConfig, PostgresConfig, ReplayConfig};
 use engine::Engine;
+use engine::engine::EngineConfig;
+use engine::pipeline::abort_on_engine_panic;
+use engine::source::ResumePoint;
+use engine::store::StoreMemory;
+use engine::store::format::claim;
 use queries::http::{AppState, serve};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ServeConfig;
+use crate::config::{ServeConfig, SourceConfig};
 use crate::failure::Failure;
 use crate::logging;
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: ServeConfig) -> Result<(), Failure> {
     logging::start(config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Usage(format!("the runtime cannot be started: {error}")))?;
+    abort_on_engine_panic();
+    let runtime = runtime()?;
     runtime.block_on(async {
         let listener = bind(config.listen).await?;
-        let (engine, source_name) = start_engine(&config)?;
         let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
-        serve_engine(listener, engine, source_name, shutdown).await;
+        let (running, source_name) = start(&config).await?;
+        serve_engine(listener, running.engine.clone(), source_name, shutdown).await;
+        running.stop().await;
         Ok(())
     })
 }
 
-/// Starts the engine with the configured connector. The second part is the name of its source in `/v1/sources`.
-fn start_engine(config: &ServeConfig) -> Result<(Engine, &'static str), Failure> {
-    Err(Failure::Usage(format!("this build cannot follow {:?} yet", config.source)))
+/// The runtime that HTTP and the connectors share.
+pub fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Usage(format!("the runtime cannot be started: {error}")))
+}
+
+/// An engine and the connector that feeds it.
+pub struct Running {
+    /// The engine.
+    pub engine: Engine,
+    connector: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts the engine over its data directory, and the connector where the engine stands. A new data directory has its
+    /// source checked first, so that a mistake is told at once; one in use goes on even while its source is away.
+    pub async fn start(engine: &EngineConfig, connector: ConnectorConfig) -> Result<Running, Failure> {
+        let (engine, context) = Engine::start(engine).map_err(|error| Failure::Usage(error.to_string()))?;
+        if matches!(context.resume, ResumePoint::Fresh)
+            && let Err(error) = connectors::preflight(&connector).await
+        {
+            engine.stop().await;
+            return Err(Failure::Usage(error.to_string()));
+        }
+        Ok(Running { engine, connector: tokio::spawn(connectors::run(connector, context)) })
+    }
+
+    /// Commits what was received, makes it durable, acknowledges it and ends.
+    pub async fn stop(self) {
+        self.engine.stop().await;
+        // The connector ends with the engine's channel; a moment lets it tell upstream what is durable.
+        if tokio::time::timeout(CONNECTOR_STOP, self.connector).await.is_err() {
+            tracing::warn!("the connector did not end in time");
+        }
+    }
+}
+
+/// How long a connector may take to say goodbye.
+const CONNECTOR_STOP: Duration = Duration::from_secs(5);
+
+/// Starts what the configuration says. The second part is the name of its source in `/v1/sources`.
+async fn start(config: &ServeConfig) -> Result<(Running, &'static str), Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let (connector, name) = match &config.source {
+        SourceConfig::Postgres { url, tables } => {
+            let instance = claim(&config.data).map_err(|error| usage(&error))?;
+            let slot = format!("tidemark_{instance}");
+            let postgres = PostgresConfig::new(url.reveal(), tables, &slot).map_err(|error| usage(&error))?;
+            (ConnectorConfig::Postgres(postgres), "postgres")
+        }
+        SourceConfig::Generator { seed } => {
+            (ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() }), "generator")
+        }
+        SourceConfig::Replay { file } => (ConnectorConfig::Replay(ReplayConfig { file: file.clone() }), "replay"),
+    };
+    Ok((Running::start(&engine_config(config), connector).await?, name))
+}
+
+/// Half of the memory for blocks, a quarter for cells, the rest for what is being written.
+fn engine_config(config: &ServeConfig) -> EngineConfig {
+    /// Memory that a cell takes, about.
+    const CELL_BYTES: u64 = 200;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    EngineConfig {
+        data: config.data.clone(),
+        workers: config.workers.get(),
+        cells_in_memory: size(config.memory_bytes / 4 / CELL_BYTES),
+        store_memory: StoreMemory {
+            block_cache: size(config.memory_bytes / 2),
+            write_buffer: size((config.memory_bytes / 8).clamp(4 << 20, 64 << 20)),
+        },
+    }
 }
 
 /// Serves HTTP over a running engine until `shutdown`.
@@ -45,12 +124,17 @@ pub async fn serve_engine(listener: TcpListener, engine: Engine, source_name: &s
     serve(listener, AppState::new(engine, source_name), shutdown).await;
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| Failure::Usage(format!("cannot listen on {address}: {error}")))
+/// Listens, or says why not.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::Usage(format!(
+            "cannot listen on {address}: {error}\n  remedy: stop what listens there, or name another address with --listen"
+        ))
+    })
 }
 
 /// A token that SIGTERM or SIGINT cancels; a second one ends the process at once.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
     let shutdown = CancellationToken::new();

@@ -19,3 +19,15 @@ mod transfers;
 
 /// pgbench against its own balances.
 mod pgbench;
+
+/// The real binary killed at random moments.
+mod crash;
+
+/// The payments tables of the LeanXcale guide, over HTTP.
+mod guide;
+
+/// Mistakes, and the answers they get.
+mod mistakes;
+
+/// The layer rules.
+mod tidy;

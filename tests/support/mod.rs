@@ -5,3 +5,6 @@
 pub mod embedded;
 /// SQL in, text out.
 pub mod sql;
+
+/// Tidemark as the real binary.
+pub mod server;

@@ -1,0 +1,149 @@
+//! The real binary, started as a user would, asked over HTTP, stopped or killed.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A running `tidemark serve`.
+pub struct Server {
+    child: Child,
+    address: String,
+    log: mpsc::Receiver<String>,
+}
+
+/// A status and a JSON body.
+pub type Answer = (u16, Value);
+
+impl Server {
+    /// Starts `tidemark serve` on a free port with these arguments, and waits until it listens.
+    pub fn start(data: &Path, postgres: &str, tables: &[&str], more: &[&str]) -> Server {
+        let mut command = serve(data);
+        command.args(["--listen", "127.0.0.1:0"]).env("TIDEMARK_POSTGRES", postgres);
+        for table in tables {
+            command.args(["--table", table]);
+        }
+        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, log) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut said = Vec::new();
+        loop {
+            let line = log.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let Ok(line) = line else { panic!("tidemark does not serve: {said:#?} {:?}", child.wait()) };
+            if let Some((_, address)) = line.split_once("serving on http://") {
+                let address = address.trim().to_owned();
+                return Server { child, address, log };
+            }
+            said.push(line);
+        }
+    }
+
+    /// What it wrote to its log since the last look.
+    pub fn log(&self) -> Vec<String> {
+        self.log.try_iter().collect()
+    }
+
+    /// GET of a path; `None` where nobody answers.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        self.send("GET", path, None)
+    }
+
+    /// GET of a path.
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_get(path).unwrap_or_else(|| panic!("no answer to {path}: {:#?}", self.log()))
+    }
+
+    /// GET of a path until it answers 200; at most a minute.
+    pub fn get_ok(&self, path: &str) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.get(path) {
+                (200, body) => return body,
+                (status, body) => {
+                    let again = matches!(status, 429 | 503) && Instant::now() < deadline;
+                    assert!(again, "{path}: {status} {body}");
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// PUT of a definition.
+    pub fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send("PUT", path, Some(body.to_string().as_bytes())).unwrap_or_else(|| panic!("no answer to {path}"))
+    }
+
+    /// PUT of a body that may be anything; `None` where nobody answers.
+    pub fn try_put(&self, path: &str, body: &[u8]) -> Option<Answer> {
+        self.send("PUT", path, Some(body))
+    }
+
+    /// DELETE of a path.
+    pub fn delete(&self, path: &str) -> Option<Answer> {
+        self.send("DELETE", path, None)
+    }
+
+    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Option<Answer> {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(40)))
+            .build()
+            .into();
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header("content-type", "application/json")
+            .body(body.unwrap_or_default().to_vec())
+            .unwrap();
+        let mut response = agent.run(request).ok()?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().ok()?;
+        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Where it serves, as `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn terminate(mut self) -> ExitStatus {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `tidemark serve` over a data directory, not started yet; nothing of the environment tells it more.
+pub fn serve(data: &Path) -> Command {
+    let mut command = tidemark();
+    command.arg("serve").arg("--data").arg(data);
+    command
+}
+
+/// The binary, without the environment's settings.
+pub fn tidemark() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEMARK_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).env("RUST_LOG", "info");
+    command
+}

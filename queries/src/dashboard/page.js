@@ -20,7 +20,7 @@ function make(tag, text, className) {
 function setOptions(select, options) {
   const signature = JSON.stringify(options);
   if (select.dataset.signature === signature) return;
-  const before = select.value;
+  const before = select.dataset.signature ? select.value : null;
   select.dataset.signature = signature;
   select.replaceChildren(...options.map(([value, text]) => {
     const option = make("option", text);
@@ -123,7 +123,7 @@ function draw(answer, measure, dimension, granularity) {
 
   const cells = new Map();
   byId("body").replaceChildren(...rows.map(([time, row]) => {
-    const line = make("tr", undefined, row.complete || granularity === "all" ? "" : "open");
+    const line = make("tr", undefined, row.complete || time === null || granularity === "all" ? "" : "open");
     line.append(make("td", granularity === "all" ? "all" : timeText(time, granularity)));
     for (const group of groups) {
       const value = row.groups.get(group);

@@ -1,1 +1,110 @@
-//! x
+//! The layer rules, as an ordinary test: who may name what, and that no file of this folder is forgotten.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A word, and the only places where sources may contain it.
+const HOMES: [(&str, &[&str]); 8] = [
+    ("timely", &["engine/src/dataflow/"]),
+    ("differential_dataflow", &["engine/src/dataflow/"]),
+    ("rocksdb", &["engine/src/store/"]),
+    ("tokio_postgres", &["connectors/src/postgres/"]),
+    ("pgwire_replication", &["connectors/src/postgres/"]),
+    ("axum", &["queries/src/http/", "queries/src/dashboard/"]),
+    ("hyper_util", &["queries/src/http/"]),
+    ("sqlparser", &["engine/src/materialization/filter.rs"]),
+];
+
+/// Modules of ours that a crate or layer may not reach into.
+const FORBIDDEN: [(&str, &[&str]); 4] = [
+    ("connectors/src/", &["engine::store", "engine::dataflow", "engine::commit", "queries::"]),
+    ("engine/src/", &["connectors::", "queries::", "StatusCode"]),
+    ("queries/src/", &["connectors::", "engine::dataflow", "engine::commit", "engine::store"]),
+    ("engine/src/aggregate/", &["std::fs", "std::time", "chrono", "crate::store"]),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// Path from the root and code of each source file: comments, which may name anything, are left out.
+fn code() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for crate_directory in ["engine/src", "connectors/src", "queries/src"] {
+        sources(&root().join(crate_directory), &mut files);
+    }
+    files
+        .into_iter()
+        .map(|file| {
+            let name = file.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&file).unwrap();
+            let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (name, code.join("\n"))
+        })
+        .collect()
+}
+
+fn names(code: &str, word: &str) -> bool {
+    let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    code.match_indices(word).any(|(at, _)| {
+        let (before, after) = (code[..at].chars().next_back(), &code[at + word.len()..]);
+        !part_of_word(before) && after.starts_with("::")
+    })
+}
+
+#[test]
+fn heavy_dependencies_have_one_home_each() {
+    let files = code();
+    for (word, homes) in HOMES {
+        let strays: Vec<&String> = files
+            .iter()
+            .filter(|(name, code)| names(code, word) && !homes.iter().any(|home| name.starts_with(home)))
+            .map(|(name, _)| name)
+            .collect();
+        assert!(strays.is_empty(), "{word} is named outside {homes:?}: {strays:?}");
+        assert!(files.iter().any(|(_, code)| names(code, word)), "nothing names {word}: the rule is stale");
+    }
+}
+
+#[test]
+fn layers_do_not_reach_up() {
+    for (name, code) in code() {
+        for (layer, forbidden) in FORBIDDEN {
+            let named: Vec<_> = forbidden.iter().filter(|word| name.starts_with(layer) && code.contains(**word)).collect();
+            assert!(named.is_empty(), "{name} names {named:?}");
+        }
+    }
+}
+
+#[test]
+fn every_test_file_is_part_of_the_test_binary() {
+    let main = fs::read_to_string(root().join("tests/main.rs")).unwrap();
+    for entry in fs::read_dir(root().join("tests")).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") {
+            assert!(main.contains(&format!("mod {module};")), "tests/{name} is not declared in tests/main.rs");
+        }
+    }
+}
+
+#[test]
+fn our_crates_hold_no_unsafe_code_and_nothing_unfinished() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"forbid\""));
+    for (name, code) in code() {
+        for word in ["unimplemented!(", "todo!(", "dbg!(", "unsafe {"] {
+            assert!(!code.contains(word), "{name} holds {word}");
+        }
+    }
+}

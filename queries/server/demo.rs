@@ -97,7 +97,8 @@ async fn demonstrate(
                 sessions.spawn(async move { workload.live(seed).await });
             }
             let tables = ["public.payments".to_owned()];
-            let config = PostgresConfig::new(&postgres.url(), &tables, "tidemark_demo").map_err(|error| failed(&error))?;
+            let config =
+                PostgresConfig::new(&postgres.url(), &tables, "tidemark_demo").map_err(|error| failed(&error))?;
             (ConnectorConfig::Postgres(config), "postgres", "merchant")
         }
     };
@@ -106,7 +107,9 @@ async fn demonstrate(
         for (name, definition) in AGGREGATES {
             register(&running.engine, name, &definition.replace("\"merchant\"", &format!("\"{merchant}\""))).await?;
         }
-        say(&format!("\nopen http://{listen}/ and watch the totals move; Ctrl-C ends the demo and removes everything\n"));
+        say(&format!(
+            "\nopen http://{listen}/ and watch the totals move; Ctrl-C ends the demo and removes everything\n"
+        ));
         say(&format!("  curl 'http://{listen}/v1/aggregates/payments_by_month/data?granularity=year'\n"));
         narrate(&running.engine).await;
         Ok(())

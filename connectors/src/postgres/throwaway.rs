@@ -89,9 +89,9 @@ impl ThrowawayPostgres {
     }
 
     fn answers(&self) -> bool {
-        UnixStream::connect(self.socket_directory().join(".s.PGSQL.5432")).is_ok()
+        UnixStream::connect(self.socket_directory().join(format!(".s.PGSQL.{}", self.port()))).is_ok()
             && Command::new(self.binaries.join("pg_isready"))
-                .args(["-q", "-h"])
+                .args(["-q", "-p", self.port(), "-h"])
                 .arg(self.socket_directory())
                 .status()
                 .is_ok_and(|status| status.success())
@@ -130,7 +130,11 @@ impl ThrowawayPostgres {
     /// The URL of a database of it.
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
-        format!("postgres://postgres@/{database}?host={}", self.socket_directory().display())
+        format!("postgres://postgres@/{database}?host={}&port={}", self.socket_directory().display(), self.port())
+    }
+
+    fn port(&self) -> &str {
+        self.settings.iter().rev().find_map(|setting| setting.strip_prefix("port=")).unwrap_or("5432")
     }
 
     fn data(&self) -> PathBuf {
@@ -174,8 +178,11 @@ fn server_settings(directory: &Path, more: &[&str]) -> Vec<String> {
     settings
 }
 
-/// The newest installed server's programs.
+/// The newest installed server's programs, or those in the directory that `TIDEMARK_PG_BIN` names.
 fn find_binaries() -> Result<PathBuf, SourceError> {
+    if let Some(named) = std::env::var_os("TIDEMARK_PG_BIN") {
+        return Ok(PathBuf::from(named));
+    }
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

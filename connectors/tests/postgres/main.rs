@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ::engine::change::{ColumnType, Lsn};
 use ::engine::source::{ResumePoint, SourceState};
+use connectors::postgres::throwaway::Stop;
 use connectors::{ConnectorConfig, PostgresConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -366,7 +367,7 @@ async fn cut_connections_restarts_and_resumes_lose_and_repeat_nothing() {
     assert_eq!(engine.status.borrow().reconnects, 2);
 
     // The server crashes and comes back.
-    server.stop("QUIT");
+    server.stop(Stop::Immediate);
     wait_for("the connector notices", async || {
         matches!(engine.status.borrow().state, SourceState::Reconnecting { .. })
     })
@@ -391,7 +392,7 @@ async fn cut_connections_restarts_and_resumes_lose_and_repeat_nothing() {
 
     // A fast shutdown must not wait for us.
     let stopping = Instant::now();
-    server.stop("INT");
+    server.stop(Stop::Fast);
     assert!(stopping.elapsed() < Duration::from_secs(8), "the server waited for us: {:?}", stopping.elapsed());
 }
 

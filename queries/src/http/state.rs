@@ -1,6 +1,7 @@
 //! What handlers share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::Engine;
@@ -24,6 +25,8 @@ pub struct AppState {
     pub(super) source_name: Arc<str>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) scans: Arc<Semaphore>,
+    /// The process was ready once.
+    pub(super) was_ready: Arc<AtomicBool>,
 }
 
 impl AppState {
@@ -36,6 +39,7 @@ impl AppState {
             engine,
             source_name,
             scans: Arc::new(Semaphore::new(MAX_SCANS)),
+            was_ready: Arc::default(),
         }
     }
 

@@ -1,7 +1,11 @@
-//! `/healthz`: the process lives. `/readyz`: every registered aggregate answers, at or past the position upstream had
-//! when this process first looked; earlier answers could be older than ones given before a restart.
+//! `/healthz`: the process lives. `/readyz`: answers are at or past the position upstream had when this process first
+//! looked; earlier ones could be older than answers given before a restart.
+//!
+//! An aggregate that is still being filled holds readiness back only until the process was ready once: registering one
+//! more must not take a serving process out of rotation. One that halted never does: the others are exact.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
@@ -19,9 +23,13 @@ pub(in crate::http) async fn healthz() -> Response {
 }
 
 pub(in crate::http) async fn readyz(State(state): State<AppState>) -> Response {
-    let reasons = reasons(&state.engine.status(), &state.engine.aggregates());
+    let mut reasons = reasons(&state.engine.status(), &state.engine.aggregates());
+    if state.was_ready.load(Ordering::Relaxed) {
+        reasons.retain(|reason| reason.aggregate.is_none());
+    }
     let no_store = [(header::CACHE_CONTROL, "no-store")];
     let Some(first) = reasons.first() else {
+        state.was_ready.store(true, Ordering::Relaxed);
         return (no_store, Json(json!({"status": "ready"}))).into_response();
     };
     let body = Json(json!({"status": "not_ready", "code": first.code, "reasons": reasons}));
@@ -48,9 +56,8 @@ fn reasons(status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec<Reason> {
     }
     for aggregate in aggregates {
         let of_aggregate = match &aggregate.state {
-            AggregateState::Live => continue,
+            AggregateState::Live | AggregateState::Halted { .. } => continue,
             AggregateState::Building => reason("building", format!("{} is being filled", aggregate.name), ""),
-            AggregateState::Halted { code, message, remedy } => reason(code, message.clone(), remedy),
         };
         reasons.push(Reason { aggregate: Some(aggregate.name.clone()), ..of_aggregate });
     }

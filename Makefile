@@ -1,0 +1,35 @@
+# The two commands of the README, and the developer's others.
+#
+# Build output stays outside the clone: RocksDB's C++ takes about twelve minutes of two cores, once per machine.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
+TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
+
+.PHONY: demo test build lint load bench needs help
+
+help:            ## Show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+demo: build      ## A private Postgres with live payments, totals at http://127.0.0.1:7171/; Ctrl-C ends it
+	@$(TIDEMARK) demo
+
+test: needs      ## All tests; they start and remove their own Postgres
+	cargo test --release --workspace --no-fail-fast
+
+build: needs     ## The binary
+	@echo "building tidemark (the first time compiles RocksDB: about 12 minutes on two cores) ..."
+	cargo build --release --workspace
+
+lint: needs      ## Format and lints, as CI wants them
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run
+	$(CARGO_TARGET_DIR)/release/load
+
+bench: needs     ## The engine alone, in memory
+	cargo bench --profile release -p engine --bench pipeline
+
+# What the build and the tests need besides Rust; installed on Debian and Ubuntu, named elsewhere.
+needs:
+	@sh tests/needs.sh

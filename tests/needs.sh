@@ -1,0 +1,41 @@
+#!/bin/sh
+# Sees that this machine has what building and testing need, and installs what is missing where it knows how: Debian and
+# Ubuntu. Says what it does before it does it. Elsewhere it says what to install.
+set -eu
+
+any() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
+
+missing=""
+command -v c++ >/dev/null || missing="$missing g++"
+command -v make >/dev/null || missing="$missing make"
+# The bindings of RocksDB are made from its headers at build time.
+any /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/local/lib/libclang*.so* ||
+    missing="$missing libclang-dev"
+# For the demo and the tests: a server of their own, which the kernel ends with them (setpriv), and pgbench.
+any /usr/lib/postgresql/*/bin/initdb || command -v initdb >/dev/null || missing="$missing postgresql"
+command -v setpriv >/dev/null || missing="$missing util-linux"
+
+if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "Please install with your system's package manager: a C++ compiler, libclang (clang's development package)," >&2
+        echo "a Postgres server 14 or newer with initdb, and setpriv (util-linux). Missing, by Debian's names:$missing" >&2
+        exit 1
+    fi
+    as_root=""
+    [ "$(id -u)" = 0 ] || as_root="sudo"
+    echo "missing:$missing"
+    echo "running: $as_root apt-get update; $as_root apt-get install -y --no-install-recommends$missing"
+    $as_root apt-get update -q
+    # shellcheck disable=SC2086 # one word per package
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "Rust is missing. Install version 1.88 or newer from https://rustup.rs, then run this again." >&2
+    exit 1
+fi
+minor=$(cargo --version | sed -E 's/^cargo 1\.([0-9]+).*/\1/')
+if [ "$minor" -lt 88 ]; then
+    echo "$(cargo --version) is too old: Tidemark needs Rust 1.88 or newer (rustup update)." >&2
+    exit 1
+fi

@@ -297,7 +297,7 @@ async fn every_type_reads_as_sql_says() {
         "Float(-2.25)".into(),
         "Text(\"ä€😀\")".into(),
         "Text(\"v\")".into(),
-        "Text(\"c    \")".into(),
+        "Text(\"c\")".into(),
         "Bool(true)".into(),
         format!(
             "{:?}",

@@ -1,1 +1,133 @@
-fn main() {}
+//! Figures of the whole product against something real, in one run on one machine: draining a backlog against
+//! `pg_recvlogical`, the snapshot against `psql \copy`, HTTP against a handler that answers the same bytes.
+//!
+//! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
+//!
+//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [drain] [snapshot] [live]
+#![allow(clippy::print_stdout, reason = "printing is what this program is for")]
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use connectors::postgres::throwaway::ThrowawayPostgres;
+
+mod bare;
+mod drain;
+mod figures;
+mod http;
+mod live;
+mod payments;
+mod process;
+mod queries;
+mod snapshot;
+mod sql;
+mod tidemark;
+mod visible;
+mod writers;
+
+/// How much is done.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    rounds: usize,
+    preloaded_rows: i64,
+    /// Blocks of 50,000 inserts, 5,000 updates and 1,000 deletes.
+    drain_blocks: i64,
+    snapshot_rows: i64,
+    visible_seconds: u64,
+    /// Of each combination of server, question and clients.
+    query_milliseconds: u64,
+}
+
+const FULL: Scale = Scale {
+    rounds: 3,
+    preloaded_rows: 100_000,
+    drain_blocks: 20,
+    snapshot_rows: 2_000_000,
+    visible_seconds: 22,
+    query_milliseconds: 1_500,
+};
+
+const QUICK: Scale = Scale {
+    rounds: 1,
+    preloaded_rows: 50_000,
+    drain_blocks: 4,
+    snapshot_rows: 300_000,
+    visible_seconds: 5,
+    query_milliseconds: 400,
+};
+
+/// Postgres as both sides of every comparison meet it: no pauses of its own in the middle of a round.
+const SETTINGS: [&str; 6] = [
+    "shared_buffers=1GB",
+    "max_wal_size=16GB",
+    "checkpoint_timeout=1h",
+    "autovacuum=off",
+    "max_connections=60",
+    "log_min_messages=fatal",
+];
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let [command, bytes] = arguments.as_slice()
+        && command == bare::COMMAND
+    {
+        return runtime.block_on(bare::serve(bytes.parse()?));
+    }
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
+    if let Some(unknown) = chosen.iter().find(|part| !["drain", "snapshot", "live"].contains(part)) {
+        bail!("there is no {unknown:?}: use [--quick] [drain] [snapshot] [live]");
+    }
+    let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
+    let scale = if quick { QUICK } else { FULL };
+    tidemark::binary()?;
+    let started = Instant::now();
+    // Of this thread, which lives as long as the program: the kernel ends the server with it.
+    let postgres = ThrowawayPostgres::start(&SETTINGS).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut tables = vec![runtime.block_on(machine(&postgres))?];
+    runtime.block_on(async {
+        if wanted("drain") {
+            tables.push(drain::measure(&postgres, scale).await.context("drain")?);
+        }
+        if wanted("snapshot") {
+            tables.push(snapshot::measure(&postgres, scale).await.context("snapshot")?);
+        }
+        if wanted("live") {
+            let stage = live::Stage::set(&postgres, scale).await.context("live")?;
+            tables.push(visible::measure(&stage, scale).await.context("commit to visible")?);
+            tables.push(queries::measure(&stage, scale).await.context("queries")?);
+            stage.end().await?;
+        }
+        anyhow::Ok(())
+    })?;
+    println!("\n================ figures ({:.0} s) ================", started.elapsed().as_secs_f64());
+    for table in &tables {
+        println!("\n{table}");
+    }
+    Ok(())
+}
+
+/// What the figures are of.
+async fn machine(postgres: &ThrowawayPostgres) -> anyhow::Result<figures::Table> {
+    let client = sql::connect(&postgres.url()).await?;
+    let proc = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map_or(line, |(_, value)| value).trim().to_owned()
+    };
+    let mut table = figures::Table::new("machine", &["", ""]);
+    let cores = std::thread::available_parallelism()?.to_string();
+    for (what, is) in [
+        ("cores", cores),
+        ("processor", proc("/proc/cpuinfo", "model name")),
+        ("memory", proc("/proc/meminfo", "MemTotal")),
+        ("load average before", proc("/proc/loadavg", "")),
+        ("Postgres", sql::value(&client, "SHOW server_version").await?),
+        ("its settings", format!("fsync=off {}", SETTINGS.join(" "))),
+        ("transport", "unix socket to Postgres, loopback TCP for HTTP".to_owned()),
+    ] {
+        table.row(&[what, &is]);
+    }
+    Ok(table)
+}

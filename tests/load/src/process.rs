@@ -1,0 +1,89 @@
+//! Processes: their CPU time and memory, as the kernel tells.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::task::JoinHandle;
+
+use crate::sql;
+
+/// The unit of `/proc/PID/stat`, the same on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// User and system time so far, in ticks, and whether the process has ended and waits to be waited for.
+fn stat(pid: u32) -> Option<(u64, bool)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks = |field: usize| fields.get(field)?.parse::<u64>().ok();
+    Some((ticks(11)? + ticks(12)?, fields.first() == Some(&"Z")))
+}
+
+/// CPU seconds of a running process.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    stat(pid).map_or(0.0, |(ticks, _)| ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// The most memory a running process has had, in MiB.
+pub fn peak_memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() / 1024
+}
+
+/// Wall and CPU seconds of a program that must succeed.
+pub async fn timed(command: &mut Command) -> anyhow::Result<(f64, f64)> {
+    let started = Instant::now();
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("{command:?}"))?;
+    let ticks = loop {
+        match stat(child.id()) {
+            Some((ticks, true)) => break ticks,
+            Some(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+            None => break 0,
+        }
+    };
+    let wall = started.elapsed().as_secs_f64();
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok((wall, ticks as f64 / TICKS_PER_SECOND))
+}
+
+/// Watches the walsender of a slot, for its CPU time.
+pub struct Walsender {
+    ticks: Arc<AtomicU64>,
+    watching: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Walsender {
+    /// From when somebody reads from the slot.
+    pub async fn watch(url: &str, slot: &str) -> anyhow::Result<Self> {
+        let client = sql::connect(url).await?;
+        let active = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        let ticks = Arc::new(AtomicU64::new(0));
+        let last = Arc::clone(&ticks);
+        let watching = tokio::spawn(async move {
+            let pid = loop {
+                if let Ok(pid) = sql::value(&client, &active).await?.parse::<u32>() {
+                    break pid;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            while let Some((now, _)) = stat(pid) {
+                last.store(now, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        });
+        Ok(Walsender { ticks, watching })
+    }
+
+    /// Its CPU seconds.
+    pub fn end(self) -> f64 {
+        self.watching.abort();
+        self.ticks.load(Ordering::Relaxed) as f64 / TICKS_PER_SECOND
+    }
+}

@@ -35,15 +35,15 @@ const AGGREGATES: [(&str, &str); 3] = [
             "where":"status = 'settled'"}"#,
     ),
     (
-        "payments_by_merchant",
+        "payments_daily",
         r#"{"table":"public.payments","measures":[{"name":"amount","sum":"amount"},{"name":"n","count":"*"}],
-            "dimensions":["merchant","currency"],"time":{"column":"created_at","granularity":"day"},"rollups":["month","year"],
+            "dimensions":["currency","merchant"],"time":{"column":"created_at","granularity":"day"},"rollups":["month","year"],
             "where":"status = 'settled'"}"#,
     ),
     (
         "payments_by_status",
         r#"{"table":"public.payments","measures":[{"name":"amount","sum":"amount"},{"name":"n","count":"*"}],
-            "dimensions":["status","currency"]}"#,
+            "dimensions":["currency","status"]}"#,
     ),
 ];
 

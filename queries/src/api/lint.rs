@@ -1,13 +1,10 @@
 //! Things a finance user should be told about a definition that is correct and perhaps not meant.
 
-use engine::aggregate::Function;
 use engine::change::TableSchema;
 use engine::materialization::{Definition, Plan};
 
 use super::warning::Warning;
-
-/// Columns that say in which money an amount is.
-const CURRENCY_COLUMNS: [&str; 6] = ["currency", "currency_code", "ccy", "curr", "currency_id", "iso_currency"];
+use crate::query::currency::{adds_amounts, is_currency};
 
 /// What to remark about a definition.
 #[must_use]
@@ -21,18 +18,12 @@ pub fn warnings(definition: &Definition, plan: &Plan, schema: Option<&TableSchem
 
 /// A sum over a table with a currency that neither groups by it nor filters on it adds dollars to euros.
 fn sum_across_currencies(definition: &Definition, plan: &Plan, schema: &TableSchema) -> Option<Warning> {
-    let (at, currency) = schema.columns.iter().enumerate().find(|(_, column)| {
-        CURRENCY_COLUMNS.contains(&column.name.to_lowercase().as_str())
-            || column.name.to_lowercase().ends_with("_currency")
-    })?;
+    let (at, currency) = schema.columns.iter().enumerate().find(|(_, column)| is_currency(&column.name))?;
     let mut told_apart: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.column).collect();
     if let Some(filter) = &plan.filter {
         filter.columns(&mut told_apart);
     }
-    let sum = plan
-        .measures
-        .iter()
-        .find(|measure| !matches!(measure.function, Function::CountRows | Function::CountValues))?;
+    let sum = plan.measures.iter().find(|measure| adds_amounts(measure.function))?;
     (!told_apart.contains(&at)).then(|| {
         Warning::new(
             "sum_across_currencies",

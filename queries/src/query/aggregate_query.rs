@@ -8,6 +8,7 @@ use engine::change::{Lsn, Value};
 use engine::materialization::{Aggregate, Bucket, Granularity, Plan, group_key};
 
 use super::condition;
+use super::currency::refuse_mixing;
 use super::cursor::Cursor;
 use super::fingerprint::Fingerprint;
 use super::instant::{self, Bound};
@@ -130,6 +131,7 @@ impl AggregateQuery {
         let fixed = fixed(parameters, plan)?;
         let group_by = group_by(get("group_by"), &fixed, plan)?;
         let measures = measures(get("measures"), plan)?;
+        refuse_mixing(plan, &fixed, &group_by, &measures)?;
         let order = order(get("order"), granularity, &group_by, &measures, plan)?;
         let from = bound("from", get("from"), granularity, plan, now_us)?;
         let to = bound("to", get("to"), granularity, plan, now_us)?;
@@ -394,11 +396,11 @@ mod tests {
 
     #[test]
     fn a_fixed_dimension_is_not_repeated_in_every_row_unless_asked_for() {
-        assert_eq!(parse("where=currency:EUR", &daily()).unwrap().group_by, [1]);
-        assert_eq!(parse("where=currency:EUR&group_by=currency", &daily()).unwrap().group_by, [0]);
+        assert_eq!(parse("where=country:EUR", &daily()).unwrap().group_by, [1]);
+        assert_eq!(parse("where=country:EUR&group_by=country", &daily()).unwrap().group_by, [0]);
         assert_eq!(parse("group_by=", &daily()).unwrap().group_by, [0; 0]);
-        assert_eq!(parse("group_by=merchant,currency", &daily()).unwrap().group_by, [1, 0]);
-        assert_eq!(parse("where=currency:EUR&where=merchant:5", &daily()).unwrap().group_by, [0; 0]);
+        assert_eq!(parse("group_by=merchant,country", &daily()).unwrap().group_by, [1, 0]);
+        assert_eq!(parse("where=country:EUR&where=merchant:5", &daily()).unwrap().group_by, [0; 0]);
     }
 
     #[test]
@@ -422,8 +424,8 @@ mod tests {
             ("granularity=P10D", "does_not_nest", "this aggregate keeps"),
             ("granularity=fortnight", "bad_parameter", ""),
             ("measures=amont", "unknown_measure", "did you mean \"amount\"?"),
-            ("group_by=currency,curency", "unknown_dimension", "did you mean \"currency\"?"),
-            ("group_by=currency,currency", "bad_parameter", ""),
+            ("group_by=country,contry", "unknown_dimension", "did you mean \"country\"?"),
+            ("group_by=country,country", "bad_parameter", ""),
             ("order=-fee", "unknown_order", ""),
             ("group_by=&order=merchant", "unknown_order", ""),
             ("limit=0", "bad_parameter", "longer answers"),
@@ -445,10 +447,10 @@ mod tests {
 
     #[test]
     fn cursors_belong_to_the_rows_they_came_from() {
-        let query = parse("where=currency:EUR", &daily()).unwrap();
+        let query = parse("where=country:EUR", &daily()).unwrap();
         let cursor = Cursor { bucket: Bucket(0), key: vec![] }.encode(query.fingerprint);
-        assert!(parse(&format!("where=currency:EUR&cursor={cursor}&limit=5&measures=n"), &daily()).is_ok());
-        for other in ["where=currency:USD", "granularity=month", "group_by=merchant,currency"] {
+        assert!(parse(&format!("where=country:EUR&cursor={cursor}&limit=5&measures=n"), &daily()).is_ok());
+        for other in ["where=country:USD", "granularity=month", "group_by=merchant,country"] {
             assert_eq!(parse(&format!("{other}&cursor={cursor}"), &daily()).unwrap_err().code, "bad_cursor", "{other}");
         }
     }

@@ -1,4 +1,4 @@
-//! An aggregate to ask in tests: payments with a currency and a merchant, by day, month and year.
+//! An aggregate to ask in tests: payments with a country and a merchant, by day, month and year.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub(crate) fn schema() -> TableSchema {
     let column = |(name, column_type): (&str, ColumnType)| Column { name: name.to_owned(), column_type };
     let columns = [
         ("id", ColumnType::Int8),
-        ("currency", ColumnType::Text),
+        ("country", ColumnType::Text),
         ("merchant", ColumnType::Int8),
         ("amount", ColumnType::Numeric { scale: Some(2) }),
         ("units", ColumnType::Int4),
@@ -30,7 +30,7 @@ pub(crate) fn schema() -> TableSchema {
 /// An aggregate with this time, which may be empty.
 pub(crate) fn aggregate(time_and_rollups: &str) -> Aggregate {
     let text = format!(
-        r#"{{"table":"payments","dimensions":["currency","merchant"],{time_and_rollups}
+        r#"{{"table":"payments","dimensions":["country","merchant"],{time_and_rollups}
             "measures":[{{"name":"amount","sum":"amount"}},{{"name":"units","sum":"units"}},{{"name":"n","count":"*"}}]}}"#
     );
     let definition: Definition = serde_json::from_str(&text).unwrap();

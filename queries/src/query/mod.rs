@@ -5,6 +5,8 @@
 pub mod aggregate_query;
 /// `where` of a question.
 pub mod condition;
+/// Which columns say in what money an amount is.
+pub mod currency;
 /// Where the next page begins.
 pub mod cursor;
 /// Stable hashes.

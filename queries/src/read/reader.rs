@@ -348,7 +348,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     struct Payment {
-        currency: Value,
+        country: Value,
         merchant: i64,
         cents: i128,
         units: Option<i64>,
@@ -368,7 +368,7 @@ mod tests {
         }
 
         fn dimensions(&self) -> [Value; 2] {
-            [self.currency.clone(), Value::Int(self.merchant)]
+            [self.country.clone(), Value::Int(self.merchant)]
         }
     }
 
@@ -424,14 +424,14 @@ mod tests {
     }
 
     fn payment() -> impl Strategy<Value = Payment> {
-        let currency = prop_oneof![
+        let country = prop_oneof![
             Just(Value::Null),
             prop::sample::select(vec!["EUR", "USD", ""]).prop_map(|text| Value::Text(text.to_owned())),
         ];
         let special = vec![Bucket::NULL.0, Bucket::INFINITY.0, Bucket::NEGATIVE_INFINITY.0];
         let time = prop_oneof![8 => -800 * DAY_US..800 * DAY_US, 1 => prop::sample::select(special)];
-        (currency, 0i64..4, -500i128..500, prop::option::of(-5i64..5), time)
-            .prop_map(|(currency, merchant, cents, units, time)| Payment { currency, merchant, cents, units, time })
+        (country, 0i64..4, -500i128..500, prop::option::of(-5i64..5), time)
+            .prop_map(|(country, merchant, cents, units, time)| Payment { country, merchant, cents, units, time })
     }
 
     fn question() -> impl Strategy<Value = String> {
@@ -445,14 +445,13 @@ mod tests {
         let granularity = prop::sample::select(vec!["day", "week", "month", "quarter", "year", "all"]);
         let filter = prop::sample::select(vec![
             "",
-            "&where=currency:EUR",
+            "&where=country:EUR",
             "&where=merchant:2",
-            "&where=currency:EUR,merchant:1",
-            "&where=currency:null",
-            "&where=currency:'',merchant:3",
+            "&where=country:EUR,merchant:1",
+            "&where=country:null",
+            "&where=country:'',merchant:3",
         ]);
-        let group_by =
-            prop::sample::select(vec!["", "&group_by=", "&group_by=merchant", "&group_by=merchant,currency"]);
+        let group_by = prop::sample::select(vec!["", "&group_by=", "&group_by=merchant", "&group_by=merchant,country"]);
         let measures = prop::sample::select(vec!["", "&measures=n", "&measures=units,amount"]);
         (granularity, edge("from"), edge("to"), filter, group_by, measures).prop_map(
             |(granularity, from, to, filter, group_by, measures)| {
@@ -498,7 +497,7 @@ mod tests {
         #[test]
         fn the_first_by_a_measure_are_the_first_of_all(
             payments in prop::collection::vec(payment(), 0..60), limit in 1usize..9, descending in any::<bool>(),
-            by in prop::sample::select(vec!["units", "amount", "n", "merchant", "currency", "time"]),
+            by in prop::sample::select(vec!["units", "amount", "n", "merchant", "country", "time"]),
         ) {
             let aggregate = daily();
             let stored = stored(&payments, &aggregate.plan);
@@ -514,7 +513,7 @@ mod tests {
     }
 
     fn pay(merchant: i64, cents: i128, units: Option<i64>, day: i64) -> Payment {
-        Payment { currency: Value::Text("EUR".to_owned()), merchant, cents, units, time: day * DAY_US }
+        Payment { country: Value::Text("EUR".to_owned()), merchant, cents, units, time: day * DAY_US }
     }
 
     #[test]

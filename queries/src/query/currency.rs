@@ -1,0 +1,86 @@
+//! Which columns say in what money an amount is, and the refusal to add different ones together.
+//!
+//! Recognised by name only: a total of dollars and euros is never meant, and a column wrongly recognised costs its user
+//! one more word in the question.
+
+use engine::aggregate::Function;
+use engine::change::Value;
+use engine::materialization::Plan;
+
+use super::refusal::QueryError;
+
+const NAMES: [&str; 6] = ["currency", "currency_code", "ccy", "curr", "currency_id", "iso_currency"];
+
+/// Whether a column's name says that it holds a currency.
+#[must_use]
+pub fn is_currency(column: &str) -> bool {
+    let column = column.to_lowercase();
+    NAMES.contains(&column.as_str()) || column.ends_with("_currency")
+}
+
+/// Whether a measure adds amounts.
+#[must_use]
+pub fn adds_amounts(function: Function) -> bool {
+    !matches!(function, Function::CountRows | Function::CountValues)
+}
+
+/// Refuses a sum over groups of different currencies: each currency dimension is fixed or in the answer.
+pub(super) fn refuse_mixing(
+    plan: &Plan,
+    fixed: &[Option<Value>],
+    group_by: &[usize],
+    measures: &[usize],
+) -> Result<(), QueryError> {
+    let sum = measures.iter().filter_map(|at| plan.measures.get(*at)).find(|measure| adds_amounts(measure.function));
+    let mixed = plan.dimensions.iter().enumerate().find(|(at, dimension)| {
+        is_currency(&dimension.name) && !group_by.contains(at) && fixed.get(*at).is_none_or(Option::is_none)
+    });
+    match (sum, mixed) {
+        (Some(sum), Some((_, currency))) => Err(QueryError::refused(
+            "group_by",
+            "currencies_mixed",
+            format!("{} would add up amounts of different {}", sum.name, currency.name),
+        )
+        .hint(format!("add {0} to group_by, or fix it: where={0}:EUR", currency.name))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use engine::change::{Column, ColumnType, TableId, TableSchema};
+
+    use super::*;
+
+    #[test]
+    fn different_currencies_are_never_added() {
+        let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
+        let schema = TableSchema {
+            id: TableId(1),
+            namespace: "public".to_owned(),
+            name: "payments".to_owned(),
+            columns: vec![
+                column("id", ColumnType::Int8),
+                column("settlement_currency", ColumnType::Char),
+                column("merchant", ColumnType::Text),
+            ],
+            primary_key: vec![0],
+        };
+        let definition = serde_json::from_str(
+            r#"{"table":"payments","dimensions":["merchant","settlement_currency"],
+                "measures":[{"name":"ids","sum":"id"},{"name":"n","count":"*"}]}"#,
+        )
+        .unwrap();
+        let plan = Plan::resolve(&definition, &schema).unwrap();
+        let euro = Some(Value::Text("EUR".to_owned()));
+        let code = |fixed: &[Option<Value>], group_by: &[usize], measures: &[usize]| {
+            refuse_mixing(&plan, fixed, group_by, measures).map_err(|error| error.code)
+        };
+        assert_eq!(code(&[None, None], &[0], &[0, 1]), Err("currencies_mixed"));
+        assert_eq!(code(&[None, None], &[], &[0]), Err("currencies_mixed"));
+        assert_eq!(code(&[None, None], &[0], &[1]), Ok(()), "rows may be counted");
+        assert_eq!(code(&[None, None], &[0, 1], &[0]), Ok(()));
+        assert_eq!(code(&[None, euro], &[0], &[0]), Ok(()));
+    }
+}

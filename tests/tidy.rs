@@ -81,7 +81,8 @@ fn heavy_dependencies_have_one_home_each() {
 fn layers_do_not_reach_up() {
     for (name, code) in code() {
         for (layer, forbidden) in FORBIDDEN {
-            let named: Vec<_> = forbidden.iter().filter(|word| name.starts_with(layer) && code.contains(**word)).collect();
+            let named: Vec<_> =
+                forbidden.iter().filter(|word| name.starts_with(layer) && code.contains(**word)).collect();
             assert!(named.is_empty(), "{name} names {named:?}");
         }
     }

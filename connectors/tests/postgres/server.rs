@@ -10,7 +10,8 @@ pub struct Server(ThrowawayPostgres);
 impl Server {
     /// Starts with logical replication and a walsender timeout of two seconds; later settings win.
     pub fn start(settings: &[&str]) -> Server {
-        let mut all = vec!["wal_sender_timeout=2s", "autovacuum=off", "shared_buffers=32MB", "max_replication_slots=10"];
+        let mut all =
+            vec!["wal_sender_timeout=2s", "autovacuum=off", "shared_buffers=32MB", "max_replication_slots=10"];
         all.extend(settings);
         Server(ThrowawayPostgres::start(&all).unwrap_or_else(|error| panic!("{error}")))
     }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
@@ -152,11 +152,8 @@ impl Committer {
     pub fn run(mut self, dirty: &Sender<Lsn>) {
         while let Ok(message) = self.input.recv() {
             self.stash(message);
-            loop {
-                match self.input.try_recv() {
-                    Ok(message) => self.stash(message),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(message) = self.input.try_recv() {
+                self.stash(message);
             }
             while let Some(run) = self.take_run() {
                 if let Err(error) = self.commit(run, dirty) {

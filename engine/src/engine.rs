@@ -12,7 +12,7 @@ use crate::pipeline::Threads;
 use crate::sequencer::{Request, stopped};
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
-use crate::source::{SourceContext, SourceStatus};
+use crate::source::{SourceContext, SourceIdentity, SourceStatus};
 use crate::store::{OpenError, StoreMemory};
 
 /// How long a registration waits for a source that has just been started to announce its tables.
@@ -95,8 +95,8 @@ pub struct BuildProgress {
 pub struct Status {
     /// What the connector measured.
     pub source: SourceStatus,
-    /// Kind of connector: `postgres`, `generator`, `replay`.
-    pub connector: String,
+    /// Who upstream is; empty before the first session of a source.
+    pub identity: SourceIdentity,
     /// Newest position that answers show.
     pub applied_lsn: Lsn,
     /// When that was committed upstream, microseconds since 2000-01-01 UTC.
@@ -244,7 +244,7 @@ impl Engine {
         let counters = self.shared.counters();
         let behind = counters.in_flight > 0 || applied.lsn < source.received_lsn.max(source.upstream_lsn);
         Status {
-            connector: self.shared.connector.load().as_ref().clone(),
+            identity: self.shared.identity.load().as_ref().clone(),
             applied_lsn: applied.lsn,
             applied_time_us: applied.commit_time_us,
             durable_lsn: *self.shared.durable.borrow(),

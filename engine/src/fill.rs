@@ -80,7 +80,7 @@ fn fill(
             }
             sums.add(plan, &values, 1);
             progress.rows_done += 1;
-            if progress.rows_done % CHUNK_ROWS == 0 || sums.len() >= CHUNK_ENTRIES {
+            if progress.rows_done.is_multiple_of(CHUNK_ROWS) || sums.len() >= CHUNK_ENTRIES {
                 note(&mut progress, started);
                 shared.building().insert(aggregate.id, progress);
                 let registered =

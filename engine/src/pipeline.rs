@@ -64,7 +64,7 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
         AsOf { lsn: stored.position.lsn, commit_time_us: stored.position.commit_time_us, sequence: stored.sequence };
     let shared = Arc::new(Shared::new(source, as_of, stored.streaming));
     if let Some(identity) = &stored.identity {
-        shared.connector.store(Arc::new(identity.connector.clone()));
+        shared.identity.store(Arc::new(identity.clone()));
     }
     shared.catalog.store(Arc::new(crate::materialization::Catalog {
         tables: stored.tables.iter().map(|table| (table.qualified_name(), Arc::clone(table))).collect(),

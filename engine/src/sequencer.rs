@@ -333,7 +333,7 @@ impl Sequencer {
 
     /// First event of a session. A new source brings its tables; a resumed one has the stored tables already.
     fn announce(&mut self, identity: SourceIdentity, tables: Vec<TableSchema>) -> Result<(), End> {
-        self.shared.connector.store(Arc::new(identity.connector.clone()));
+        self.shared.identity.store(Arc::new(identity.clone()));
         if self.identity.as_ref() == Some(&identity) && !self.tables.is_empty() {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use crate::change::Lsn;
 use crate::engine::{BuildProgress, Counters, Unavailable};
 use crate::materialization::{AggregateId, Catalog};
 use crate::snapshot::{AsOf, Snapshot};
-use crate::source::{SourceState, SourceStatus};
+use crate::source::{SourceIdentity, SourceState, SourceStatus};
 
 /// Shared by all handles of one engine.
 pub struct Shared {
@@ -36,8 +36,8 @@ pub struct Shared {
     pub caught_up: AtomicBool,
     /// Written by the connector.
     pub source: watch::Receiver<SourceStatus>,
-    /// Kind of connector; written by the sequencer.
-    pub connector: ArcSwap<String>,
+    /// Who upstream is; written by the sequencer.
+    pub identity: ArcSwap<SourceIdentity>,
     /// Aggregates being filled; written by the filler.
     pub building: Mutex<HashMap<AggregateId, BuildProgress>>,
     /// Totals since the process started.
@@ -77,7 +77,7 @@ impl Shared {
             streaming: AtomicBool::new(streaming),
             caught_up: AtomicBool::new(false),
             source,
-            connector: ArcSwap::default(),
+            identity: ArcSwap::default(),
             building: Mutex::default(),
             totals,
         }

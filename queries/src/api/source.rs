@@ -2,7 +2,7 @@
 
 use engine::change::{Lsn, TableSchema};
 use engine::engine::{Counters, Status};
-use engine::source::{SourceState, SourceStatus};
+use engine::source::{SourceIdentity, SourceState, SourceStatus};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use std::sync::Arc;
 pub struct SourceBody<'a> {
     /// Name in URLs.
     pub name: &'a str,
-    /// `postgres`, `generator`, `replay`.
-    pub connector: &'a str,
+    /// Connector, server, database and replication slot.
+    #[serde(flatten)]
+    pub identity: &'a SourceIdentity,
     /// What the connector measured.
     #[serde(flatten)]
     pub status: &'a SourceStatus,
@@ -115,7 +116,7 @@ impl<'a> SourceBody<'a> {
         };
         SourceBody {
             name,
-            connector: &status.connector,
+            identity: &status.identity,
             status: &status.source,
             applied_lsn: status.applied_lsn,
             durable_lsn: status.durable_lsn,

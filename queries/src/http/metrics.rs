@@ -239,7 +239,7 @@ fn aggregate_states(aggregates: &[Arc<Aggregate>]) -> MetricFamily {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use engine::engine::Counters;
-    use engine::source::SourceStatus;
+    use engine::source::{SourceIdentity, SourceStatus};
 
     use super::*;
 
@@ -259,7 +259,7 @@ mod tests {
             SourceStatus { state: SourceState::Streaming, retained_wal_bytes: Some(4_096), ..SourceStatus::default() };
         metrics.registry.register_collector(Box::new(Fixed(Status {
             source,
-            connector: "postgres".to_owned(),
+            identity: SourceIdentity::default(),
             applied_lsn: Lsn(77),
             applied_time_us: 0,
             durable_lsn: Lsn(70),

@@ -68,14 +68,14 @@ fn reasons(status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec<Reason> {
 mod tests {
     use engine::change::Lsn;
     use engine::engine::{Counters, Unavailable};
-    use engine::source::SourceStatus;
+    use engine::source::{SourceIdentity, SourceStatus};
 
     use super::*;
 
     fn status(applied: u64, ready: Result<(), Unavailable>) -> Status {
         Status {
             source: SourceStatus { upstream_lsn_at_start: Some(Lsn(50)), ..SourceStatus::default() },
-            connector: "postgres".to_owned(),
+            identity: SourceIdentity::default(),
             applied_lsn: Lsn(applied),
             applied_time_us: 0,
             durable_lsn: Lsn::ZERO,

@@ -44,6 +44,11 @@ impl Bare {
         BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
         Ok(Bare { child, address: line.trim().parse().context("the bare server does not start")? })
     }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Bare {

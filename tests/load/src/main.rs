@@ -39,12 +39,12 @@ struct Scale {
 }
 
 const FULL: Scale = Scale {
-    rounds: 3,
+    rounds: 5,
     preloaded_rows: 100_000,
     drain_blocks: 20,
     snapshot_rows: 2_000_000,
     visible_seconds: 22,
-    query_milliseconds: 1_500,
+    query_milliseconds: 4_000,
 };
 
 const QUICK: Scale = Scale {

@@ -1,9 +1,11 @@
 //! The table that everything is measured on, and its aggregates.
 
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::sql;
+use crate::tidemark::Tidemark;
 
 /// The table, and what makes its rows: currencies of unequal weight, 10,000 merchants, times that grow with the id over
 /// 30 days as real payments' do.
@@ -53,4 +55,26 @@ pub async fn yearly_totals(client: &Client) -> anyhow::Result<Vec<Vec<String>>> 
     let sql = "SELECT extract(year FROM created_at AT TIME ZONE 'UTC'), currency, sum(amount), count(*)
                FROM payments GROUP BY 1, 2 ORDER BY 1, 2";
     sql::rows(client, sql).await
+}
+
+/// Exactness is not what is measured, but a wrong total would make the figures worthless.
+pub async fn check(tidemark: &Tidemark, expected: &[Vec<String>]) -> anyhow::Result<()> {
+    let mut http = tidemark.http().await?;
+    let body = http.ok("/v1/aggregates/month_currency/data?granularity=year&group_by=currency").await?;
+    let text = |row: &Value, field: &str| match row.get(field) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    };
+    let rows = body.get("data").and_then(Value::as_array).context("no rows")?;
+    let mut answered: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let year = text(row, "time").chars().take(4).collect();
+            vec![year, text(row, "currency"), text(row, "amount"), text(row, "n")]
+        })
+        .collect();
+    answered.sort();
+    ensure!(answered == expected, "totals differ:\n{answered:?}\n{expected:?}");
+    Ok(())
 }

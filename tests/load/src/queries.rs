@@ -11,6 +11,7 @@ use crate::bare::Bare;
 use crate::figures::{Latencies, Table};
 use crate::http::Http;
 use crate::live::{RATE, Stage};
+use crate::process::cpu_seconds;
 use crate::writers::Writers;
 
 const QUESTIONS: [(&str, &str); 2] = [
@@ -18,11 +19,27 @@ const QUESTIONS: [(&str, &str); 2] = [
     ("12 buckets", "/v1/aggregates/month_currency/data?granularity=month&from=2024-01&to=2025-01&where=currency:'EUR'"),
 ];
 
+/// The servers take turns so many times.
+const STRETCHES: u32 = 4;
+
 /// Runs it.
 pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
     let mut table = Table::new(
         "HTTP, keep-alive",
-        &["question", "clients", "writes", "tidemark/s", "p50", "p99", "bare/s", "p50", "p99", "ratio of /s"],
+        &[
+            "question",
+            "clients",
+            "writes",
+            "tidemark/s",
+            "p50",
+            "p99",
+            "cpu us",
+            "bare/s",
+            "p50",
+            "p99",
+            "cpu us",
+            "ratio of /s",
+        ],
     );
     let duration = Duration::from_millis(scale.query_milliseconds);
     for writing in [false, true] {
@@ -36,9 +53,10 @@ pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
             let bare = Bare::start(bytes)?;
             for clients in [1, 4] {
                 let (mut product, mut reference) = (Tally::default(), Tally::default());
-                for _ in 0..2 {
-                    product.add(ask(stage.tidemark.address, path, clients, duration / 2).await?);
-                    reference.add(ask(bare.address, "/", clients, duration / 2).await?);
+                for _ in 0..STRETCHES {
+                    let duration = duration / STRETCHES;
+                    product.ask(stage.tidemark.address, stage.tidemark.pid(), path, clients, duration).await?;
+                    reference.ask(bare.address, bare.pid(), "/", clients, duration).await?;
                 }
                 let (product, reference) = (product.figures(), reference.figures());
                 let row = [
@@ -48,10 +66,13 @@ pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
                     format!("{:.0}", product.0),
                     product.1.quantile(0.5),
                     product.1.quantile(0.99),
+                    format!("{:.1}", product.2),
                     format!("{:.0}", reference.0),
                     reference.1.quantile(0.5),
                     reference.1.quantile(0.99),
+                    format!("{:.1}", reference.2),
                     format!("{:.2}", product.0 / reference.0),
+                    format!("{:.1}", product.2 / reference.2),
                 ];
                 table.row(&row.each_ref().map(String::as_str));
             }
@@ -60,6 +81,7 @@ pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
             table.remark(format!("writes meanwhile: {:.0} transactions/s ({RATE} wanted)", writers.end().await?));
         }
     }
+    table.remark("cpu us: of the server, for one answer; with writes, what it spends on those is in it".to_owned());
     Ok(table)
 }
 
@@ -67,18 +89,32 @@ pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
 #[derive(Default)]
 struct Tally {
     seconds: f64,
+    cpu: f64,
     latencies: Vec<Duration>,
 }
 
 impl Tally {
-    fn add(&mut self, (seconds, latencies): (f64, Vec<Duration>)) {
+    /// One stretch more.
+    async fn ask(
+        &mut self,
+        address: SocketAddr,
+        pid: u32,
+        path: &str,
+        clients: usize,
+        duration: Duration,
+    ) -> anyhow::Result<()> {
+        let before = cpu_seconds(pid);
+        let (seconds, latencies) = ask(address, path, clients, duration).await?;
+        self.cpu += cpu_seconds(pid) - before;
         self.seconds += seconds;
         self.latencies.extend(latencies);
+        Ok(())
     }
 
-    /// Answers per second, and how long they took.
-    fn figures(self) -> (f64, Latencies) {
-        (self.latencies.len() as f64 / self.seconds, Latencies::new(self.latencies))
+    /// Answers per second, how long they took, and the server's CPU time for one in microseconds.
+    fn figures(self) -> (f64, Latencies, f64) {
+        let answers = self.latencies.len() as f64;
+        (answers / self.seconds, Latencies::new(self.latencies), self.cpu * 1e6 / answers)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::process::Command;
 
+use anyhow::ensure;
 use connectors::postgres::throwaway::ThrowawayPostgres;
 
 use crate::Scale;
 use crate::figures::{Table, median, rate};
-use crate::process::{cpu_seconds, peak_memory, timed};
+use crate::process::{cpu_seconds, peak_memory, threads, timed};
 use crate::tidemark::Tidemark;
 use crate::{payments, sql};
 
@@ -25,14 +26,16 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
     // Both readers find the pages as they will stay.
     sql::run(&client, "VACUUM ANALYZE payments").await?;
 
+    let expected = payments::yearly_totals(&client).await?;
     let directory = tempfile::tempdir()?;
     let (mut copies, mut snapshots, mut cpus, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut peak, mut bytes) = (0, 0);
+    let (mut peak, mut bytes, mut by_thread) = (0, 0, String::new());
     for round in 1..=scale.rounds {
         let mut psql = Command::new(postgres.binaries().join("psql"));
-        psql.args(["-X", "-q", "-U", "postgres", "-d", "snapshot", "-h"]).arg(postgres.socket_directory());
+        psql.args(["-X", "-U", "postgres", "-d", "snapshot", "-h"]).arg(postgres.socket_directory());
         psql.args(["-c", "\\copy (select * from payments) to '/dev/null' (format binary)"]);
-        let (copy, _) = timed(&mut psql).await?;
+        let (copy, _, said) = timed(&mut psql).await?;
+        ensure!(said.trim() == format!("COPY {}", scale.snapshot_rows), "psql said {said:?}");
         copies.push(copy);
 
         let data = directory.path().join(format!("round-{round}"));
@@ -40,10 +43,12 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
         let ready = tidemark.ready().await?.as_secs_f64();
         snapshots.push(ready);
         cpus.push(cpu_seconds(tidemark.pid()));
+        by_thread = threads(tidemark.pid());
         let mut took = Vec::new();
         for name in LATE {
             took.push(tidemark.register(name).await?.as_secs_f64());
         }
+        payments::check(&tidemark, &expected).await?;
         println!("snapshot {round}: copy {copy:.2} s, tidemark {ready:.2} s, late {took:.2?} s");
         late.push(took);
         peak = peak.max(peak_memory(tidemark.pid()));
@@ -87,6 +92,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
         median(&cpus),
         bytes >> 20
     ));
+    table.remark(format!("cpu seconds until ready by thread, last round: {by_thread}"));
     Ok(table)
 }
 

@@ -18,6 +18,13 @@ pub struct Server {
 /// A status and a JSON body.
 pub type Answer = (u16, Value);
 
+/// An answer with its headers, and its body as it came.
+pub struct Reply {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
 impl Server {
     /// Starts `tidemark serve` on a free port with these arguments, and waits until it listens.
     pub fn start(data: &Path, postgres: &str, tables: &[&str], more: &[&str]) -> Server {
@@ -89,21 +96,22 @@ impl Server {
     }
 
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Option<Answer> {
+        let reply = self.exchange(method, path, &[("content-type", "application/json")], body.unwrap_or_default())?;
+        Some((reply.status, serde_json::from_str(&reply.text).unwrap_or(Value::String(reply.text))))
+    }
+
+    /// A request with headers, and all of what came back; `None` where nobody answers.
+    pub fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Reply> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(40)))
             .build()
             .into();
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("http://{}{path}", self.address))
-            .header("content-type", "application/json")
-            .body(body.unwrap_or_default().to_vec())
-            .unwrap();
-        let mut response = agent.run(request).ok()?;
-        let status = response.status().as_u16();
+        let request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let mut response = agent.run(request.body(body.to_vec()).unwrap()).ok()?;
         let text = response.body_mut().read_to_string().ok()?;
-        Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+        Some(Reply { status: response.status().as_u16(), headers: response.headers().clone(), text })
     }
 
     /// Where it serves, as `host:port`.

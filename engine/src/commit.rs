@@ -13,11 +13,9 @@
 //! - A failed write ends the engine. It is not retried: after a failed sync the kernel may believe pages are clean.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender};
 
 use foldhash::fast::FixedState;
 use tokio::sync::{mpsc as async_mpsc, oneshot};
@@ -41,8 +39,6 @@ use crate::store::{Batch, Cursor, KeyKind, Store, StoreError, cursor, key};
 const MAX_RUN: usize = 64;
 /// Control totals kept in memory before the cache starts over.
 const MAX_CONTROLS: usize = 200_000;
-/// Longest time between a write and its sync.
-const SYNC_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What the committer is told.
 pub enum ToCommit {
@@ -542,102 +538,4 @@ fn halted_state(halt: Halt) -> AggregateState {
         ),
     };
     AggregateState::Halted { code: code.to_owned(), message: message.to_owned(), remedy: remedy.to_owned() }
-}
-
-/// Syncs what the committer wrote and then says so, at the latest [`SYNC_INTERVAL`] after the write. A thread of its own:
-/// a sync takes milliseconds, and commits go on meanwhile.
-pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
-    let mut newest: Option<Lsn> = None;
-    let mut due = Instant::now();
-    loop {
-        let message = match newest {
-            None => dirty.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(_) => dirty.recv_timeout(due.saturating_duration_since(Instant::now())),
-        };
-        match message {
-            Ok(lsn) => {
-                if newest.is_none() {
-                    due = Instant::now() + SYNC_INTERVAL;
-                }
-                newest = Some(lsn);
-                if Instant::now() < due {
-                    continue;
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                if let Some(lsn) = newest {
-                    sync(store, shared, lsn);
-                }
-                return;
-            }
-        }
-        if let Some(lsn) = newest.take()
-            && !sync(store, shared, lsn)
-        {
-            return;
-        }
-    }
-}
-
-fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
-    match store.sync() {
-        Ok(()) => {
-            shared.durable.send_if_modified(|durable| {
-                let newer = lsn > *durable;
-                if newer {
-                    *durable = lsn;
-                }
-                newer
-            });
-            true
-        }
-        Err(error) => {
-            shared.halt(
-                "store_failed",
-                format!("syncing failed, nothing more is acknowledged: {error}"),
-                "see that the disk works, then restart tidemark; nothing is lost, upstream still holds it",
-            );
-            false
-        }
-    }
-}
-
-/// Adds up all cells of a Snapshot again and compares with the control totals.
-pub fn scrub(snapshot: &Snapshot) -> Result<u64, StoreError> {
-    let mut checked = 0u64;
-    for aggregate in snapshot.catalog().aggregates.values().filter(|a| a.state == AggregateState::Live) {
-        let mut sums: BTreeMap<Vec<u8>, Control> = BTreeMap::new();
-        let mut damaged = false;
-        let mut cell = crate::aggregate::Cell::default();
-        snapshot.view().scan(&key::of_aggregate(KeyKind::Cell, aggregate.id), |stored, value| {
-            let parts = key::split_cell(stored).zip(codec::take_cell(value, &mut cell));
-            let Some(((id, level, bucket, _), _)) = parts.filter(|_| cell.rows > 0) else {
-                damaged = true;
-                return ControlFlow::Break(());
-            };
-            let sum = sums.entry(key::control(id, level, bucket)).or_default();
-            sum.cells += 1;
-            sum.total.merge(cell.rows, &cell.accumulators);
-            checked += 1;
-            ControlFlow::Continue(())
-        })?;
-        let mut controls: BTreeMap<Vec<u8>, Control> = BTreeMap::new();
-        snapshot.view().scan(&key::of_aggregate(KeyKind::Control, aggregate.id), |stored, value| {
-            match codec::take_control(value) {
-                Some(control) => {
-                    controls.insert(stored.to_vec(), control);
-                    ControlFlow::Continue(())
-                }
-                None => {
-                    damaged = true;
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if damaged || sums != controls {
-            return Err(StoreError::Damaged("control total: the cells of a Partition do not add up to it"));
-        }
-    }
-    Ok(checked)
 }

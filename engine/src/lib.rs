@@ -12,6 +12,8 @@ pub mod commit;
 pub mod commit_group;
 /// Rows in, write sets out.
 pub mod dataflow;
+/// What survives a crash.
+pub mod durable;
 /// The engine as others see it.
 pub mod engine;
 /// Late registrations filled from the row images.
@@ -22,6 +24,8 @@ pub mod materialization;
 pub mod pipeline;
 /// The last known row per primary key.
 pub mod row_image;
+/// Cells against their control totals.
+pub mod scrub;
 /// The one order of everything.
 pub mod sequencer;
 /// What threads and callers share.

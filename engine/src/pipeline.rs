@@ -14,9 +14,10 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::commit::{Committer, ToCommit, keep_durable};
+use crate::commit::{Committer, ToCommit};
 use crate::commit_group::Position;
 use crate::dataflow::worker::{Dataflow, DataflowConfig};
+use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill;
 use crate::materialization::{AggregateId, AggregateState};

@@ -107,6 +107,6 @@ impl Snapshot {
 
     /// Adds up all cells again and compares with the control totals kept beside them; returns the number of cells.
     pub fn scrub(&self) -> Result<u64, ReadError> {
-        Ok(crate::commit::scrub(self)?)
+        Ok(crate::scrub::scrub(self)?)
     }
 }

@@ -1,0 +1,73 @@
+//! The second frontier: what survives a crash of the machine, and so what upstream may be told.
+//!
+//! A thread of its own, because a sync takes milliseconds and commits go on meanwhile. What was written when a sync began
+//! is durable when it ends; nothing is acknowledged before.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::change::Lsn;
+use crate::shared::Shared;
+use crate::store::Store;
+
+/// Longest time between a write and its sync.
+const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Syncs what the committer wrote and then says so, at the latest [`SYNC_INTERVAL`] after the write. Ends with the
+/// committer.
+pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
+    let mut newest: Option<Lsn> = None;
+    let mut due = Instant::now();
+    loop {
+        let message = match newest {
+            None => dirty.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(_) => dirty.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Ok(lsn) => {
+                if newest.is_none() {
+                    due = Instant::now() + SYNC_INTERVAL;
+                }
+                newest = Some(lsn);
+                if Instant::now() < due {
+                    continue;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Some(lsn) = newest {
+                    sync(store, shared, lsn);
+                }
+                return;
+            }
+        }
+        if let Some(lsn) = newest.take()
+            && !sync(store, shared, lsn)
+        {
+            return;
+        }
+    }
+}
+
+fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
+    match store.sync() {
+        Ok(()) => {
+            shared.durable.send_if_modified(|durable| {
+                let newer = lsn > *durable;
+                if newer {
+                    *durable = lsn;
+                }
+                newer
+            });
+            true
+        }
+        Err(error) => {
+            shared.halt(
+                "store_failed",
+                format!("syncing failed, nothing more is acknowledged: {error}"),
+                "see that the disk works, then restart tidemark; nothing is lost, upstream still holds it",
+            );
+            false
+        }
+    }
+}

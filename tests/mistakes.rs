@@ -497,7 +497,8 @@ fn mistakes_over_http_are_told_and_disturb_nobody() {
 
     let json = [("content-type", "application/json")];
     let definition = by_day().to_string();
-    let requests: [(&str, &str, &[(&str, &str)], &[u8], u16, &str, &[&str]); 12] = [
+    type Request<'r> = (&'r str, &'r str, &'r [(&'r str, &'r str)], &'r [u8], u16, &'r str, &'r [&'r str]);
+    let requests: [Request<'_>; 12] = [
         (
             "PUT",
             "/v1/aggregates/x",

@@ -33,6 +33,9 @@ struct Round {
     by_thread: String,
 }
 
+/// A figure of a round.
+type Part = fn(&Round) -> f64;
+
 /// Runs it.
 pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Result<Table> {
     let admin = sql::connect(&postgres.url()).await?;
@@ -101,11 +104,11 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
         "drain of a backlog",
         &["", "wall s", "rows", "client cpu s", "walsender cpu s", "cpu us/row", "wall s of the rounds"],
     );
-    let of = |rounds: &[Round], part: fn(&Round) -> f64| median(&rounds.iter().map(part).collect::<Vec<_>>());
-    let all = |rounds: &[Round], part: fn(&Round) -> f64| {
+    let of = |rounds: &[Round], part: Part| median(&rounds.iter().map(part).collect::<Vec<_>>());
+    let all = |rounds: &[Round], part: Part| {
         rounds.iter().map(|round| format!("{:.2}", part(round))).collect::<Vec<_>>().join(" ")
     };
-    let rows: [(&str, &[Round], fn(&Round) -> f64); 3] = [
+    let rows: [(&str, &[Round], Part); 3] = [
         ("pg_recvlogical to /dev/null", &reference, |round| round.wall),
         ("tidemark, from process start", &product, |round| round.wall),
         ("tidemark, from first transaction", &product, |round| round.since_first),
@@ -122,7 +125,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
             &all(rounds, wall),
         ]);
     }
-    let ratio = |wall: fn(&Round) -> f64| {
+    let ratio = |wall: Part| {
         let ratios: Vec<f64> = product.iter().zip(&reference).map(|(b, a)| wall(b) / a.wall).collect();
         median(&ratios)
     };
@@ -144,7 +147,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
         of(&product, |round| round.serving)
     ));
     if let Some(last) = product.last() {
-        table.remark(format!("tidemark's cpu seconds by thread, last round: {}", last.by_thread));
+        table.remark(format!("tidemark's cpu by thread, last round: {}", last.by_thread));
     }
     Ok(table)
 }

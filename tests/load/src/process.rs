@@ -1,6 +1,7 @@
 //! Processes: their CPU time and memory, as the kernel tells.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,21 +32,32 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |(ticks, _)| ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// CPU seconds of a process' threads, by name, the busiest first; those below a hundredth of all left out.
+/// How often a thread gave up its processor to wait.
+fn switches(task: &Path) -> u64 {
+    let text = std::fs::read_to_string(task.join("status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|line| line.trim().parse().ok()).unwrap_or_default()
+}
+
+/// CPU seconds and waits of a process' threads, by name, the busiest first; those below a hundredth of all left out.
 pub fn threads(pid: u32) -> String {
-    let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
+    let mut by_name: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         let name = text.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(") ")?.0.to_owned()));
         if let (Some(name), Some((ticks, _))) = (name, parse_stat(&text)) {
-            *by_name.entry(name).or_default() += ticks;
+            let (all_ticks, all_switches) = by_name.entry(name).or_default();
+            *all_ticks += ticks;
+            *all_switches += switches(&entry.path());
         }
     }
-    let mut by_ticks: Vec<(u64, String)> = by_name.into_iter().map(|(name, ticks)| (ticks, name)).collect();
+    let mut by_ticks: Vec<_> = by_name.into_iter().map(|(name, (ticks, switches))| (ticks, switches, name)).collect();
     by_ticks.sort_by(|a, b| b.cmp(a));
-    let all: u64 = by_ticks.iter().map(|(ticks, _)| ticks).sum();
-    let shown = by_ticks.iter().filter(|(ticks, _)| *ticks > 0 && ticks * 100 >= all);
-    let shown = shown.map(|(ticks, name)| format!("{name} {:.2}", *ticks as f64 / TICKS_PER_SECOND));
+    let all: u64 = by_ticks.iter().map(|(ticks, ..)| ticks).sum();
+    let shown = by_ticks.iter().filter(|(ticks, ..)| *ticks > 0 && ticks * 100 >= all);
+    let shown = shown.map(|(ticks, switches, name)| {
+        format!("{name} {:.2} s ({} k switches)", *ticks as f64 / TICKS_PER_SECOND, switches / 1_000)
+    });
     shown.collect::<Vec<_>>().join(", ")
 }
 

@@ -38,7 +38,8 @@ pub async fn measure(stage: &Stage, scale: Scale) -> anyhow::Result<Table> {
             "p50",
             "p99",
             "cpu us",
-            "ratio of /s",
+            "/s ratio",
+            "cpu ratio",
         ],
     );
     let duration = Duration::from_millis(scale.query_milliseconds);

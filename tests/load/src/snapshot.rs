@@ -92,7 +92,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
         median(&cpus),
         bytes >> 20
     ));
-    table.remark(format!("cpu seconds until ready by thread, last round: {by_thread}"));
+    table.remark(format!("cpu until ready by thread, last round: {by_thread}"));
     Ok(table)
 }
 

@@ -20,7 +20,7 @@ use crate::dataflow::worker::{Dataflow, DataflowConfig};
 use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill;
-use crate::materialization::{AggregateId, AggregateState};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog};
 use crate::row_image::RowImages;
 use crate::sequencer::{Inputs, Sequencer, Stored};
 use crate::shared::Shared;
@@ -67,10 +67,7 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     if let Some(identity) = &stored.identity {
         shared.identity.store(Arc::new(identity.clone()));
     }
-    shared.catalog.store(Arc::new(crate::materialization::Catalog {
-        tables: stored.tables.iter().map(|table| (table.qualified_name(), Arc::clone(table))).collect(),
-        ..Default::default()
-    }));
+    shared.catalog.store(Arc::new(stored_catalog(&stored)));
 
     let (events_in, events) = mpsc::channel(EVENTS);
     let (requests_in, requests) = mpsc::channel(REQUESTS);
@@ -120,6 +117,20 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
 
     let context = SourceContext { resume, events: events_in, durable: shared.durable.subscribe(), status };
     Ok((Engine::new(shared, requests_in, Threads(threads)), context))
+}
+
+/// What is registered, before the first commit publishes it: nobody may be told that it does not exist.
+fn stored_catalog(stored: &Stored) -> Catalog {
+    let tables = stored.tables.iter().map(|table| (table.qualified_name(), Arc::clone(table))).collect();
+    let aggregates = stored
+        .aggregates
+        .iter()
+        .cloned()
+        .map(|(id, name, definition, state)| {
+            (name.clone(), Arc::new(Aggregate::restore(id, name, definition, state, &tables)))
+        })
+        .collect();
+    Catalog { aggregates, tables }
 }
 
 /// Reads what the store holds, and clears away what an earlier process left unfinished.

@@ -354,23 +354,12 @@ impl Sequencer {
         let mut commands = Vec::new();
         let mut registry: Vec<RegistryChange> = tables.into_iter().collect();
         for (id, name, definition, state) in std::mem::take(&mut self.unresolved) {
-            let resolved = self
-                .tables
-                .get(&definition.qualified_table())
-                .ok_or_else(|| format!("there is no table {}", definition.qualified_table()))
-                .and_then(|schema| Plan::resolve(&definition, schema).map_err(|error| error.to_string()));
-            let (plan, state) = match resolved {
+            let mut aggregate = Aggregate::restore(id, name.clone(), definition, state, &self.tables);
+            if aggregate.state == AggregateState::Building && self.phase == Phase::Snapshot {
                 // Before the first row of a new source everything is complete as it is.
-                Ok(plan) if state == AggregateState::Building && self.phase == Phase::Snapshot => {
-                    (plan, AggregateState::Live)
-                }
-                Ok(plan) => (plan, state),
-                Err(message) => {
-                    tracing::error!(aggregate = name, message, "the definition no longer fits its table");
-                    continue;
-                }
-            };
-            let aggregate = Arc::new(Aggregate { id, name: name.clone(), definition, plan: Arc::new(plan), state });
+                aggregate.state = AggregateState::Live;
+            }
+            let aggregate = Arc::new(aggregate);
             if !matches!(aggregate.state, AggregateState::Halted { .. }) {
                 commands.push(Command::Install(Arc::clone(&aggregate)));
             }

@@ -84,10 +84,11 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str), Failure>
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let (connector, name) = match &config.source {
         SourceConfig::Postgres { url, tables } => {
+            let named = |slot: &str| PostgresConfig::new(url.reveal(), tables, slot).map_err(|error| usage(&error));
+            // A URL that cannot work leaves no data directory behind.
+            named("tidemark")?;
             let instance = claim(&config.data).map_err(|error| usage(&error))?;
-            let slot = format!("tidemark_{instance}");
-            let postgres = PostgresConfig::new(url.reveal(), tables, &slot).map_err(|error| usage(&error))?;
-            (ConnectorConfig::Postgres(postgres), "postgres")
+            (ConnectorConfig::Postgres(named(&format!("tidemark_{instance}"))?), "postgres")
         }
         SourceConfig::Generator { seed } => {
             (ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() }), "generator")

@@ -48,6 +48,41 @@ pub struct Aggregate {
     pub state: AggregateState,
 }
 
+impl Aggregate {
+    /// A stored aggregate over the tables as they are. One that no longer fits its table is halted and stays visible; one
+    /// whose tables are not known yet waits as `Building`.
+    #[must_use]
+    pub fn restore(
+        id: AggregateId,
+        name: String,
+        definition: Definition,
+        state: AggregateState,
+        tables: &BTreeMap<String, Arc<TableSchema>>,
+    ) -> Aggregate {
+        if tables.is_empty() {
+            let plan = Arc::new(Plan::unresolved());
+            return Aggregate { id, name, definition, plan, state: AggregateState::Building };
+        }
+        let table = definition.qualified_table();
+        let resolved = tables
+            .get(&table)
+            .ok_or_else(|| format!("there is no table {table} any more"))
+            .and_then(|schema| Plan::resolve(&definition, schema).map_err(|error| error.to_string()));
+        let (plan, state) = match resolved {
+            Ok(plan) => (plan, state),
+            Err(message) => {
+                let halted = AggregateState::Halted {
+                    code: "definition_misfit".to_owned(),
+                    message: format!("the definition no longer fits its table: {message}"),
+                    remedy: "drop the aggregate and register it as the table is now".to_owned(),
+                };
+                (Plan::unresolved(), halted)
+            }
+        };
+        Aggregate { id, name, definition, plan: Arc::new(plan), state }
+    }
+}
+
 /// All aggregates and tables as of one commit.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {

@@ -119,6 +119,20 @@ impl Plan {
         })
     }
 
+    /// What stands in for a definition that cannot be resolved: no measures, no dimensions, nothing to read.
+    #[must_use]
+    pub fn unresolved() -> Plan {
+        Plan {
+            table: TableId(0),
+            filter: None,
+            time: None,
+            dimensions: Vec::new(),
+            measures: Vec::new(),
+            levels: vec![Granularity::All],
+            calendar: Calendar::UTC,
+        }
+    }
+
     /// A cell with nothing in it.
     #[must_use]
     pub fn zero(&self) -> Cell {

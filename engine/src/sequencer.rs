@@ -1,7 +1,8 @@
 //! The one order of everything: source events, registrations and fillings become commit groups here, numbered.
 //!
-//! - A group closes at once when nothing is in flight, so that an idle system is fast; while the committer is busy it
-//!   grows, up to a bound, so that a busy system is efficient. Always at a transaction's end.
+//! - A group of a few rows closes at once when hardly anything is in flight, so that an idle system is fast; while the
+//!   committer is busy, or rows come in by the hundred, it grows up to a bound: adding up and writing more rows at once
+//!   costs less for each. Always at a transaction's end.
 //! - At most a few groups are minted and not committed. Past that nothing is taken from any channel, so the connector
 //!   stops reading its socket and upstream keeps its log: that is the only queue that may grow.
 //! - A registration is a group of its own, so every worker and the committer see it at the same place.
@@ -32,6 +33,8 @@ use crate::source::{SourceEvent, SourceIdentity};
 const MAX_IN_FLIGHT: u64 = 8;
 /// Groups in flight from which on a group waits for more rows instead of closing at once.
 const BUSY_IN_FLIGHT: u64 = 2;
+/// Rows from which on a group grows to a bound even though nothing is in flight.
+const MANY_ROWS: usize = 500;
 /// Rows that close a group.
 const MAX_ROWS: usize = 10_000;
 /// Bytes that close a group.
@@ -245,7 +248,8 @@ impl Sequencer {
         }
         let old = self.open.since.is_some_and(|since| since.elapsed() >= MAX_AGE);
         let quiet = self.inputs.events.is_empty() && self.inputs.filled.is_empty();
-        self.open.is_full() || old || (quiet && in_flight < BUSY_IN_FLIGHT)
+        let few = self.open.rows.signed().len() < MANY_ROWS;
+        self.open.is_full() || old || (quiet && few && in_flight < BUSY_IN_FLIGHT)
     }
 
     async fn event(&mut self, event: SourceEvent) -> Result<(), End> {

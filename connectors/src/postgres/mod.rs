@@ -45,7 +45,31 @@ pub async fn preflight(config: &PostgresConfig) -> Result<(), SourceError> {
 }
 
 /// Runs until the engine closes the channel, or until the source cannot go on exactly: then the state is `Halted`.
+///
+/// On a thread of its own, for the socket's reader and what becomes of its rows: spread over a pool, every row wakes
+/// another thread.
 pub async fn run(config: PostgresConfig, context: SourceContext) {
+    let status = context.status.clone();
+    let thread = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(run_here(config, context));
+        Ok::<(), std::io::Error>(())
+    });
+    let failed = match thread.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    status.send_modify(|status| {
+        status.state = SourceState::Halted {
+            code: "connector_failed".to_owned(),
+            message: format!("the Postgres source ended: {failed}"),
+            remedy: "restart tidemark; nothing is lost, upstream still holds it".to_owned(),
+        };
+    });
+}
+
+async fn run_here(config: PostgresConfig, context: SourceContext) {
     let SourceContext { resume, events, durable, status } = context;
     let status = Arc::new(status);
     let watched = events.clone();

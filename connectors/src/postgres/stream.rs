@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use engine::change::{Lsn, TableSchema};
 use engine::source::{SourceEvent, SourceIdentity, SourceState};
+use futures::FutureExt;
 use pgwire_replication::{ReplicationClient, ReplicationEvent};
 use postgres_types::PgLsn;
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 
@@ -44,6 +46,9 @@ pub(super) struct Upstream<'c> {
     /// `None` before the first connection of a resumed source.
     pub(super) fingerprint: &'c mut Option<Fingerprint>,
 }
+
+/// Events taken in one go at most, before the durable position and the monitor are looked at again.
+const MAX_DRAINED: usize = 8_192;
 
 /// A replication session that Postgres accepted and that has passed all checks.
 pub(super) struct Session {
@@ -206,7 +211,22 @@ impl<'s> Follower<'s> {
             if let Err(failure) = self.step(view).await {
                 return failure;
             }
+            if let Err(failure) = self.drain().await {
+                return failure;
+            }
         }
+    }
+
+    /// Takes what has arrived already, without looking at anything else for each row.
+    async fn drain(&mut self) -> Result<(), Failure> {
+        for _ in 0..MAX_DRAINED {
+            let Some(event) = unconstrained(self.client.recv()).now_or_never() else { break };
+            let Some(event) = event? else {
+                return Err(Failure::Transient("Postgres ended the stream".to_owned()));
+            };
+            self.take(event).await?;
+        }
+        Ok(())
     }
 
     async fn step(&mut self, view: &mut watch::Receiver<View>) -> Result<(), Failure> {

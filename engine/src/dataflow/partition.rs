@@ -4,11 +4,12 @@
 //! A cell here is ahead of the store by the epochs that are applied and not yet committed. Only Partitions without such
 //! cells may be forgotten; what is forgotten is read from the store again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::{Entry, EntryRef};
 
 use crate::aggregate::Cell;
 use crate::materialization::{AggregateId, Bucket};
@@ -32,7 +33,7 @@ pub struct Held {
 
 #[derive(Default)]
 struct Partition {
-    cells: Map<Box<[u8]>, Held>,
+    cells: Map<Vec<u8>, Held>,
     /// All cells that exist are in memory: what is not here is not in the store either.
     complete: bool,
     /// Epoch that last touched it.
@@ -77,28 +78,29 @@ impl Partitions {
         let Partitions { store, partitions, held, committed, void, scratch, .. } = self;
         let is_void = void.get(&id.0).is_some_and(|since| *since > committed.load(Ordering::Acquire));
         let partition = match partitions.entry(id) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
                 let complete = is_void || store.is_empty(&key::cells(id.0, id.1, id.2, id.2))?;
                 entry.insert(Partition { complete, ..Partition::default() })
             }
         };
         partition.touched = epoch;
-        if !partition.cells.contains_key(group) {
-            let mut fresh = Held::default();
-            if !partition.complete && !is_void {
-                scratch.clear();
-                key::push_cell_prefix(scratch, id.0, id.1, id.2);
-                scratch.extend_from_slice(group);
-                let read = store.get_with(scratch, |value| codec::take_cell(value, &mut fresh.cell))?;
-                if let Some(sequence) = read {
-                    fresh.changed = sequence.ok_or(StoreError::Damaged("cell"))?;
-                }
+        let vacant = match partition.cells.entry_ref(group) {
+            EntryRef::Occupied(entry) => return Ok(entry.into_mut()),
+            EntryRef::Vacant(entry) => entry,
+        };
+        let mut fresh = Held::default();
+        if !partition.complete && !is_void {
+            scratch.clear();
+            key::push_cell_prefix(scratch, id.0, id.1, id.2);
+            scratch.extend_from_slice(group);
+            let read = store.get_with(scratch, |value| codec::take_cell(value, &mut fresh.cell))?;
+            if let Some(sequence) = read {
+                fresh.changed = sequence.ok_or(StoreError::Damaged("cell"))?;
             }
-            *held += 1;
-            partition.cells.insert(group.into(), fresh);
         }
-        partition.cells.get_mut(group).ok_or(StoreError::Damaged("cell"))
+        *held += 1;
+        Ok(vacant.insert(fresh))
     }
 
     /// A cell that is in memory.

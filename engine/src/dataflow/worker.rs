@@ -73,6 +73,7 @@ impl Dataflow {
                 .ok()
                 .and_then(|mut receivers| receivers.get_mut(worker.index()).and_then(Option::take));
             let Some(input) = input else { return };
+            crate::pipeline::yield_to_the_source();
             let partitions =
                 Partitions::new(config.store.clone(), config.cells_per_worker, Arc::clone(&config.committed));
             let activator = build(worker, input, Apply::new(partitions), Arc::clone(&emit));

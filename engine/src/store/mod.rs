@@ -228,6 +228,8 @@ fn options(memory: StoreMemory) -> Options {
     options.set_max_write_buffer_number(4);
     options.set_max_total_wal_size(256 << 20);
     options.set_max_background_jobs(2);
+    // Files of one memtable each: merging four of them at a time rewrites recent data more often than it helps reads.
+    options.set_level_zero_file_num_compaction_trigger(8);
     // One thread writes: the locks that let several insert into one memtable only cost.
     options.set_allow_concurrent_memtable_write(false);
     options.set_keep_log_file_num(10);

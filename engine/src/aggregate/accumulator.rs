@@ -41,8 +41,9 @@ pub enum Misfit {
     Type,
 }
 
-/// What is kept for one measure of one cell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What is kept for one measure of one cell. Ordered because differential sorts what it consolidates; the order has no
+/// meaning.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Accumulator {
     /// For both counts.
     Count(Count),

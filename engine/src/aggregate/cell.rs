@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::accumulator::{Accumulator, Function};
 
 /// Rows and accumulators of one group in one bucket; also a difference between two of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cell {
     /// Rows that passed the filter. Negative only in differences and while an aggregate is being filled.
     pub rows: i64,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A number of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Count(pub i64);
 
 impl Count {

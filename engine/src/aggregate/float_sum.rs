@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::sum::{Special, Specials};
 
 /// Sum of doubles.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FloatSum {
     /// Non-NULL values, finite or not.
     pub values: i64,

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Sum of decimals at one scale.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Sum {
     /// Sum of the finite values, times `10^scale`.
     pub finite: i128,
@@ -17,7 +17,7 @@ pub struct Sum {
 }
 
 /// How many values were not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Specials {
     /// `NaN`
     pub nan: i64,

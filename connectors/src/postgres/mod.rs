@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use engine::change::{Lsn, TableSchema};
 use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
 
@@ -50,9 +50,16 @@ pub async fn preflight(config: &PostgresConfig) -> Result<(), SourceError> {
 /// another thread.
 pub async fn run(config: PostgresConfig, context: SourceContext) {
     let status = context.status.clone();
+    // Whoever drops this future ends the thread too: its end of the channel goes with it.
+    let (_wanted, unwanted) = oneshot::channel::<()>();
     let thread = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(run_here(config, context));
+        runtime.block_on(async {
+            tokio::select! {
+                () = run_here(config, context) => {}
+                _ = unwanted => {}
+            }
+        });
         Ok::<(), std::io::Error>(())
     });
     let failed = match thread.await {

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A running `tidemark serve`.
@@ -127,7 +128,7 @@ impl Server {
 
     /// SIGTERM, and its exit status.
     pub fn terminate(mut self) -> ExitStatus {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap()
     }
 }

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engine::source::SourceError;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::source_error;
 
@@ -101,10 +102,12 @@ impl ThrowawayPostgres {
     pub fn stop(&mut self, how: Stop) {
         if let Some(mut child) = self.server.take() {
             let signal = match how {
-                Stop::Fast => "-INT",
-                Stop::Immediate => "-QUIT",
+                Stop::Fast => Signal::INT,
+                Stop::Immediate => Signal::QUIT,
             };
-            let _ = Command::new("kill").arg(signal).arg(child.id().to_string()).status();
+            if kill_process(Pid::from_child(&child), signal).is_err() {
+                let _ = child.kill();
+            }
             let _ = child.wait();
         }
     }

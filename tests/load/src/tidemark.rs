@@ -110,7 +110,7 @@ impl Tidemark {
     /// SIGTERM; how long the end took.
     pub async fn terminate(mut self) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        Command::new("kill").arg(self.child.id().to_string()).status()?;
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 ensure!(status.success(), "tidemark ended with {status}");

@@ -16,9 +16,10 @@ demo: build      ## A private Postgres with live payments, totals at http://127.
 test: needs      ## All tests; they start and remove their own Postgres
 	cargo test --release --workspace --no-fail-fast
 
+# With the tests: they share their dependencies' features, so neither compiles anything a second time.
 build: needs     ## The binary
 	@echo "building tidemark (the first time compiles RocksDB: about 12 minutes on two cores) ..."
-	cargo build --release --workspace
+	cargo build --release --workspace --all-targets
 
 lint: needs      ## Format and lints, as CI wants them
 	cargo fmt --all --check

@@ -15,7 +15,7 @@ use crate::snapshot::{AsOf, Snapshot};
 use crate::source::{SourceContext, SourceIdentity, SourceStatus};
 use crate::store::{OpenError, StoreMemory};
 
-/// How long a registration waits for a source that has just been started to announce its tables.
+/// How long a registration or a drop waits for a source that has just been started to announce its tables.
 const TABLES_WAIT: Duration = Duration::from_secs(5);
 
 /// A handle on the running engine; cheap to clone.
@@ -179,10 +179,7 @@ impl Engine {
 
     /// Registers an aggregate; returns once it is durable. Filling it goes on in the background.
     pub async fn register(&self, name: &str, definition: Definition) -> Result<Registered, RegisterError> {
-        // Right after the start the source has not said yet which tables there are.
-        let mut committed = self.shared.committed_changed.subscribe();
-        let known = committed.wait_for(|_| !self.shared.catalog.load().tables.is_empty());
-        let _ = tokio::time::timeout(TABLES_WAIT, known).await;
+        self.wait_for_tables().await;
         let (reply, answer) = oneshot::channel();
         let request = Request::Register { name: name.to_owned(), definition: Box::new(definition), reply };
         self.request(request).await?;
@@ -191,9 +188,17 @@ impl Engine {
 
     /// Drops an aggregate; returns once that is durable. False where there is none.
     pub async fn drop_aggregate(&self, name: &str) -> Result<bool, Unavailable> {
+        self.wait_for_tables().await;
         let (reply, answer) = oneshot::channel();
         self.request(Request::Drop { name: name.to_owned(), reply }).await?;
-        answer.await.map_err(|_| self.why_not())
+        answer.await.map_err(|_| self.why_not())?
+    }
+
+    /// Right after the start the source has not said yet which tables there are.
+    async fn wait_for_tables(&self) {
+        let mut committed = self.shared.committed_changed.subscribe();
+        let known = committed.wait_for(|_| !self.shared.catalog.load().tables.is_empty());
+        let _ = tokio::time::timeout(TABLES_WAIT, known).await;
     }
 
     async fn request(&self, request: Request) -> Result<(), Unavailable> {

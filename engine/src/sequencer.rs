@@ -58,7 +58,7 @@ pub enum Request {
         /// Its name.
         name: String,
         /// Whether there was one.
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Result<bool, Unavailable>>,
     },
     /// Commit what was received, make it durable, and end.
     Stop(oneshot::Sender<()>),
@@ -433,11 +433,7 @@ impl Sequencer {
             return Err(RegisterError::BadName);
         }
         if self.tables.is_empty() {
-            return Err(RegisterError::Unavailable(Unavailable {
-                code: "starting".to_owned(),
-                message: "the source has not announced its tables yet".to_owned(),
-                remedy: "try again in a moment".to_owned(),
-            }));
+            return Err(RegisterError::Unavailable(not_announced()));
         }
         if let Some(existing) = self.aggregates.get(name) {
             let differences = existing.definition.differences(definition);
@@ -453,15 +449,17 @@ impl Sequencer {
         Plan::resolve(definition, schema).map(Some).map_err(|error: DefinitionError| RegisterError::Invalid(error))
     }
 
-    fn drop_aggregate(&mut self, name: &str, reply: oneshot::Sender<bool>) -> Result<(), End> {
+    fn drop_aggregate(&mut self, name: &str, reply: oneshot::Sender<Result<bool, Unavailable>>) -> Result<(), End> {
         let Some(aggregate) = self.aggregates.remove(name) else {
-            let _ = reply.send(false);
+            // Stored, and not installed before the tables are known.
+            let waits = self.unresolved.iter().any(|(_, stored, _, _)| stored == name);
+            let _ = reply.send(if waits { Err(not_announced()) } else { Ok(false) });
             return Ok(());
         };
         let (done, committed) = oneshot::channel();
         self.mint_alone(vec![Command::Remove(aggregate.id)], vec![RegistryChange::Drop(aggregate, Some(done))])?;
         tokio::spawn(async move {
-            let _ = reply.send(committed.await.is_ok());
+            let _ = reply.send(committed.await.map(|()| true).map_err(|_| stopped()));
         });
         Ok(())
     }
@@ -521,6 +519,14 @@ async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+fn not_announced() -> Unavailable {
+    Unavailable {
+        code: "starting".to_owned(),
+        message: "the source has not announced its tables yet".to_owned(),
+        remedy: "try again in a moment".to_owned(),
     }
 }
 

@@ -16,6 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::acknowledge::note_durable;
+
 const SNAPSHOT_BATCH: u64 = 5_000;
 
 /// Position of the snapshot; transaction `n` (from 1) ends at `SNAPSHOT_LSN + n * LSN_STEP`.
@@ -80,20 +82,10 @@ pub async fn run(config: GeneratorConfig, context: SourceContext) {
         });
         stream(&config, payments, resume_at.unwrap_or_default(), &events, &status).await
     };
-    let acknowledge = async {
-        while durable.changed().await.is_ok() {
-            let lsn = *durable.borrow_and_update();
-            status.send_if_modified(|status| {
-                status.acknowledged_lsn = lsn;
-                false
-            });
-        }
-        std::future::pending::<()>().await;
-    };
     tokio::select! {
         () = watched.closed() => {}
         Some(()) = produce => {}
-        () = acknowledge => {}
+        () = note_durable(&mut durable, &status) => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where changes come from. One module per connector, all behind the engine's port [`engine::source`].
 
+mod acknowledge;
 /// Made-up payments, the same for the same seed.
 pub mod generator;
 /// A Postgres database: snapshot, then logical replication.

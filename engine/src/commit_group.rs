@@ -70,6 +70,12 @@ pub struct GroupTooLarge;
 /// Fixed, so that the same input takes the same path every time.
 const HASHER: FixedState = FixedState::with_seed(0x7469_6465);
 
+/// The bytes of a piece of an arena.
+fn piece(arena: &[u8], span: Span) -> &[u8] {
+    let start = span.start as usize;
+    arena.get(start..start + span.length as usize).unwrap_or_default()
+}
+
 impl GroupRows {
     /// Copies bytes into the arena.
     pub fn store(&mut self, bytes: &[u8]) -> Result<Span, GroupTooLarge> {
@@ -93,8 +99,7 @@ impl GroupRows {
     /// The bytes of a piece.
     #[must_use]
     pub fn get(&self, span: Span) -> &[u8] {
-        let start = span.start as usize;
-        self.bytes.get(start..start + span.length as usize).unwrap_or_default()
+        piece(&self.bytes, span)
     }
 
     /// A row appears or goes away, as far as the aggregates are concerned.
@@ -105,10 +110,7 @@ impl GroupRows {
     /// The row image of a key becomes `row`, or goes away.
     pub fn write(&mut self, key: Span, row: Option<Span>) {
         let GroupRows { bytes, writes, index, .. } = self;
-        let bytes_of = |span: Span| {
-            let start = span.start as usize;
-            bytes.get(start..start + span.length as usize).unwrap_or_default()
-        };
+        let bytes_of = |span: Span| piece(bytes, span);
         let wanted = bytes_of(key);
         let hash = HASHER.hash_one(wanted);
         let same = |at: &u32| writes.get(*at as usize).is_some_and(|write| bytes_of(write.key) == wanted);
@@ -153,10 +155,7 @@ impl GroupRows {
             prefix
         };
         let GroupRows { bytes, writes, index, .. } = self;
-        let bytes_of = |span: Span| {
-            let start = span.start as usize;
-            bytes.get(start..start + span.length as usize).unwrap_or_default()
-        };
+        let bytes_of = |span: Span| piece(bytes, span);
         writes.retain(|write| !bytes_of(write.key).starts_with(&prefix));
         // The positions moved: the index begins anew.
         index.clear();
@@ -190,12 +189,6 @@ impl GroupRows {
     /// Keys and row images to be written, each key once.
     pub fn writes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> + '_ {
         self.writes.iter().map(|write| (self.get(write.key), write.row.map(|row| self.get(row))))
-    }
-
-    /// Number of row images to be written.
-    #[must_use]
-    pub fn write_count(&self) -> usize {
-        self.writes.len()
     }
 
     /// Memory held, in bytes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::change::value::EPOCH_UNIX_US;
 use crate::change::{Lsn, TableSchema};
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError};
 use crate::pipeline::Threads;
@@ -276,7 +277,6 @@ impl Engine {
 
 /// Milliseconds since a time in microseconds since 2000-01-01 UTC; 0 where the clocks disagree.
 fn elapsed_ms(time_us: i64) -> u64 {
-    const EPOCH_UNIX_US: i64 = 946_684_800_000_000;
     let now_us = chrono::Utc::now().timestamp_micros().saturating_sub(EPOCH_UNIX_US);
     u64::try_from(now_us.saturating_sub(time_us) / 1_000).unwrap_or_default()
 }

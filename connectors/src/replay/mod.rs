@@ -30,6 +30,8 @@ use engine::change::{Lsn, TableSchema, Transaction};
 use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus};
 use tokio::sync::{mpsc, watch};
 
+use crate::acknowledge::note_durable;
+
 /// Settings of the replay source.
 #[derive(Clone, Debug)]
 pub struct ReplayConfig {
@@ -61,20 +63,10 @@ pub async fn run(config: ReplayConfig, context: SourceContext) {
             Ok(Ok(())) | Err(_) => std::future::pending().await,
         }
     };
-    let acknowledging = async {
-        while durable.changed().await.is_ok() {
-            let lsn = *durable.borrow_and_update();
-            status.send_if_modified(|status| {
-                status.acknowledged_lsn = lsn;
-                false
-            });
-        }
-        std::future::pending::<()>().await;
-    };
     tokio::select! {
         () = watched.closed() => {}
         () = reading => {}
-        () = acknowledging => {}
+        () = note_durable(&mut durable, &status) => {}
     }
 }
 

@@ -1,5 +1,8 @@
 //! One value of one column, in Postgres' own units, so that nothing is lost between the wire and the store.
 
+/// 2000-01-01T00:00:00Z, from where times count, in microseconds since 1970.
+pub const EPOCH_UNIX_US: i64 = 946_684_800_000_000;
+
 /// A Postgres `numeric`: exact decimal, or one of the three values that are not numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numeric {

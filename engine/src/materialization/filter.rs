@@ -11,7 +11,7 @@ use sqlparser::ast::{BinaryOperator, DataType, Expr, UnaryOperator, Value as Sql
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-use super::bucket::days_from_civil;
+use crate::change::value::EPOCH_UNIX_US;
 use crate::change::{ColumnType, Numeric, TableSchema, Value, ValueRef};
 
 /// A condition on a row.
@@ -364,7 +364,6 @@ pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
 /// RFC 3339 or Postgres' ISO form, with or without time and offset (UTC where absent), as microseconds since 2000-01-01.
 #[must_use]
 pub fn parse_timestamp(text: &str) -> Option<i64> {
-    const UNIX_US: i64 = 946_684_800_000_000;
     match text {
         "infinity" => return Some(i64::MAX),
         "-infinity" => return Some(i64::MIN),
@@ -382,13 +381,7 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
             .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())?
             .and_utc()
     };
-    instant.timestamp_micros().checked_sub(UNIX_US)
-}
-
-/// Microseconds since 2000-01-01 of a civil date in UTC.
-#[must_use]
-pub fn civil_us(year: i64, month: u32, day: u32) -> i64 {
-    days_from_civil(year, month, day).saturating_mul(86_400_000_000)
+    instant.timestamp_micros().checked_sub(EPOCH_UNIX_US)
 }
 
 /// The order of two values as Postgres sees it, where it is certain; `None` for NULL and for values that do not compare.

@@ -1,8 +1,6 @@
 //! A definition resolved against the table's schema: columns by position, everything checked, nothing left to fail but
 //! the data itself.
 
-use std::sync::Arc;
-
 use chrono_tz::Tz;
 
 use super::bucket::{Bucket, Calendar, Granularity};
@@ -137,20 +135,6 @@ impl Plan {
     #[must_use]
     pub fn zero(&self) -> Cell {
         Cell::zero(self.measures.iter().map(|measure| measure.function))
-    }
-
-    /// The columns it looks at, by position.
-    #[must_use]
-    pub fn used_columns(&self) -> Vec<usize> {
-        let mut columns: Vec<usize> = self.dimensions.iter().map(|dimension| dimension.column).collect();
-        columns.extend(self.measures.iter().filter_map(|measure| measure.column));
-        columns.extend(self.time.map(|time| time.column));
-        if let Some(filter) = &self.filter {
-            filter.columns(&mut columns);
-        }
-        columns.sort_unstable();
-        columns.dedup();
-        columns
     }
 }
 
@@ -389,6 +373,3 @@ pub fn is_name(name: &str) -> bool {
     let head = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     head && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
-
-/// A plan shared by everyone who executes or reads it.
-pub type SharedPlan = Arc<Plan>;

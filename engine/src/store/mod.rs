@@ -122,11 +122,6 @@ impl Store {
         Ok(self.db.get_pinned(key)?.map(|value| read(&value)))
     }
 
-    /// The values of many keys, in their order.
-    pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.db.multi_get(keys).into_iter().map(|value| value.map_err(StoreError::from)).collect()
-    }
-
     /// Whether no key lies in the range.
     pub fn is_empty(&self, range: &Range) -> Result<bool, StoreError> {
         let mut empty = true;

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::Engine;
 use engine::change::TableSchema;
+use engine::change::value::EPOCH_UNIX_US;
 use engine::materialization::{Aggregate, Plan};
 use tokio::sync::Semaphore;
 
@@ -15,8 +16,6 @@ use crate::query::suggestion::did_you_mean;
 
 /// Scans that run at once; more wait for their turn, so that a dashboard cannot take all threads.
 const MAX_SCANS: usize = 16;
-/// 2000-01-01 in microseconds since 1970.
-const EPOCH_UNIX_US: i64 = 946_684_800_000_000;
 
 /// What handlers share; cheap to clone.
 #[derive(Clone)]

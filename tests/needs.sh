@@ -8,8 +8,10 @@ any() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
 missing=""
 command -v c++ >/dev/null || missing="$missing g++"
 command -v make >/dev/null || missing="$missing make"
-# The bindings of RocksDB are made from its headers at build time.
-any /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/local/lib/libclang*.so* ||
+# The bindings of RocksDB are made from its headers at build time. libclang-cpp, which comes with the compiler, is another library.
+# shellcheck disable=SC2086 # the pattern is meant to expand
+libclang() { any $1/libclang.so* $1/libclang-[0-9]*.so*; }
+libclang '/usr/lib/llvm-*/lib' || libclang '/usr/lib/*' || libclang /usr/lib64 || libclang /usr/local/lib ||
     missing="$missing libclang-dev"
 # For the demo and the tests: a server of their own, which the kernel ends with them (setpriv), and pgbench.
 any /usr/lib/postgresql/*/bin/initdb || command -v initdb >/dev/null || missing="$missing postgresql"

@@ -52,7 +52,7 @@ impl Default for GeneratorConfig {
 
 /// Runs until the channel closes.
 pub async fn run(config: GeneratorConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status } = context;
+    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
     let identity = SourceIdentity {
         connector: "generator".to_owned(),
         // The snapshot is part of what the seed makes: another size is another history.
@@ -62,8 +62,8 @@ pub async fn run(config: GeneratorConfig, context: SourceContext) {
     let tables = vec![schema()];
     let resume_at = match resume {
         ResumePoint::Fresh => None,
-        ResumePoint::Resume { lsn, identity: stored, tables: stored_tables } => {
-            if stored != identity || stored_tables != tables {
+        ResumePoint::Resume { lsn, identity: stored, tables: stored_tables, .. } => {
+            if stored != identity || !stored_tables.iter().map(|table| &table.schema).eq(&tables) {
                 return halt(&status, &stored, &identity);
             }
             Some(lsn)
@@ -76,7 +76,7 @@ pub async fn run(config: GeneratorConfig, context: SourceContext) {
         snapshot(&config, &mut payments, resume_at.is_none(), &events, &status).await?;
         let last = config.transactions.map(|count| SNAPSHOT_LSN + count.saturating_mul(LSN_STEP));
         status.send_modify(|status| {
-            status.state = SourceState::Streaming;
+            status.state = SourceState::Live;
             status.upstream_lsn_at_start = Some(resume_at.unwrap_or(Lsn(SNAPSHOT_LSN)));
             status.upstream_lsn = last.map_or(status.upstream_lsn, Lsn);
         });
@@ -341,7 +341,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(4);
         let (_durable, durable) = watch::channel(Lsn::ZERO);
         let (status, _shown) = watch::channel(SourceStatus::default());
-        let task = tokio::spawn(run(config.clone(), SourceContext { resume, events, durable, status }));
+        let task = tokio::spawn(run(config.clone(), SourceContext::new(resume, events, durable, status).0));
         let mut all = Vec::new();
         while let Some(event) = received.recv().await {
             let last = matches!(&event, SourceEvent::Transaction(t) if t.end_lsn >= until);
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(format!("{all:?}"), format!("{again:?}"));
         let SourceEvent::Tables { identity, tables } = &all[0] else { panic!() };
         let lsn = Lsn(SNAPSHOT_LSN + 123 * LSN_STEP);
-        let resume = ResumePoint::Resume { lsn, identity: identity.clone(), tables: tables.clone() };
+        let resume = ResumePoint::live(lsn, identity.clone(), tables.clone());
         let rest = collect(&fast(), resume, until).await;
         let following = &all[all.len() - 377..];
         assert_eq!(format!("{:?}", &rest[1..]), format!("{following:?}"));
@@ -406,8 +406,8 @@ mod tests {
         let (events, mut received) = mpsc::channel(4);
         let (_durable, durable) = watch::channel(Lsn::ZERO);
         let (status, shown) = watch::channel(SourceStatus::default());
-        let resume = ResumePoint::Resume { lsn: Lsn(1), identity: SourceIdentity::default(), tables: vec![schema()] };
-        run(fast(), SourceContext { resume, events, durable, status }).await;
+        let resume = ResumePoint::live(Lsn(1), SourceIdentity::default(), vec![schema()]);
+        run(fast(), SourceContext::new(resume, events, durable, status).0).await;
         assert!(received.recv().await.is_none());
         assert!(matches!(&shown.borrow().state, SourceState::Halted { code, .. } if code == "source_changed"));
     }

@@ -143,7 +143,7 @@ async fn whole_engine(payments: &[Payment], workers: usize) {
     let directory = tempfile::tempdir().unwrap();
     let (engine, context) = Engine::start(&EngineConfig { workers, ..EngineConfig::new(directory.path()) }).unwrap();
     context.status.send_modify(|status| {
-        status.state = SourceState::Streaming;
+        status.state = SourceState::Live;
         status.upstream_lsn_at_start = Some(Lsn(0));
     });
     let identity = SourceIdentity { connector: "bench".to_owned(), ..SourceIdentity::default() };

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use foldhash::fast::FixedState;
 use tokio::sync::{mpsc as async_mpsc, oneshot};
 
-use crate::change::{Lsn, TableId, TableSchema};
+use crate::change::{Lsn, TableId};
 use crate::commit_group::{GroupRows, Position};
 use crate::dataflow::apply::{ControlDelta, WriteSet};
 use crate::dataflow::block::Halt;
@@ -30,7 +30,7 @@ use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog};
 use crate::row_image::Applied;
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
-use crate::source::SourceIdentity;
+use crate::source::{FollowedTable, SourceIdentity};
 use crate::store::codec::{self, Control};
 use crate::store::registry::{self, StoredAggregate};
 use crate::store::{Batch, Cursor, KeyKind, Store, StoreError, cursor, key};
@@ -82,7 +82,7 @@ pub enum Phase {
 /// A change of the registry.
 pub enum RegistryChange {
     /// Upstream, and its tables.
-    Tables(SourceIdentity, Vec<Arc<TableSchema>>),
+    Tables(SourceIdentity, Vec<Arc<FollowedTable>>),
     /// A new aggregate, to be filled where it is `Building`; durable before the answer.
     Register(Arc<Aggregate>, Option<oneshot::Sender<Arc<Aggregate>>>),
     /// An aggregate goes away; durable before the answer.
@@ -276,7 +276,7 @@ impl Committer {
                     cursor::put_source(batch, identity)?;
                     for table in tables {
                         registry::put_table(batch, table)?;
-                        self.catalog.tables.insert(table.qualified_name(), Arc::clone(table));
+                        self.catalog.tables.insert(table.schema.qualified_name(), Arc::clone(table));
                     }
                 }
                 RegistryChange::Register(aggregate, _) => {

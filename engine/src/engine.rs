@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::change::value::EPOCH_UNIX_US;
-use crate::change::{Lsn, TableSchema};
+use crate::change::Lsn;
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError};
 use crate::pipeline::Threads;
 use crate::sequencer::{Request, stopped};
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
-use crate::source::{SourceContext, SourceIdentity, SourceStatus};
+use crate::source::{FollowedTable, SourceCommand, SourceContext, SourceError, SourceIdentity, SourceStatus};
 use crate::store::{OpenError, StoreMemory};
 
 /// How long a registration or a drop waits for a source that has just been started to announce its tables.
@@ -24,6 +24,7 @@ const TABLES_WAIT: Duration = Duration::from_secs(5);
 pub struct Engine {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
+    commands: mpsc::Sender<SourceCommand>,
     threads: Arc<Mutex<Option<Threads>>>,
 }
 
@@ -164,8 +165,13 @@ impl Engine {
         crate::pipeline::start(config)
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, requests: mpsc::Sender<Request>, threads: Threads) -> Engine {
-        Engine { shared, requests, threads: Arc::new(Mutex::new(Some(threads))) }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        requests: mpsc::Sender<Request>,
+        commands: mpsc::Sender<SourceCommand>,
+        threads: Threads,
+    ) -> Engine {
+        Engine { shared, requests, commands, threads: Arc::new(Mutex::new(Some(threads))) }
     }
 
     /// The newest Snapshot, or why there is no answer now.
@@ -202,6 +208,20 @@ impl Engine {
         let _ = tokio::time::timeout(TABLES_WAIT, known).await;
     }
 
+    /// Follows one more table, or reads one anew that halted. Returns its qualified name once reading has begun; how it
+    /// goes on is to be seen in [`Engine::tables`].
+    pub async fn read_table(&self, table: &str) -> Result<String, SourceError> {
+        let fixed = || SourceError {
+            code: "tables_fixed",
+            message: "this source does not take further tables while it runs".to_owned(),
+            remedy: "only a running Postgres source does".to_owned(),
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = SourceCommand::ReadTable { table: table.to_owned(), reply };
+        self.commands.send(command).await.map_err(|_| fixed())?;
+        answer.await.map_err(|_| fixed())?
+    }
+
     async fn request(&self, request: Request) -> Result<(), Unavailable> {
         self.requests.send(request).await.map_err(|_| self.why_not())
     }
@@ -232,7 +252,7 @@ impl Engine {
 
     /// The tables that are followed.
     #[must_use]
-    pub fn tables(&self) -> Vec<Arc<TableSchema>> {
+    pub fn tables(&self) -> Vec<Arc<FollowedTable>> {
         self.shared.catalog.load().tables.values().cloned().collect()
     }
 

@@ -57,6 +57,7 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
             lsn: stored.position.lsn,
             identity: identity.clone(),
             tables: stored.tables.iter().map(|table| table.as_ref().clone()).collect(),
+            notes: stored.notes.clone(),
         },
         _ => ResumePoint::Fresh,
     };
@@ -118,8 +119,8 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     })?;
     spawn("sequence", Box::new(move || runtime.block_on(sequencer.run())))?;
 
-    let context = SourceContext { resume, events: events_in, durable: shared.durable.subscribe(), status };
-    Ok((Engine::new(shared, requests_in, Threads(threads)), context))
+    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
+    Ok((Engine::new(shared, requests_in, commands, Threads(threads)), context))
 }
 
 /// Gives the calling engine thread less weight than the connector's. Between Postgres and us lies a socket buffer of a few
@@ -136,7 +137,7 @@ pub(crate) fn yield_to_the_source() {
 
 /// What is registered, before the first commit publishes it: nobody may be told that it does not exist.
 fn stored_catalog(stored: &Stored) -> Catalog {
-    let tables = stored.tables.iter().map(|table| (table.qualified_name(), Arc::clone(table))).collect();
+    let tables = stored.tables.iter().map(|table| (table.schema.qualified_name(), Arc::clone(table))).collect();
     let aggregates = stored
         .aggregates
         .iter()
@@ -176,6 +177,7 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
         identity: if stored_cursor.is_some() { cursor::read_source(store)? } else { None },
         aggregates: aggregates.into_iter().map(|a| (a.id, a.name, a.definition, a.state)).collect(),
         next_aggregate,
+        notes: cursor::read_notes(store)?,
     })
 }
 

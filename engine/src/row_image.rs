@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::change::{Change, OldImage, RowRef, RowWriter, TableId, TableSchema, ValueRef};
 use crate::commit_group::{GroupRows, GroupTooLarge, Span, Written};
 use crate::materialization::group_key;
+use crate::source::FollowedTable;
 use crate::store::{Store, StoreError, key};
 
 /// Why a change cannot be applied exactly.
@@ -66,8 +67,8 @@ impl RowImages {
     }
 
     /// Announces a table.
-    pub fn add_table(&mut self, schema: Arc<TableSchema>) {
-        self.tables.insert(schema.id, schema);
+    pub fn add_table(&mut self, table: &FollowedTable) {
+        self.tables.insert(table.schema.id, Arc::new(table.schema.clone()));
     }
 
     /// Remembers a minted group until it is committed.

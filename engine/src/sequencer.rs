@@ -27,7 +27,7 @@ use crate::fill::FillMessage;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, DefinitionError, Plan, plan};
 use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::shared::Shared;
-use crate::source::{SourceEvent, SourceIdentity};
+use crate::source::{FollowedTable, SourceEvent, SourceIdentity, TableState};
 
 /// Groups minted and not yet committed, at most.
 const MAX_IN_FLIGHT: u64 = 8;
@@ -85,13 +85,15 @@ pub struct Stored {
     /// Whether the initial snapshot is complete.
     pub streaming: bool,
     /// The tables; empty before the first session of a source.
-    pub tables: Vec<Arc<TableSchema>>,
+    pub tables: Vec<Arc<FollowedTable>>,
     /// Upstream; absent before the first session of a source.
     pub identity: Option<SourceIdentity>,
     /// The aggregates, by name; without a plan where there are no tables yet.
     pub aggregates: Vec<(AggregateId, String, Definition, AggregateState)>,
     /// The number that the next aggregate gets.
     pub next_aggregate: u32,
+    /// What the connector noted last.
+    pub notes: Option<String>,
 }
 
 #[derive(Default)]
@@ -126,7 +128,7 @@ pub struct Sequencer {
     position: Position,
     sequence: u64,
     phase: Phase,
-    tables: BTreeMap<String, Arc<TableSchema>>,
+    tables: BTreeMap<String, Arc<FollowedTable>>,
     identity: Option<SourceIdentity>,
     aggregates: BTreeMap<String, Arc<Aggregate>>,
     unresolved: Vec<(AggregateId, String, Definition, AggregateState)>,
@@ -164,7 +166,7 @@ impl Sequencer {
             position: stored.position,
             sequence: stored.sequence,
             phase: if stored.streaming { Phase::Streaming } else { Phase::Snapshot },
-            tables: stored.tables.into_iter().map(|table| (table.qualified_name(), table)).collect(),
+            tables: stored.tables.into_iter().map(|table| (table.schema.qualified_name(), table)).collect(),
             identity: stored.identity,
             aggregates: BTreeMap::new(),
             unresolved: stored.aggregates,
@@ -177,7 +179,7 @@ impl Sequencer {
     /// Runs until asked to stop or until nothing can go on.
     pub async fn run(mut self) {
         if !self.tables.is_empty() {
-            self.tables.values().for_each(|table| self.images.add_table(Arc::clone(table)));
+            self.tables.values().for_each(|table| self.images.add_table(table));
             self.resolve_stored(None);
         }
         let end = loop {
@@ -277,6 +279,7 @@ impl Sequencer {
                 self.progress(lsn, time_us);
                 Ok(())
             }
+            _ => Ok(()),
         }
     }
 
@@ -343,9 +346,9 @@ impl Sequencer {
         }
         self.mint_open()?;
         for table in tables {
-            let table = Arc::new(table);
-            self.images.add_table(Arc::clone(&table));
-            self.tables.entry(table.qualified_name()).or_insert(table);
+            let table = Arc::new(FollowedTable::new(table, TableState::Live));
+            self.images.add_table(&table);
+            self.tables.entry(table.schema.qualified_name()).or_insert(table);
         }
         self.identity = Some(identity.clone());
         let change = RegistryChange::Tables(identity, self.tables.values().cloned().collect());
@@ -443,10 +446,10 @@ impl Sequencer {
             };
         }
         let table = definition.qualified_table();
-        let Some(schema) = self.tables.get(&table) else {
+        let Some(followed) = self.tables.get(&table) else {
             return Err(RegisterError::UnknownTable { table, known: self.tables.keys().cloned().collect() });
         };
-        Plan::resolve(definition, schema).map(Some).map_err(|error: DefinitionError| RegisterError::Invalid(error))
+        Plan::resolve(definition, &followed.schema).map(Some).map_err(|error: DefinitionError| RegisterError::Invalid(error))
     }
 
     fn drop_aggregate(&mut self, name: &str, reply: oneshot::Sender<Result<bool, Unavailable>>) -> Result<(), End> {

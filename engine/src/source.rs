@@ -3,8 +3,12 @@
 //! A connector is a task that runs until its channel closes. It is told where to resume and sends [`SourceEvent`]s:
 //!
 //! ```text
-//! fresh:    Tables  SnapshotRows*  SnapshotDone  ( Transaction | Progress )*
-//! resumed:  Tables                               ( Transaction | Progress )*
+//! fresh:    Tables  PartitionAdded*  SnapshotRows*  SnapshotDone  stream*
+//! resumed:  Tables                                                stream*
+//!
+//! stream:   Transaction | Progress | Notes
+//!         | TableBegin  PartitionAdded*  TableRows*  TableDone      one table (again), while the others go on
+//!         | PartitionAdded | PartitionGone | ColumnUnusable | TableHalted
 //! ```
 //!
 //! - Transactions come whole, in commit order. One with `end_lsn <=` the resume point may come again after a reconnect;
@@ -12,12 +16,16 @@
 //! - Channels are bounded: a slow engine stops the reading of the socket, and the log stays upstream. Feedback to
 //!   upstream must not wait on the channel.
 //! - `durable` is the only position that may be acknowledged upstream. It never goes back.
-//! - A connector that cannot go on exactly says [`SourceState::Halted`] and sends nothing more. It never guesses.
+//! - A connector that cannot go on exactly says [`SourceState::Halted`] and sends nothing more. It never guesses. What
+//!   concerns one table or one column only halts what depends on it: [`SourceEvent::TableHalted`],
+//!   [`SourceEvent::ColumnUnusable`].
+//! - Between a table's `TableBegin` and `TableDone` its rows come in `TableRows` only, never in a `Transaction`; `TableDone`
+//!   says that with them it stands where the last `Transaction` or `Progress` left the source.
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::change::{Changes, Lsn, TableSchema, Transaction};
+use crate::change::{Changes, Lsn, TableId, TableSchema, Transaction};
 
 /// What a connector sends to the engine.
 #[derive(Debug)]
@@ -49,6 +57,102 @@ pub enum SourceEvent {
         /// Upstream's clock then, microseconds since 2000-01-01 UTC.
         time_us: i64,
     },
+    /// A table begins to be read, for the first time or anew; an older one of the same name and all its rows are gone.
+    /// Aggregates over it answer nothing until it is done.
+    TableBegin(TableSchema),
+    /// Changes of tables that are being read: rows as inserts, then what happened to them since.
+    TableRows(Changes),
+    /// The table is complete as of the source's position.
+    TableDone {
+        /// The table.
+        table: TableId,
+    },
+    /// From here on rows under `partition` are rows of `table`, in its columns and with its primary key.
+    PartitionAdded {
+        /// The partitioned table.
+        table: TableId,
+        /// The partition that holds rows.
+        partition: TableId,
+    },
+    /// The rows of this partition are no rows of `table` any more.
+    PartitionGone {
+        /// The partitioned table.
+        table: TableId,
+        /// The partition.
+        partition: TableId,
+    },
+    /// A column of this position cannot be read any more; it is NULL in every later row. Halts the aggregates that use it.
+    ColumnUnusable {
+        /// The table.
+        table: TableId,
+        /// Position in the schema's columns.
+        column: usize,
+        /// What happened to it.
+        reason: SourceError,
+    },
+    /// The table cannot be followed exactly any more. Halts the aggregates over it; no more of its rows come.
+    TableHalted {
+        /// The table.
+        table: TableId,
+        /// What happened to it.
+        reason: SourceError,
+    },
+    /// What the connector wants to be told again on a resume; stored with the position. The engine does not read it.
+    Notes(String),
+}
+
+/// What callers ask of a running source.
+#[derive(Debug)]
+pub enum SourceCommand {
+    /// Follow one more table, or read one anew that halted.
+    ReadTable {
+        /// As the user named it.
+        table: String,
+        /// The qualified name once reading has begun, or why it cannot.
+        reply: oneshot::Sender<Result<String, SourceError>>,
+    },
+}
+
+/// Where one table of a source stands; stored with its schema.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TableState {
+    /// Its rows are those of the source's position.
+    #[default]
+    Live,
+    /// Being read while the others go on.
+    Reading,
+    /// Cannot be followed exactly any more; to be read anew.
+    Halted {
+        /// Stable name of the reason.
+        code: String,
+        /// What happened.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
+}
+
+/// A table as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedTable {
+    /// Its shape.
+    #[serde(flatten)]
+    pub schema: TableSchema,
+    /// The partitions that hold its rows; empty for an ordinary table, which holds them itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<TableId>,
+    /// Where it stands.
+    #[serde(default)]
+    pub standing: TableState,
+}
+
+impl FollowedTable {
+    /// An ordinary table.
+    #[must_use]
+    pub fn new(schema: TableSchema, standing: TableState) -> Self {
+        FollowedTable { schema, partitions: Vec::new(), standing }
+    }
 }
 
 /// Where upstream is ours to recognise again.
@@ -78,16 +182,72 @@ pub enum ResumePoint {
         /// Who upstream was.
         identity: SourceIdentity,
         /// The tables as stored.
-        tables: Vec<TableSchema>,
+        tables: Vec<FollowedTable>,
+        /// What the connector noted last.
+        notes: Option<String>,
     },
+}
+
+/// One thing that must be so upstream, and whether it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Stable name, such as `wal_level`.
+    pub name: &'static str,
+    /// How it stands.
+    pub outcome: CheckOutcome,
+    /// What was found, with the names involved.
+    pub message: String,
+    /// The statement or command that repairs it; empty where there is nothing to repair.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckOutcome {
+    /// As it should be.
+    Ok,
+    /// Works, but is likely to cause trouble.
+    Warning,
+    /// Must be repaired before the source can run.
+    Failed,
+}
+
+/// What upstream keeps for us.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SlotStatus {
+    /// `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: String,
+    /// Bytes that can be written before the slot may be lost; absent where there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_wal_bytes: Option<i64>,
+    /// Oldest position that upstream keeps for us.
+    pub restart_lsn: Lsn,
+    /// What upstream believes we have stored.
+    pub confirmed_flush_lsn: Lsn,
+    /// Bytes of large transactions that upstream wrote to its disk for us.
+    pub spilled_bytes: i64,
+    /// Why upstream gave the slot up, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalidation_reason: Option<String>,
 }
 
 /// What a connector is doing; shown in `/v1/sources`, `/readyz` and `/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum SourceState {
-    /// Looking at upstream, creating the slot.
-    Starting,
+    /// Looking at upstream.
+    Preflight,
+    /// Creating the slot; upstream waits for the transactions that were writing before.
+    CreatingSlot {
+        /// Transactions it waits for.
+        waiting_for: u64,
+        /// Process of the oldest one upstream; 0 where there is none.
+        oldest_pid: i32,
+        /// How long that one has been open.
+        oldest_age_s: u64,
+    },
     /// Reading the rows that existed before.
     Snapshotting {
         /// Rows read so far.
@@ -95,8 +255,10 @@ pub enum SourceState {
         /// Rows expected, by upstream's statistics; 0 where unknown.
         rows_estimated: u64,
     },
+    /// Following the log, not yet where upstream stood on connecting.
+    CatchingUp,
     /// Following the log.
-    Streaming,
+    Live,
     /// The connection failed; trying again.
     Reconnecting {
         /// What failed.
@@ -133,18 +295,25 @@ pub struct SourceStatus {
     pub retained_wal_bytes: Option<u64>,
     /// Reconnects since start.
     pub reconnects: u64,
+    /// The slot as upstream shows it, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot_status: Option<SlotStatus>,
+    /// What was last found upstream, the failed ones first.
+    pub checks: Vec<Check>,
 }
 
 impl Default for SourceStatus {
     fn default() -> Self {
         SourceStatus {
-            state: SourceState::Starting,
+            state: SourceState::Preflight,
             received_lsn: Lsn::ZERO,
             acknowledged_lsn: Lsn::ZERO,
             upstream_lsn: Lsn::ZERO,
             upstream_lsn_at_start: None,
             retained_wal_bytes: None,
             reconnects: 0,
+            slot_status: None,
+            checks: Vec::new(),
         }
     }
 }
@@ -160,7 +329,35 @@ pub struct SourceContext {
     pub durable: watch::Receiver<Lsn>,
     /// What to show. The connector is the only writer.
     pub status: watch::Sender<SourceStatus>,
+    /// What callers ask while it runs.
+    pub commands: mpsc::Receiver<SourceCommand>,
 }
+
+impl SourceContext {
+    /// The connector's ends; the second part is the caller's end of the commands.
+    #[must_use]
+    pub fn new(
+        resume: ResumePoint,
+        events: mpsc::Sender<SourceEvent>,
+        durable: watch::Receiver<Lsn>,
+        status: watch::Sender<SourceStatus>,
+    ) -> (Self, mpsc::Sender<SourceCommand>) {
+        let (ask, commands) = mpsc::channel(COMMANDS);
+        (SourceContext { resume, events, durable, status, commands }, ask)
+    }
+}
+
+impl ResumePoint {
+    /// Everything up to `lsn` is stored, of tables that are all live, and nothing was noted.
+    #[must_use]
+    pub fn live(lsn: Lsn, identity: SourceIdentity, tables: Vec<TableSchema>) -> Self {
+        let tables = tables.into_iter().map(|schema| FollowedTable::new(schema, TableState::Live)).collect();
+        ResumePoint::Resume { lsn, identity, tables, notes: None }
+    }
+}
+
+/// Commands waiting for the connector.
+const COMMANDS: usize = 16;
 
 /// Why a source could not be started or had to stop; the message names the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

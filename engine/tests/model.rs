@@ -351,7 +351,7 @@ impl Session {
     async fn open(directory: &std::path::Path, workers: usize, cells: usize, upstream: &Upstream) -> Session {
         let (engine, context) = Engine::start(&config(directory, workers, cells)).unwrap();
         context.status.send_modify(|status| {
-            status.state = SourceState::Streaming;
+            status.state = SourceState::Live;
             status.upstream_lsn_at_start = Some(Lsn(upstream.lsn));
         });
         let identity = SourceIdentity { connector: "model".to_owned(), ..SourceIdentity::default() };

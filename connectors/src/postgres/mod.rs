@@ -77,7 +77,7 @@ pub async fn run(config: PostgresConfig, context: SourceContext) {
 }
 
 async fn run_here(config: PostgresConfig, context: SourceContext) {
-    let SourceContext { resume, events, durable, status } = context;
+    let SourceContext { resume, events, durable, status, commands: _ } = context;
     let status = Arc::new(status);
     let watched = events.clone();
     let link = Link { events, durable, durable_open: true, status: Arc::clone(&status) };
@@ -100,7 +100,9 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
 async fn drive(config: &PostgresConfig, resume: ResumePoint, mut link: Link) -> Failure {
     let started = match resume {
         ResumePoint::Fresh => begin_fresh(config, &link).await,
-        ResumePoint::Resume { lsn, identity, tables } => begin_resumed(config, lsn, identity, tables),
+        ResumePoint::Resume { lsn, identity, tables, .. } => {
+            begin_resumed(config, lsn, identity, tables.into_iter().map(|table| table.schema).collect())
+        }
     };
     match started {
         Ok(started) => follow(config, started, &mut link).await,

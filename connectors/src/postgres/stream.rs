@@ -206,7 +206,7 @@ impl<'s> Follower<'s> {
 
     /// Runs until something fails.
     pub(super) async fn run(&mut self, view: &mut watch::Receiver<View>) -> Failure {
-        self.link.set_state(SourceState::Streaming);
+        self.link.set_state(SourceState::Live);
         loop {
             if let Err(failure) = self.step(view).await {
                 return failure;

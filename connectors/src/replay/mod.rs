@@ -48,7 +48,7 @@ pub fn preflight(config: &ReplayConfig) -> Result<(), SourceError> {
 
 /// Sends what the file holds after the resume point, then stays silent until the channel closes.
 pub async fn run(config: ReplayConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status } = context;
+    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
     let watched = events.clone();
     let reading = async {
         let sending = events.clone();
@@ -85,8 +85,8 @@ fn replay(
     };
     let resume_at = match resume {
         ResumePoint::Fresh => None,
-        ResumePoint::Resume { lsn, identity: stored, tables } => {
-            if stored != identity || tables != recording.tables {
+        ResumePoint::Resume { lsn, identity: stored, tables, .. } => {
+            if stored != identity || !tables.iter().map(|table| &table.schema).eq(&recording.tables) {
                 return Err(SourceError {
                     code: "source_changed",
                     message: format!(
@@ -117,7 +117,7 @@ fn replay(
     }
     let resume_at = resume_at.unwrap_or(Lsn::ZERO);
     status.send_modify(|status| {
-        status.state = SourceState::Streaming;
+        status.state = SourceState::Live;
         status.upstream_lsn_at_start = Some(resume_at);
     });
     while let Some(transaction) = ahead {
@@ -245,7 +245,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(1);
         let (_durable, durable) = watch::channel(Lsn::ZERO);
         let (status, _shown) = watch::channel(SourceStatus::default());
-        let task = tokio::spawn(run(config, SourceContext { resume, events, durable, status }));
+        let task = tokio::spawn(run(config, SourceContext::new(resume, events, durable, status).0));
         let mut all = Vec::new();
         while all.len() < count {
             all.push(received.recv().await.unwrap());
@@ -264,7 +264,7 @@ mod tests {
         assert!(matches!(all[1], SourceEvent::SnapshotDone { lsn: Lsn::ZERO, .. }));
         assert!(matches!(&all[2], SourceEvent::Transaction(t) if t.end_lsn == Lsn(0x10) && t.changes.len() == 1));
         assert!(matches!(all[3], SourceEvent::Progress { lsn: Lsn(0x20), .. }));
-        let resume = ResumePoint::Resume { lsn: Lsn(0x20), identity: identity.clone(), tables: tables.clone() };
+        let resume = ResumePoint::live(Lsn(0x20), identity.clone(), tables.clone());
         let rest = collect(file.config(), resume, 2).await;
         assert!(matches!(&rest[1], SourceEvent::Transaction(t) if t.end_lsn == Lsn(0x30)));
     }
@@ -278,7 +278,7 @@ mod tests {
         let (events, mut received) = mpsc::channel(8);
         let (_durable, durable) = watch::channel(Lsn::ZERO);
         let (status, shown) = watch::channel(SourceStatus::default());
-        run(file.config(), SourceContext { resume: ResumePoint::Fresh, events, durable, status }).await;
+        run(file.config(), SourceContext::new(ResumePoint::Fresh, events, durable, status).0).await;
         while received.recv().await.is_some() {}
         assert!(matches!(&shown.borrow().state, SourceState::Halted { code, .. } if code == "bad_replay_file"));
         assert_eq!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use connectors::{ConnectorConfig, PostgresConfig};
 use engine::change::{Change, ColumnType, Lsn, OldImage, RowRef, TableId, TableSchema, Transaction, ValueRef};
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState, SourceStatus};
+use engine::source::{ResumePoint, SourceCommand, SourceContext, SourceEvent, SourceIdentity, SourceState, SourceStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -28,6 +28,7 @@ pub struct FakeEngine {
     pub inserts: u64,
     pub last_changes: Vec<String>,
     pub auto_durable: bool,
+    pub commands: mpsc::Sender<SourceCommand>,
 }
 
 pub fn config(url: &str, tables: &[&str], slot: &str) -> PostgresConfig {
@@ -49,10 +50,12 @@ impl FakeEngine {
         let (status_sender, status) = watch::channel(SourceStatus::default());
         let (at, identity, tables, snapshot_done) = match &resume {
             ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), false),
-            ResumePoint::Resume { lsn, identity, tables } => (*lsn, identity.clone(), tables.clone(), true),
+            ResumePoint::Resume { lsn, identity, tables, .. } => {
+                (*lsn, identity.clone(), tables.iter().map(|table| table.schema.clone()).collect(), true)
+            },
         };
         let (durable, durable_receiver) = watch::channel(at);
-        let context = SourceContext { resume, events: sender, durable: durable_receiver, status: status_sender };
+        let (context, commands) = SourceContext::new(resume, sender, durable_receiver, status_sender);
         let task = tokio::spawn(connectors::run(config, context));
         FakeEngine {
             events,
@@ -69,12 +72,13 @@ impl FakeEngine {
             inserts: 0,
             last_changes: Vec::new(),
             auto_durable: true,
+            commands,
         }
     }
 
     /// Where a later process would resume.
     pub fn resume_point(&self) -> ResumePoint {
-        ResumePoint::Resume { lsn: self.applied, identity: self.identity.clone(), tables: self.tables.clone() }
+        ResumePoint::live(self.applied, self.identity.clone(), self.tables.clone())
     }
 
     pub async fn stop(self) -> ResumePoint {

@@ -132,7 +132,7 @@ async fn writers_during_the_snapshot_leave_no_gap_and_no_duplicate() {
     assert!(engine.snapshot_rows >= 39_000);
     assert_same_payments(&client, &engine).await;
     let status = engine.status.borrow().clone();
-    assert_eq!(status.state, SourceState::Streaming);
+    assert_eq!(status.state, SourceState::Live);
     assert!(status.upstream_lsn_at_start.is_some());
     engine.stop().await;
 }
@@ -478,17 +478,17 @@ async fn what_cannot_be_continued_exactly_halts() {
 
     let resume = begin(&settings).await.stop().await;
     free().await;
-    let ResumePoint::Resume { lsn, identity, tables } = resume.clone() else { panic!() };
+    let ResumePoint::Resume { lsn, identity, tables, notes } = resume.clone() else { panic!() };
     let with = |change: &dyn Fn(&mut ::engine::source::SourceIdentity)| {
         let mut identity = identity.clone();
         change(&mut identity);
-        ResumePoint::Resume { lsn, identity, tables: tables.clone() }
+        ResumePoint::Resume { lsn, identity, tables: tables.clone(), notes: notes.clone() }
     };
     assert_eq!(resume_code(with(&|i| i.system = "1".into())).await, "different_server");
     assert_eq!(resume_code(with(&|i| i.timeline = 9)).await, "timeline_changed");
     assert_eq!(resume_code(with(&|i| i.database = "postgres/1".into())).await, "different_database");
     assert_eq!(resume_code(with(&|i| i.slot = "other".into())).await, "source_changed");
-    let ahead = ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone() };
+    let ahead = ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone(), notes };
     assert_eq!(resume_code(ahead).await, "ahead_of_server");
     client.batch_execute("INSERT INTO payments VALUES (100, 'm', 1, 's')").await.unwrap();
     client.batch_execute("SELECT pg_replication_slot_advance('tidemark_halt', pg_current_wal_lsn())").await.unwrap();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
 use super::plan::Plan;
-use crate::change::TableSchema;
+use crate::source::FollowedTable;
 
 /// Names an aggregate on disk. Never reused, so late deletion of a dropped aggregate's cells is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Aggregate {
         name: String,
         definition: Definition,
         state: AggregateState,
-        tables: &BTreeMap<String, Arc<TableSchema>>,
+        tables: &BTreeMap<String, Arc<FollowedTable>>,
     ) -> Aggregate {
         if tables.is_empty() {
             let plan = Arc::new(Plan::unresolved());
@@ -67,7 +67,7 @@ impl Aggregate {
         let resolved = tables
             .get(&table)
             .ok_or_else(|| format!("there is no table {table} any more"))
-            .and_then(|schema| Plan::resolve(&definition, schema).map_err(|error| error.to_string()));
+            .and_then(|table| Plan::resolve(&definition, &table.schema).map_err(|error| error.to_string()));
         let (plan, state) = match resolved {
             Ok(plan) => (plan, state),
             Err(message) => {
@@ -89,5 +89,5 @@ pub struct Catalog {
     /// By name.
     pub aggregates: BTreeMap<String, Arc<Aggregate>>,
     /// By qualified name.
-    pub tables: BTreeMap<String, Arc<TableSchema>>,
+    pub tables: BTreeMap<String, Arc<FollowedTable>>,
 }

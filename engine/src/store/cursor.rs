@@ -22,6 +22,7 @@ pub struct Cursor {
 
 const CURSOR: &str = "cursor";
 const SOURCE: &str = "source";
+const NOTES: &str = "source_notes";
 const NEXT_AGGREGATE: &str = "next_aggregate";
 
 impl Cursor {
@@ -56,6 +57,16 @@ pub fn read_source(store: &Store) -> Result<Option<SourceIdentity>, StoreError> 
 /// Adds who upstream is to a batch.
 pub fn put_source(batch: &mut Batch, identity: &SourceIdentity) -> Result<(), StoreError> {
     put_json(batch, SOURCE, identity)
+}
+
+/// What the connector noted last.
+pub fn read_notes(store: &Store) -> Result<Option<String>, StoreError> {
+    read_json(store, NOTES)
+}
+
+/// Adds what the connector notes to a batch.
+pub fn put_notes(batch: &mut Batch, notes: &str) -> Result<(), StoreError> {
+    put_json(batch, NOTES, &notes)
 }
 
 /// The number that the next aggregate gets.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{self, KeyKind};
 use super::{Batch, Store, StoreError};
-use crate::change::{TableId, TableSchema};
+use crate::change::TableId;
+use crate::source::FollowedTable;
 use crate::materialization::{AggregateId, AggregateState, Definition};
 
 /// A registered aggregate as it is stored. Its plan is resolved anew at every start.
@@ -33,13 +34,13 @@ pub fn put_aggregate(batch: &mut Batch, aggregate: &StoredAggregate) -> Result<(
 }
 
 /// All tables.
-pub fn read_tables(store: &Store) -> Result<Vec<TableSchema>, StoreError> {
+pub fn read_tables(store: &Store) -> Result<Vec<FollowedTable>, StoreError> {
     read_all(store, KeyKind::Table, "table")
 }
 
 /// Adds a table to a batch.
-pub fn put_table(batch: &mut Batch, table: &TableSchema) -> Result<(), StoreError> {
-    put(batch, &key::table(table.id), table, "table")
+pub fn put_table(batch: &mut Batch, table: &FollowedTable) -> Result<(), StoreError> {
+    put(batch, &key::table(table.schema.id), table, "table")
 }
 
 /// Row images of a table, as counted with every commit.

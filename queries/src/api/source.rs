@@ -1,8 +1,9 @@
 //! Descriptions of the source: where it stands, and what is wrong with it.
 
 use engine::change::{Lsn, TableSchema};
+
 use engine::engine::{Counters, Status};
-use engine::source::{SourceIdentity, SourceState, SourceStatus};
+use engine::source::{FollowedTable, SourceIdentity, SourceState, SourceStatus, TableState};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -53,6 +54,11 @@ pub struct Reason {
 pub struct TableBody<'a> {
     /// `public.payments`
     pub name: String,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub standing: &'a TableState,
+    /// Number of partitions that hold its rows; 0 for an ordinary table.
+    pub partitions: usize,
     /// Its columns.
     pub columns: Vec<TableColumn<'a>>,
 }
@@ -102,7 +108,7 @@ impl From<Counters> for Totals {
 impl<'a> SourceBody<'a> {
     /// Describes the source.
     #[must_use]
-    pub fn of(name: &'a str, status: &'a Status, tables: &'a [Arc<TableSchema>]) -> Self {
+    pub fn of(name: &'a str, status: &'a Status, tables: &'a [Arc<FollowedTable>]) -> Self {
         let column = |schema: &'a TableSchema, at: usize| {
             schema.columns.get(at).map(|column| TableColumn {
                 name: &column.name,
@@ -110,9 +116,11 @@ impl<'a> SourceBody<'a> {
                 primary_key: schema.primary_key.contains(&at),
             })
         };
-        let table = |schema: &'a Arc<TableSchema>| TableBody {
-            name: schema.qualified_name(),
-            columns: (0..schema.columns.len()).filter_map(|at| column(schema, at)).collect(),
+        let table = |table: &'a Arc<FollowedTable>| TableBody {
+            name: table.schema.qualified_name(),
+            standing: &table.standing,
+            partitions: table.partitions.len(),
+            columns: (0..table.schema.columns.len()).filter_map(|at| column(&table.schema, at)).collect(),
         };
         SourceBody {
             name,
@@ -138,8 +146,10 @@ impl<'a> SourceBody<'a> {
 #[must_use]
 pub fn freshness(state: &SourceState) -> &'static str {
     match state {
-        SourceState::Streaming => "live",
-        SourceState::Starting => "starting",
+        SourceState::Live => "live",
+        SourceState::CatchingUp => "catching_up",
+        SourceState::Preflight => "preflight",
+        SourceState::CreatingSlot { .. } => "creating_slot",
         SourceState::Snapshotting { .. } => "snapshotting",
         SourceState::Reconnecting { .. } => "reconnecting",
         SourceState::Halted { .. } => "halted",

@@ -168,7 +168,7 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
         ("truncate", counters.truncates),
         ("snapshot", counters.snapshot_rows),
     ];
-    let up = status.source.state == SourceState::Streaming;
+    let up = matches!(status.source.state, SourceState::Live | SourceState::CatchingUp);
     let mut families = vec![
         gauge("source_up", "1 while the source follows upstream's log", Number::Gauge(i64::from(up))),
         gauge("source_ready", "1 while answers can be given", Number::Gauge(i64::from(status.ready.is_ok()))),
@@ -256,7 +256,7 @@ mod tests {
     fn everything_promised_is_in_the_text() {
         let mut metrics = Metrics::without_engine();
         let source =
-            SourceStatus { state: SourceState::Streaming, retained_wal_bytes: Some(4_096), ..SourceStatus::default() };
+            SourceStatus { state: SourceState::Live, retained_wal_bytes: Some(4_096), ..SourceStatus::default() };
         metrics.registry.register_collector(Box::new(Fixed(Status {
             source,
             identity: SourceIdentity::default(),

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::Engine;
-use engine::change::TableSchema;
 use engine::change::value::EPOCH_UNIX_US;
 use engine::materialization::{Aggregate, Plan};
+use engine::source::FollowedTable;
 use tokio::sync::Semaphore;
 
 use super::metrics::Metrics;
@@ -52,8 +52,8 @@ impl AppState {
     }
 
     /// The table an aggregate is over.
-    pub(super) fn table(&self, plan: &Plan) -> Option<Arc<TableSchema>> {
-        self.engine.tables().into_iter().find(|table| table.id == plan.table)
+    pub(super) fn table(&self, plan: &Plan) -> Option<Arc<FollowedTable>> {
+        self.engine.tables().into_iter().find(|table| table.schema.id == plan.table)
     }
 }
 

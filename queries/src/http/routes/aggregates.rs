@@ -67,7 +67,7 @@ pub(in crate::http) async fn drop_aggregate(
 fn described(state: &AppState, aggregate: &Aggregate) -> Response {
     let table = state.table(&aggregate.plan);
     let progress = state.engine.build_progress(aggregate.id);
-    Json(Description::of(aggregate, table.as_deref(), progress)).into_response()
+    Json(Description::of(aggregate, table.as_ref().map(|table| &table.schema), progress)).into_response()
 }
 
 fn refusal(name: &str, error: RegisterError) -> Problem {

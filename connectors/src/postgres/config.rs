@@ -16,6 +16,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
+const DEFAULT_SNAPSHOT_READERS: usize = 2;
+const MOST_SNAPSHOT_READERS: usize = 16;
 
 /// Settings of the Postgres source.
 #[derive(Clone)]
@@ -32,6 +34,7 @@ pub struct PostgresConfig {
     pub(super) publication: String,
     pub(super) max_transaction_bytes: usize,
     pub(super) max_transaction_rows: usize,
+    pub(super) snapshot_readers: usize,
 }
 
 impl PostgresConfig {
@@ -87,6 +90,7 @@ impl PostgresConfig {
             publication: slot.to_owned(),
             max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
+            snapshot_readers: DEFAULT_SNAPSHOT_READERS,
         })
     }
 
@@ -103,6 +107,21 @@ impl PostgresConfig {
         self.max_transaction_bytes = bytes;
         self.max_transaction_rows = rows;
         self
+    }
+
+    /// Reads existing rows over this many sessions at a time, from 1 to 16. Each takes one connection of the server.
+    pub fn with_snapshot_readers(mut self, readers: usize) -> Result<Self, SourceError> {
+        if !(1..=MOST_SNAPSHOT_READERS).contains(&readers) {
+            return Err(source_error(
+                "bad_snapshot_readers",
+                format!("{readers} sessions cannot read the snapshot"),
+                format!(
+                    "use 1 to {MOST_SNAPSHOT_READERS}; more than the server has processors to spare make it slower"
+                ),
+            ));
+        }
+        self.snapshot_readers = readers;
+        Ok(self)
     }
 
     /// Name of the replication slot.
@@ -127,6 +146,7 @@ impl fmt::Debug for PostgresConfig {
             .field("publication", &self.publication)
             .field("max_transaction_bytes", &self.max_transaction_bytes)
             .field("max_transaction_rows", &self.max_transaction_rows)
+            .field("snapshot_readers", &self.snapshot_readers)
             .finish()
     }
 }
@@ -282,6 +302,10 @@ mod tests {
         }
         assert_eq!(code(&format!("{good}?sslmode=maybe"), "t", "s"), "bad_url");
         assert_eq!(code(good, "t", "Upper"), "bad_slot_name");
+        for readers in [0, 17] {
+            let config = PostgresConfig::new(good, &["t".into()], "s").unwrap();
+            assert_eq!(config.with_snapshot_readers(readers).unwrap_err().code, "bad_snapshot_readers");
+        }
         assert_eq!(code(good, "t", &"x".repeat(64)), "bad_slot_name");
         assert_eq!(code(good, "a.b.c", "s"), "bad_table_name");
         assert_eq!(code(good, "", "s"), "bad_table_name");

@@ -7,10 +7,12 @@
 mod catalog;
 mod config;
 mod connect;
+mod copy;
 mod error;
 mod monitor;
 mod pgoutput;
 mod preflight;
+mod readers;
 mod relation;
 mod slot;
 mod snapshot;
@@ -136,7 +138,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
     link.note_upstream(position);
     link.note_received(position);
     link.send(SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() }).await?;
-    snapshot.send(link).await.map_err(|failure| match failure {
+    snapshot.send(config, link).await.map_err(|failure| match failure {
         Failure::Transient(reason) => Failure::definite(
             "snapshot_interrupted",
             format!("reading the existing rows was interrupted: {reason}"),

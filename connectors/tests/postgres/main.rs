@@ -488,7 +488,8 @@ async fn what_cannot_be_continued_exactly_halts() {
     assert_eq!(resume_code(with(&|i| i.timeline = 9)).await, "timeline_changed");
     assert_eq!(resume_code(with(&|i| i.database = "postgres/1".into())).await, "different_database");
     assert_eq!(resume_code(with(&|i| i.slot = "other".into())).await, "source_changed");
-    let ahead = ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone(), notes };
+    let ahead =
+        ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone(), notes };
     assert_eq!(resume_code(ahead).await, "ahead_of_server");
     client.batch_execute("INSERT INTO payments VALUES (100, 'm', 1, 's')").await.unwrap();
     client.batch_execute("SELECT pg_replication_slot_advance('tidemark_halt', pg_current_wal_lsn())").await.unwrap();
@@ -698,7 +699,7 @@ async fn an_interrupted_snapshot_halts_and_starts_over() {
     let mut engine = FakeEngine::start_any(ConnectorConfig::Postgres(settings.clone()), ResumePoint::Fresh, 1);
     wait_for("the snapshot is being read", async || {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name = 'tidemark'";
-        client.execute(kill, &[]).await.unwrap() == 1
+        client.execute(kill, &[]).await.unwrap() > 0
     })
     .await;
     assert_eq!(engine.until_halted().await, "snapshot_interrupted");

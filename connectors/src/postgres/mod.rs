@@ -7,10 +7,10 @@
 mod catalog;
 mod config;
 mod connect;
-mod copy;
+pub(crate) mod copy;
 mod error;
 mod monitor;
-mod pgoutput;
+pub(crate) mod pgoutput;
 mod preflight;
 mod readers;
 mod relation;

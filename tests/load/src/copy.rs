@@ -1,7 +1,7 @@
 //! The snapshot's reading alone: the connector into an engine that throws the rows away, beside `psql \copy` that does too.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use connectors::postgres::throwaway::ThrowawayPostgres;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::Scale;
 use crate::figures::{Table, median, rate};
-use crate::process::{cpu_seconds, reaped_cpu_seconds, timed};
+use crate::process::{children, cpu_seconds, reaped_cpu_seconds, timed};
 use crate::{payments, sql};
 
 const SLOT: &str = "tidemark_copy";
@@ -43,28 +43,27 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
     payments::create(&client, scale.snapshot_rows).await?;
     payments::insert(&client, 1, scale.snapshot_rows).await?;
     sql::run(&client, "VACUUM ANALYZE payments").await?;
-    let postmaster = std::fs::read_to_string(postgres.socket_directory().join("data/postmaster.pid"))?;
-    let postmaster: u32 = postmaster.lines().next().context("no postmaster")?.parse()?;
+    let server = Server::of(postgres)?;
 
     let (mut copies, mut snapshots) = (Vec::new(), vec![Vec::new(); READERS.len()]);
     for round in 1..=scale.rounds {
-        let before = reaped_cpu_seconds(postmaster);
+        let before = server.cpu_seconds().await;
         let mut psql = Command::new(postgres.binaries().join("psql"));
         psql.args(["-X", "-U", "postgres", "-d", "copying", "-h"]).arg(postgres.socket_directory());
         psql.args(["-c", "\\copy (select * from payments) to '/dev/null' (format binary)"]);
         let (wall, client_cpu, said) = timed(&mut psql).await?;
         ensure!(said.trim() == format!("COPY {}", scale.snapshot_rows), "psql said {said:?}");
-        let server_cpu = settled(postmaster, &client).await? - before;
+        let server_cpu = server.cpu_seconds().await - before;
         copies.push(Run { wall, reading: wall, client_cpu, server_cpu });
 
         for (readers, runs) in READERS.iter().zip(&mut snapshots) {
             let config = PostgresConfig::new(&url, &["public.payments".to_owned()], SLOT)?;
-            let before = (reaped_cpu_seconds(postmaster), cpu_seconds(std::process::id()));
+            let before = (server.cpu_seconds().await, cpu_seconds(std::process::id()));
             let (wall, reading) = snapshot(config.with_snapshot_readers(*readers)?, scale.snapshot_rows).await?;
             let client_cpu = cpu_seconds(std::process::id()) - before.1;
             sql::drop_slot(&client, SLOT).await?;
             sql::run(&client, &format!("DROP PUBLICATION {SLOT}")).await?;
-            let server_cpu = settled(postmaster, &client).await? - before.0;
+            let server_cpu = server.cpu_seconds().await - before.0;
             runs.push(Run { wall, reading, client_cpu, server_cpu });
         }
         let walls: Vec<f64> = snapshots.iter().filter_map(|runs| Some(runs.last()?.wall)).collect();
@@ -128,13 +127,25 @@ async fn snapshot(config: PostgresConfig, rows: i64) -> anyhow::Result<(f64, f64
     Ok((wall.as_secs_f64(), (wall - first).as_secs_f64()))
 }
 
-/// CPU of the server's processes that have ended, once all sessions but ours have.
-async fn settled(postmaster: u32, client: &tokio_postgres::Client) -> anyhow::Result<f64> {
-    let others = "SELECT count(*) FROM pg_stat_activity
-                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    while sql::value(client, others).await? != "0" {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+/// The server's CPU, as far as its sessions have ended.
+struct Server {
+    postmaster: u32,
+    /// Those that do not end.
+    resident: Vec<u32>,
+}
+
+impl Server {
+    fn of(postgres: &ThrowawayPostgres) -> anyhow::Result<Server> {
+        let file = std::fs::read_to_string(postgres.socket_directory().join("data/postmaster.pid"))?;
+        let postmaster = file.lines().next().context("no postmaster")?.parse()?;
+        Ok(Server { postmaster, resident: children(postmaster) })
     }
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    Ok(reaped_cpu_seconds(postmaster))
+
+    /// Waits until all others have ended: only then does the kernel count them.
+    async fn cpu_seconds(&self) -> f64 {
+        while children(self.postmaster).iter().any(|child| !self.resident.contains(child)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        reaped_cpu_seconds(self.postmaster)
+    }
 }

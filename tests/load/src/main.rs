@@ -82,7 +82,9 @@ fn main() -> anyhow::Result<()> {
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     let scale = if quick { QUICK } else { FULL };
-    tidemark::binary()?;
+    if chosen != ["copy"] {
+        tidemark::binary()?;
+    }
     let started = Instant::now();
     // Of this thread, which lives as long as the program: the kernel ends the server with it.
     let postgres = ThrowawayPostgres::start(&SETTINGS).map_err(|error| anyhow::anyhow!("{error}"))?;

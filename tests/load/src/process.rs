@@ -40,6 +40,12 @@ pub fn reaped_cpu_seconds(pid: u32) -> f64 {
     (ticks(13) + ticks(14)) as f64 / TICKS_PER_SECOND
 }
 
+/// The processes that a process started and has not yet waited for.
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// How often a thread gave up its processor to wait.
 fn switches(task: &Path) -> u64 {
     let text = std::fs::read_to_string(task.join("status")).unwrap_or_default();

@@ -23,6 +23,9 @@ mod pgbench;
 /// The real binary killed at random moments.
 mod crash;
 
+/// Network, server and Tidemark broken under load.
+mod faults;
+
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 

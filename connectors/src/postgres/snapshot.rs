@@ -53,7 +53,7 @@ impl Snapshot {
         let database = database_identity(&client).await?;
 
         let (mut exporter, server) = replication_session(config, Positions::default()).await?;
-        let created = slot::create(&mut exporter, &client, &config.slot).await?;
+        let created = slot::create(&mut exporter, &client, config).await?;
         let reader = sql_session(config).await?;
         let import = created.snapshot.replace('\'', "''");
         reader

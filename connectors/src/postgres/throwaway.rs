@@ -85,6 +85,13 @@ impl ThrowawayPostgres {
         Ok(standby)
     }
 
+    /// Copies the files of a replication slot to a stopped standby, as cluster managers do for servers that do not copy
+    /// slots themselves.
+    pub fn copy_slot_to(&self, standby: &ThrowawayPostgres, slot: &str) -> Result<(), SourceError> {
+        let home = |server: &ThrowawayPostgres| server.data().join("pg_replslot").join(slot);
+        run(Command::new("cp").arg("-a").arg(home(self)).arg(home(standby)))
+    }
+
     /// Starts the server of this cluster; after [`ThrowawayPostgres::stop`] again.
     pub fn launch(&mut self) -> Result<(), SourceError> {
         let log = self.directory.path().join("log");

@@ -32,6 +32,8 @@ pub struct PostgresConfig {
     pub(super) tables: Vec<TableName>,
     pub(super) slot: String,
     pub(super) publication: String,
+    /// The slot is made so that standbys copy it.
+    pub(super) failover: bool,
     pub(super) max_transaction_bytes: usize,
     pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
@@ -88,6 +90,7 @@ impl PostgresConfig {
             tables,
             slot: slot.to_owned(),
             publication: slot.to_owned(),
+            failover: false,
             max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
@@ -99,6 +102,14 @@ impl PostgresConfig {
         check_identifier("publication", name)?;
         self.publication = name.to_owned();
         Ok(self)
+    }
+
+    /// Makes the slot one that standbys copy (`sync_replication_slots`), so that the source goes on after one of them is
+    /// promoted. Takes Postgres 17 or newer; a slot that exists already is changed accordingly on connecting.
+    #[must_use]
+    pub fn with_failover(mut self, failover: bool) -> Self {
+        self.failover = failover;
+        self
     }
 
     /// Transactions beyond either limit halt the source: they are held in memory until their commit.
@@ -144,6 +155,7 @@ impl fmt::Debug for PostgresConfig {
             .field("tables", &self.tables)
             .field("slot", &self.slot)
             .field("publication", &self.publication)
+            .field("failover", &self.failover)
             .field("max_transaction_bytes", &self.max_transaction_bytes)
             .field("max_transaction_rows", &self.max_transaction_rows)
             .field("snapshot_readers", &self.snapshot_readers)

@@ -48,7 +48,7 @@ impl Snapshot {
         let database = database_identity(&client).await?;
 
         let (mut exporter, server) = replication_session(config, Positions::default()).await?;
-        let created = slot::create(&mut exporter, &client, &config.slot).await?;
+        let created = slot::create(&mut exporter, &client, config).await?;
         let reader = import(config, &created.snapshot).await?;
         drop(exporter);
         let names: Vec<String> = visible.iter().map(|table| quoted_name(&table.schema)).collect();

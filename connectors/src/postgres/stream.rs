@@ -24,6 +24,7 @@ use super::monitor::{View, drifted};
 use super::pgoutput::RelationMessage;
 use super::relation;
 use super::slot;
+use super::timeline::{self, TimelineHistory};
 use super::transaction::{Applied, Assembler, Limits};
 
 /// Idle positions are sent at most this often: a busy neighbour table makes thousands a second.
@@ -41,7 +42,8 @@ const DETACHED: Duration = Duration::from_secs(6);
 /// What must be the same upstream whenever we come back.
 pub(super) struct Upstream<'c> {
     pub(super) config: &'c PostgresConfig,
-    pub(super) identity: &'c SourceIdentity,
+    /// Its timeline follows the server's through a promotion that loses nothing.
+    pub(super) identity: &'c mut SourceIdentity,
     pub(super) tables: &'c [TableSchema],
     /// `None` before the first connection of a resumed source.
     pub(super) fingerprint: &'c mut Option<Fingerprint>,
@@ -71,9 +73,10 @@ impl Upstream<'_> {
         let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
         let positions = Positions { start, durable: link.durable().min(start) };
         let (mut client, server) = replication_session(config, positions).await?;
-        self.check_server(&server, start)?;
+        self.check_server(&server, &mut client, start).await?;
         self.check_database(&sql).await?;
         slot::check_resume(&sql, config, start).await?;
+        slot::keep_on_standbys(&mut client, &sql, config).await?;
         self.check_published(&sql).await?;
         link.note_upstream(Lsn(upstream.into()));
         client.start().await?;
@@ -84,7 +87,12 @@ impl Upstream<'_> {
         Ok(Session { client, sql, started: Instant::now(), start })
     }
 
-    fn check_server(&self, server: &ServerIdentity, start: Lsn) -> Result<(), Failure> {
+    async fn check_server(
+        &mut self,
+        server: &ServerIdentity,
+        client: &mut ReplicationClient,
+        start: Lsn,
+    ) -> Result<(), Failure> {
         if server.system != self.identity.system {
             return Err(Failure::definite(
                 "different_server",
@@ -95,16 +103,19 @@ impl Upstream<'_> {
                 format!("name the original server in the URL; or {}", START_OVER),
             ));
         }
-        if server.timeline != self.identity.timeline {
-            return Err(Failure::definite(
-                "timeline_changed",
-                format!(
-                    "the server is on timeline {}; the stored totals come from timeline {}: after a failover or restore some \
-                     transactions may not exist any more",
-                    server.timeline, self.identity.timeline
-                ),
-                START_OVER,
-            ));
+        let stored = self.identity.timeline;
+        if server.timeline != stored {
+            // The first timeline has no history file.
+            let history = if server.timeline > 1 {
+                let file = client.timeline_history(server.timeline).await?.content;
+                TimelineHistory::parse(&file).ok_or_else(|| {
+                    Failure::Transient(format!("the history of timeline {} cannot be read", server.timeline))
+                })?
+            } else {
+                TimelineHistory::default()
+            };
+            timeline::check(stored, start, server.timeline, &history)?;
+            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
         }
         if start > server.flushed {
             return Err(Failure::definite(
@@ -113,6 +124,7 @@ impl Upstream<'_> {
                 START_OVER,
             ));
         }
+        self.identity.timeline = server.timeline;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod stream;
 /// A private server for the demo and for tests.
 pub mod throwaway;
 mod transaction;
+mod transport;
 /// The demo's payments.
 pub mod workload;
 

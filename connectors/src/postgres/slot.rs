@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use engine::change::Lsn;
-use pgwire_replication::ReplicationClient;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, quote_identifier};
 use super::connect::APPLICATION_NAME;
 use super::error::{Failure, START_OVER};
+use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
@@ -159,7 +159,7 @@ pub(super) async fn create(
     slot: &str,
 ) -> Result<CreatedSlot, Failure> {
     // The spelling that all versions from 14 take; the one in parentheses came with 15.
-    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT");
+    let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(slot));
     let creating = replication.simple_query(&command);
     tokio::pin!(creating);
     let rows = loop {

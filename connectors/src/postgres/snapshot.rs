@@ -18,7 +18,7 @@ use super::catalog::{
     resolve_tables,
 };
 use super::config::PostgresConfig;
-use super::connect::{Positions, replication_session, sql_session};
+use super::connect::{replication_session, sql_session};
 use super::error::Failure;
 use super::pgoutput::value;
 use super::preflight::check_server;
@@ -52,7 +52,7 @@ impl Snapshot {
         let fingerprint = Fingerprint::read(&client, &config.publication, &schemas).await?;
         let database = database_identity(&client).await?;
 
-        let (mut exporter, server) = replication_session(config, Positions::default()).await?;
+        let (mut exporter, server) = replication_session(config).await?;
         let created = slot::create(&mut exporter, &client, &config.slot).await?;
         let reader = sql_session(config).await?;
         let import = created.snapshot.replace('\'', "''");

@@ -21,6 +21,7 @@ mod stream;
 pub mod throwaway;
 mod timeline;
 mod transaction;
+mod transport;
 /// The demo's payments.
 pub mod workload;
 

@@ -215,13 +215,7 @@ pub(super) fn quote_identifier(name: &str) -> String {
 fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
     let mut tables = Vec::with_capacity(names.len());
     for name in names {
-        let table = parse_table(name).ok_or_else(|| {
-            source_error(
-                "bad_table_name",
-                format!("{name:?} is not the name of a table"),
-                "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
-            )
-        })?;
+        let table = parse_table_name(name)?;
         if tables.contains(&table) {
             return Err(source_error(
                 "duplicate_table",
@@ -239,6 +233,17 @@ fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
         ));
     }
     Ok(tables)
+}
+
+/// A table as named by the user.
+pub(super) fn parse_table_name(text: &str) -> Result<TableName, SourceError> {
+    parse_table(text).ok_or_else(|| {
+        source_error(
+            "bad_table_name",
+            format!("{text:?} is not the name of a table"),
+            "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
+        )
+    })
 }
 
 fn parse_table(text: &str) -> Option<TableName> {

@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use engine::change::Lsn;
+use engine::source::SourceState;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
+use super::Link;
 use super::config::{PostgresConfig, quote_identifier};
 use super::connect::APPLICATION_NAME;
 use super::error::{Failure, START_OVER};
@@ -15,6 +17,9 @@ use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
+
+/// When it is shown for whom the slot waits, and how often.
+const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the end of a session of ours may take to free the slot.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
@@ -152,26 +157,43 @@ pub(super) struct CreatedSlot {
     pub(super) snapshot: String,
 }
 
+/// What kind of slot is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewSlot<'n> {
+    /// The source's own.
+    Permanent,
+    /// Of this name, and gone with its session.
+    Temporary(&'n str),
+}
+
 /// Waits for every transaction that is writing now, without a time limit: that is Postgres' price for a consistent point.
 pub(super) async fn create(
     replication: &mut ReplicationClient,
     observer: &Client,
     config: &PostgresConfig,
+    new_slot: NewSlot<'_>,
+    link: &Link,
 ) -> Result<CreatedSlot, Failure> {
-    let slot = quote_identifier(&config.slot);
-    let command = if config.failover {
-        require_failover_slots(observer).await?;
-        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
-    } else {
-        // The spelling that all versions from 14 take; the one in parentheses came with 15.
-        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT")
+    // The spelling that all versions from 14 take; the one in parentheses came with 15.
+    let command = match new_slot {
+        NewSlot::Temporary(name) => {
+            format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(name))
+        }
+        NewSlot::Permanent if config.failover => {
+            require_failover_slots(observer).await?;
+            let slot = quote_identifier(&config.slot);
+            format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
+        }
+        NewSlot::Permanent => {
+            format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(&config.slot))
+        }
     };
     let creating = replication.simple_query(&command);
     tokio::pin!(creating);
     let rows = loop {
         tokio::select! {
             rows = &mut creating => break rows?,
-            () = tokio::time::sleep(Duration::from_secs(5)) => tell_who_is_waited_for(observer).await?,
+            () = tokio::time::sleep(WAITING_SHOWN_AFTER) => show_who_is_waited_for(observer, new_slot, link).await?,
         }
     };
     let field = |index: usize| -> Option<&str> { std::str::from_utf8(rows.first()?.get(index)?.as_deref()?).ok() };
@@ -215,15 +237,21 @@ pub(super) async fn keep_on_standbys(
     Ok(())
 }
 
-async fn tell_who_is_waited_for(observer: &Client) -> Result<(), Failure> {
+async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>, link: &Link) -> Result<(), Failure> {
     let row = observer
         .query_one(
-            "SELECT count(*), coalesce((array_agg(pid ORDER BY xact_start))[1], 0)
+            "SELECT count(*), coalesce((array_agg(pid ORDER BY xact_start))[1], 0),
+                    coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::int8
              FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname IS NOT NULL",
             &[],
         )
         .await?;
-    let (transactions, oldest_pid): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
-    tracing::info!(transactions, oldest_pid, "slot creation waits for transactions that were writing before it");
+    let (transactions, oldest_pid, age_s): (i64, i32, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    tracing::info!(transactions, oldest_pid, age_s, "slot creation waits for transactions that were writing before it");
+    if matches!(new_slot, NewSlot::Permanent) {
+        let not_negative = |number: i64| u64::try_from(number).unwrap_or_default();
+        let (waiting_for, oldest_age_s) = (not_negative(transactions), not_negative(age_s));
+        link.set_state(SourceState::CreatingSlot { waiting_for, oldest_pid, oldest_age_s });
+    }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
+const DEFAULT_SNAPSHOT_READERS: usize = 2;
+const MOST_SNAPSHOT_READERS: usize = 16;
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// Settings of the Postgres source.
@@ -32,8 +34,11 @@ pub struct PostgresConfig {
     pub(super) tables: Vec<TableName>,
     pub(super) slot: String,
     pub(super) publication: String,
+    /// The slot is made so that standbys copy it.
+    pub(super) failover: bool,
     pub(super) max_transaction_bytes: usize,
     pub(super) max_transaction_rows: usize,
+    pub(super) snapshot_readers: usize,
     pub(super) max_message_bytes: usize,
     pub(super) tls: TlsSettings,
 }
@@ -85,8 +90,10 @@ impl PostgresConfig {
             tables,
             slot: slot.to_owned(),
             publication: slot.to_owned(),
+            failover: false,
             max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
+            snapshot_readers: DEFAULT_SNAPSHOT_READERS,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             tls,
         })
@@ -99,12 +106,35 @@ impl PostgresConfig {
         Ok(self)
     }
 
+    /// Makes the slot one that standbys copy (`sync_replication_slots`), so that the source goes on after one of them is
+    /// promoted. Takes Postgres 17 or newer; a slot that exists already is changed accordingly on connecting.
+    #[must_use]
+    pub fn with_failover(mut self, failover: bool) -> Self {
+        self.failover = failover;
+        self
+    }
+
     /// Transactions beyond either limit halt the source: they are held in memory until their commit.
     #[must_use]
     pub fn with_transaction_limits(mut self, bytes: usize, rows: usize) -> Self {
         self.max_transaction_bytes = bytes;
         self.max_transaction_rows = rows;
         self
+    }
+
+    /// Reads existing rows over this many sessions at a time, from 1 to 16. Each takes one connection of the server.
+    pub fn with_snapshot_readers(mut self, readers: usize) -> Result<Self, SourceError> {
+        if !(1..=MOST_SNAPSHOT_READERS).contains(&readers) {
+            return Err(source_error(
+                "bad_snapshot_readers",
+                format!("{readers} sessions cannot read the snapshot"),
+                format!(
+                    "use 1 to {MOST_SNAPSHOT_READERS}; more than the server has processors to spare make it slower"
+                ),
+            ));
+        }
+        self.snapshot_readers = readers;
+        Ok(self)
     }
 
     /// One row change of more bytes than this halts the source with `row_too_large`. It is held in memory at least twice.
@@ -134,8 +164,10 @@ impl fmt::Debug for PostgresConfig {
             .field("tables", &self.tables)
             .field("slot", &self.slot)
             .field("publication", &self.publication)
+            .field("failover", &self.failover)
             .field("max_transaction_bytes", &self.max_transaction_bytes)
             .field("max_transaction_rows", &self.max_transaction_rows)
+            .field("snapshot_readers", &self.snapshot_readers)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("tls", &self.tls)
             .finish()
@@ -268,6 +300,10 @@ mod tests {
         assert_eq!(code(&format!("{good}?ssl%6Dode=require"), "t", "s"), "bad_url", "never read by the wrong one");
         assert_eq!(code(&format!("{good}?sslcrl=f"), "t", "s"), "bad_url");
         assert_eq!(code(good, "t", "Upper"), "bad_slot_name");
+        for readers in [0, 17] {
+            let config = PostgresConfig::new(good, &["t".into()], "s").unwrap();
+            assert_eq!(config.with_snapshot_readers(readers).unwrap_err().code, "bad_snapshot_readers");
+        }
         assert_eq!(code(good, "t", &"x".repeat(64)), "bad_slot_name");
         assert_eq!(code(good, "a.b.c", "s"), "bad_table_name");
         assert_eq!(code(good, "", "s"), "bad_table_name");

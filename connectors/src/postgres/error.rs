@@ -143,7 +143,8 @@ mod tests {
     fn server_errors_are_sorted_by_state() {
         let said = |state: &str| {
             let fields = format!("SFATAL\0C{state}\0Mx (y)\0DABC\0\0").replace("ABC", "z");
-            let mut bytes = bytes::BytesMut::from([&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes()].concat().as_slice());
+            let mut bytes =
+                bytes::BytesMut::from([&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes()].concat().as_slice());
             bytes.extend_from_slice(fields.as_bytes());
             match postgres_protocol::message::backend::Message::parse(&mut bytes) {
                 Ok(Some(postgres_protocol::message::backend::Message::ErrorResponse(error))) => server_said(&error),

@@ -23,6 +23,7 @@ use super::monitor::{View, drifted};
 use super::pgoutput::RelationMessage;
 use super::relation;
 use super::slot;
+use super::timeline::{self, TimelineHistory};
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, Positions, ReplicationClient, ServerIdentity};
 
@@ -41,7 +42,8 @@ const DETACHED: Duration = Duration::from_secs(6);
 /// What must be the same upstream whenever we come back.
 pub(super) struct Upstream<'c> {
     pub(super) config: &'c PostgresConfig,
-    pub(super) identity: &'c SourceIdentity,
+    /// Its timeline follows the server's through a promotion that loses nothing.
+    pub(super) identity: &'c mut SourceIdentity,
     pub(super) tables: &'c [TableSchema],
     /// `None` before the first connection of a resumed source.
     pub(super) fingerprint: &'c mut Option<Fingerprint>,
@@ -71,9 +73,10 @@ impl Upstream<'_> {
         let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
         let positions = Positions { start, durable: link.durable().min(start) };
         let (mut client, server) = replication_session(config).await?;
-        self.check_server(&server, start)?;
+        self.check_server(&server, &mut client, start).await?;
         self.check_database(&sql).await?;
         slot::check_resume(&sql, config, start).await?;
+        slot::keep_on_standbys(&mut client, &sql, config).await?;
         self.check_published(&sql).await?;
         link.note_upstream(Lsn(upstream.into()));
         timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
@@ -83,7 +86,12 @@ impl Upstream<'_> {
         Ok(Session { client, sql, started: Instant::now(), start })
     }
 
-    fn check_server(&self, server: &ServerIdentity, start: Lsn) -> Result<(), Failure> {
+    async fn check_server(
+        &mut self,
+        server: &ServerIdentity,
+        client: &mut ReplicationClient,
+        start: Lsn,
+    ) -> Result<(), Failure> {
         if server.system != self.identity.system {
             return Err(Failure::definite(
                 "different_server",
@@ -94,16 +102,19 @@ impl Upstream<'_> {
                 format!("name the original server in the URL; or {}", START_OVER),
             ));
         }
-        if server.timeline != self.identity.timeline {
-            return Err(Failure::definite(
-                "timeline_changed",
-                format!(
-                    "the server is on timeline {}; the stored totals come from timeline {}: after a failover or restore some \
-                     transactions may not exist any more",
-                    server.timeline, self.identity.timeline
-                ),
-                START_OVER,
-            ));
+        let stored = self.identity.timeline;
+        if server.timeline != stored {
+            // The first timeline has no history file.
+            let history = if server.timeline > 1 {
+                let file = client.timeline_history(server.timeline).await?;
+                TimelineHistory::parse(file.as_bytes()).ok_or_else(|| {
+                    Failure::Transient(format!("the history of timeline {} cannot be read", server.timeline))
+                })?
+            } else {
+                TimelineHistory::default()
+            };
+            timeline::check(stored, start, server.timeline, &history)?;
+            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
         }
         if start > server.flushed {
             return Err(Failure::definite(
@@ -112,6 +123,7 @@ impl Upstream<'_> {
                 START_OVER,
             ));
         }
+        self.identity.timeline = server.timeline;
         Ok(())
     }
 
@@ -264,14 +276,12 @@ impl<'s> Follower<'s> {
                 self.assembler.begin();
                 Ok(())
             }
-            Event::Change { position, body } => {
-                match self.assembler.apply(self.client.bytes(body), position)? {
-                    Applied::Done => Ok(()),
-                    Applied::Relation(index, message) => {
-                        Self::bind(&mut self.assembler, &mut self.types, &self.sql, index, &message).await
-                    }
+            Event::Change { position, body } => match self.assembler.apply(self.client.bytes(body), position)? {
+                Applied::Done => Ok(()),
+                Applied::Relation(index, message) => {
+                    Self::bind(&mut self.assembler, &mut self.types, &self.sql, index, &message).await
                 }
-            }
+            },
             Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
             Event::KeepAlive { position, time_us } => {
                 if !self.assembler.is_open() && position > *self.handed_over {

@@ -71,7 +71,8 @@ impl Feedback {
 
     /// Appends the status of now.
     pub(super) fn write(&mut self, into: &mut BytesMut, now: Instant) {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(POSTGRES_EPOCH);
+        let since_epoch =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(POSTGRES_EPOCH);
         into.put_u8(b'd');
         into.put_u32(LENGTH);
         into.put_u8(b'r');

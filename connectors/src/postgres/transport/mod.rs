@@ -123,6 +123,14 @@ impl ReplicationClient {
         identity().ok_or_else(|| self.wire.not_understood("no identity"))
     }
 
+    /// The history file of a timeline above the first.
+    pub(super) async fn timeline_history(&mut self, timeline: u32) -> Result<String, Failure> {
+        let rows = self.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let content = rows.first().and_then(|row| row.get(1)).and_then(Option::as_deref);
+        let content = content.ok_or_else(|| self.wire.not_understood("no history"))?;
+        Ok(String::from_utf8_lossy(content).into_owned())
+    }
+
     /// Starts the stream; from here on only [`Self::receive`] and what belongs to it.
     pub(super) async fn start(&mut self, slot: &str, publication: &str, positions: Positions) -> Result<(), Failure> {
         let publication = quote_identifier(publication).replace('\'', "''");

@@ -60,8 +60,10 @@ impl Socket {
         }
         let mut tcp = TcpStream::connect((config.host.as_str(), config.port)).await.map_err(lost)?;
         tcp.set_nodelay(true).map_err(lost)?;
-        let keepalive =
-            TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_AFTER)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES);
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive).map_err(lost)?;
         SockRef::from(&tcp).set_tcp_user_timeout(Some(UNCONFIRMED)).map_err(lost)?;
         if config.tls.mode() == TlsMode::Disable {
@@ -76,7 +78,8 @@ impl Socket {
             NO_TLS => return Err(tls::no_tls(&with).into()),
             _ => return Err(Failure::Transient(format!("{with} did not answer the request for TLS"))),
         }
-        let name = ServerName::try_from(config.host.clone()).map_err(|_| bad_url("its host is no name and no address"))?;
+        let name =
+            ServerName::try_from(config.host.clone()).map_err(|_| bad_url("its host is no name and no address"))?;
         let tcp = BufReader::with_capacity(ENCRYPTED_AT_ONCE, tcp);
         let stream = TlsConnector::from(Arc::new(client))
             .connect(name, tcp)

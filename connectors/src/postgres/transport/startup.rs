@@ -13,7 +13,12 @@ use super::super::error::{Failure, not_authenticated, server_said};
 use super::wire::Wire;
 
 /// Opens the session as far as its first query.
-pub(super) async fn start_up(wire: &mut Wire, config: &PostgresConfig, options: &str, name: &str) -> Result<(), Failure> {
+pub(super) async fn start_up(
+    wire: &mut Wire,
+    config: &PostgresConfig,
+    options: &str,
+    name: &str,
+) -> Result<(), Failure> {
     let parameters = [
         ("user", config.user.as_str()),
         ("database", config.database.as_str()),
@@ -108,7 +113,9 @@ fn password(config: &PostgresConfig) -> Result<&str, Failure> {
 
 fn may_go_unbound(config: &PostgresConfig) -> Result<(), Failure> {
     match config.endpoint.get_channel_binding() {
-        ChannelBinding::Require => Err(not_authenticated("channel_binding=require, and the server does not bind to TLS")),
+        ChannelBinding::Require => {
+            Err(not_authenticated("channel_binding=require, and the server does not bind to TLS"))
+        }
         _ => Ok(()),
     }
 }

@@ -75,7 +75,8 @@ impl TlsSettings {
                     continue;
                 }
             };
-            let value = percent_decode_str(value).decode_utf8().map_err(|_| bad_url(&format!("{name} is not UTF-8")))?;
+            let value =
+                percent_decode_str(value).decode_utf8().map_err(|_| bad_url(&format!("{name} is not UTF-8")))?;
             *place = Some(value.into_owned()).filter(|value| !value.is_empty());
         }
         let query = if others.is_empty() { String::new() } else { format!("?{}", others.join("&")) };
@@ -101,7 +102,9 @@ impl TlsSettings {
         };
         let roots = match roots {
             None if mode >= TlsMode::VerifyCa => {
-                return Err(bad_settings("sslmode=verify-ca and verify-full need sslrootcert=FILE or sslrootcert=system"));
+                return Err(bad_settings(
+                    "sslmode=verify-ca and verify-full need sslrootcert=FILE or sslrootcert=system",
+                ));
             }
             None => Roots::Anyone,
             // Anyone can have a certificate from a public authority: only its name says who it is.
@@ -135,10 +138,15 @@ impl TlsSettings {
             .with_custom_certificate_verifier(Arc::new(verifier));
         let Some((certificate, key)) = &self.client else { return Ok(builder.with_no_client_auth()) };
         let chain = certificates(certificate)?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, "private key without a password", &error))?;
+        let private = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| unreadable(key, "private key without a password", &error))?;
         builder.with_client_auth_cert(chain, private).map_err(|error| {
             tls_failed(
-                format!("the certificate in {} cannot be used with the key in {}: {error}", certificate.display(), key.display()),
+                format!(
+                    "the certificate in {} cannot be used with the key in {}: {error}",
+                    certificate.display(),
+                    key.display()
+                ),
                 "name a certificate and the key that belongs to it with sslcert=FILE and sslkey=FILE",
             )
         })
@@ -273,9 +281,10 @@ fn explain(error: &rustls::Error, with: &str) -> SourceError {
             "name the server in the URL as its certificate does (subjectAltName), or trust its authority for any name with \
              sslmode=verify-ca",
         ),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            ("has expired".to_owned(), "give the server a new certificate: ssl_cert_file, then SELECT pg_reload_conf();")
-        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            "has expired".to_owned(),
+            "give the server a new certificate: ssl_cert_file, then SELECT pg_reload_conf();",
+        ),
         _ => (format!("cannot be believed: {error}"), "give the server a certificate of version 3 for its name"),
     };
     tls_failed(format!("the certificate of {with} {what}"), remedy)

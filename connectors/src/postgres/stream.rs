@@ -52,6 +52,12 @@ pub(super) struct Upstream<'c> {
 /// Events taken in one go at most, before the durable position and the monitor are looked at again.
 const MAX_DRAINED: usize = 8_192;
 
+/// Postgres sends every row by itself. Woken for each of them, we would spend more on waking than on rows, and so would
+/// Postgres: after this many waits in a row that were this short, rows are left to gather for a moment.
+const SHORT_WAITS: u32 = 16;
+const SHORT_WAIT: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(50);
+
 /// A replication session that Postgres accepted and that has passed all checks.
 pub(super) struct Session {
     client: ReplicationClient,
@@ -218,12 +224,20 @@ impl<'s> Follower<'s> {
     /// Runs until something fails.
     pub(super) async fn run(&mut self, view: &mut watch::Receiver<View>) -> Failure {
         self.link.set_state(SourceState::Live);
+        let mut short_waits = 0u32;
         loop {
+            let waiting = Instant::now();
             if let Err(failure) = self.step(view).await {
                 return failure;
             }
+            let waited = self.heard_at.saturating_duration_since(waiting);
+            short_waits = if waited < SHORT_WAIT { short_waits.saturating_add(1) } else { 0 };
             if let Err(failure) = self.drain().await {
                 return failure;
+            }
+            if short_waits > SHORT_WAITS {
+                // The thread is this source's own. The runtime's timers are too coarse for this.
+                std::thread::sleep(NAP);
             }
         }
     }

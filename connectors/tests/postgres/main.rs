@@ -5,6 +5,7 @@
 mod engine;
 mod server;
 mod tls;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -135,12 +135,7 @@ fn table(variant: &Variant, reference: &[Reading], backlog: &Backlog) -> Table {
     table
 }
 
-async fn product_round(
-    data: &Path,
-    url: &str,
-    backlog: &Backlog,
-    expected: &[Vec<String>],
-) -> anyhow::Result<Round> {
+async fn product_round(data: &Path, url: &str, backlog: &Backlog, expected: &[Vec<String>]) -> anyhow::Result<Round> {
     let walsender = Walsender::watch(url, &backlog.slot).await?;
     let end = sql::position(&backlog.end)?;
     let tidemark = Tidemark::start(data, url)?;

@@ -245,8 +245,14 @@ impl<'s> Follower<'s> {
     /// Takes what has arrived already, without looking at anything else for each row.
     async fn drain(&mut self) -> Result<(), Failure> {
         for _ in 0..MAX_DRAINED {
-            let Some(event) = unconstrained(self.client.receive()).now_or_never() else { break };
-            self.take(event?).await?;
+            let event = match self.client.next_read()? {
+                Some(event) => event,
+                None => match unconstrained(self.client.receive()).now_or_never() {
+                    Some(event) => event?,
+                    None => break,
+                },
+            };
+            self.take(event).await?;
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ async fn a_fast_shutdown_is_not_delayed() {
         .await;
         let (stopped, took) = stopping.join().unwrap();
         server = stopped;
-        println!("fast shutdown {round}: {took:?}");
+        eprintln!("fast shutdown {round}: {took:?}");
         assert!(took < Duration::from_secs(2), "the server waited {took:?} for us");
         server.launch();
     }

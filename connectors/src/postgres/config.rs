@@ -40,7 +40,7 @@ pub struct PostgresConfig {
     pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
     pub(super) max_message_bytes: usize,
-    pub(super) tls: TlsSettings,
+    pub(super) tls: Box<TlsSettings>,
 }
 
 impl PostgresConfig {
@@ -95,7 +95,7 @@ impl PostgresConfig {
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-            tls,
+            tls: Box::new(tls),
         })
     }
 

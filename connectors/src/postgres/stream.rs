@@ -41,6 +41,12 @@ const DETACHED: Duration = Duration::from_secs(6);
 /// Events taken in one go at most, before the durable position and the monitor are looked at again.
 const MAX_DRAINED: usize = 8_192;
 
+/// Postgres sends every row by itself. Woken for each of them, we would spend more on waking than on rows, and so would
+/// Postgres: after this many waits in a row that were this short, rows are left to gather for a moment.
+const SHORT_WAITS: u32 = 16;
+const SHORT_WAIT: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(50);
+
 /// Where the source is; outlives sessions.
 pub(super) struct Course {
     /// Highest position handed to the engine.
@@ -120,12 +126,20 @@ impl<'s> Follower<'s> {
         if let Err(failure) = self.act_on(&look, judgement).await {
             return failure;
         }
+        let mut short_waits = 0u32;
         loop {
+            let waiting = Instant::now();
             if let Err(failure) = self.step().await {
                 return failure;
             }
+            let waited = self.heard_at.saturating_duration_since(waiting);
+            short_waits = if waited < SHORT_WAIT { short_waits.saturating_add(1) } else { 0 };
             if let Err(failure) = self.drain().await {
                 return failure;
+            }
+            if short_waits > SHORT_WAITS {
+                // The thread is this source's own. The runtime's timers are too coarse for this.
+                std::thread::sleep(NAP);
             }
         }
     }
@@ -133,8 +147,14 @@ impl<'s> Follower<'s> {
     /// Takes what has arrived already, without looking at anything else for each row.
     async fn drain(&mut self) -> Result<(), Failure> {
         for _ in 0..MAX_DRAINED {
-            let Some(event) = unconstrained(self.client.receive()).now_or_never() else { break };
-            self.take(event?).await?;
+            let event = match self.client.next_read()? {
+                Some(event) => event,
+                None => match unconstrained(self.client.receive()).now_or_never() {
+                    Some(event) => event?,
+                    None => break,
+                },
+            };
+            self.take(event).await?;
         }
         Ok(())
     }

@@ -191,6 +191,13 @@ impl FakeEngine {
         Ok(name)
     }
 
+    /// Consumes what is there.
+    pub fn take_what_came(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(event);
+        }
+    }
+
     /// Consumes until the source halts; returns the code.
     pub async fn until_halted(&mut self) -> String {
         let deadline = Instant::now() + Duration::from_secs(20);

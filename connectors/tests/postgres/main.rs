@@ -5,6 +5,8 @@
 mod engine;
 mod server;
 mod tables;
+mod tls;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

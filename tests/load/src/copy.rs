@@ -48,7 +48,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
     let (mut copies, mut snapshots) = (Vec::new(), vec![Vec::new(); READERS.len()]);
     for round in 1..=scale.rounds {
         let before = server.cpu_seconds().await;
-        let mut psql = Command::new(postgres.binaries().join("psql"));
+        let mut psql = Command::new(postgres.program("psql"));
         psql.args(["-X", "-U", "postgres", "-d", "copying", "-h"]).arg(postgres.socket_directory());
         psql.args(["-c", "\\copy (select * from payments) to '/dev/null' (format binary)"]);
         let (wall, client_cpu, said) = timed(&mut psql).await?;

@@ -29,6 +29,24 @@ pub(super) struct View {
     pub(super) seen_at: Instant,
     /// Since when upstream has shown no session on our slot.
     pub(super) slot_idle_since: Option<Instant>,
+    /// Since when upstream lets nobody in because it is going down.
+    pub(super) ending_since: Option<Instant>,
+}
+
+impl View {
+    fn new() -> View {
+        View { verdict: None, seen_at: Instant::now(), slot_idle_since: None, ending_since: None }
+    }
+}
+
+/// Pends until upstream has been going down for `grace` with the session that began at `started`. Postgres waits for its
+/// walsenders to send everything and be told that it is stored; an engine that is far behind would hold it up.
+pub(super) async fn ended(view: &mut watch::Receiver<View>, started: Instant, grace: Duration) {
+    let ending = view.wait_for(|view| view.ending_since.is_some_and(|since| since > started)).await.is_ok();
+    if !ending {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(grace).await;
 }
 
 /// Looks for as long as the handle lives.
@@ -50,7 +68,7 @@ impl Monitor {
         baseline: Fingerprint,
         status: Arc<watch::Sender<SourceStatus>>,
     ) -> Monitor {
-        let (sender, view) = watch::channel(View { verdict: None, seen_at: Instant::now(), slot_idle_since: None });
+        let (sender, view) = watch::channel(View::new());
         let watcher = Watcher { config, tables, baseline, status, view: sender };
         Monitor { view, task: tokio::spawn(watcher.watch()) }
     }
@@ -68,6 +86,7 @@ impl Watcher {
     async fn watch(self) {
         let mut session: Option<Client> = None;
         loop {
+            let known = session.is_some();
             match timeout(CONNECT_TIMEOUT, self.look(&mut session)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Failure::Definite(error))) if error.code == "slot_lost" || error.code.ends_with("_changed") => {
@@ -78,10 +97,17 @@ impl Watcher {
                 Ok(Err(failure)) => {
                     tracing::debug!(?failure, "the monitor could not look");
                     session = None;
+                    if failure.lets_nobody_in() {
+                        self.view.send_modify(|view| view.ending_since = view.ending_since.or(Some(Instant::now())));
+                    }
+                    // Why a session ended is told to the one that comes next.
+                    if known {
+                        continue;
+                    }
                 }
                 Err(_) => session = None,
             }
-            tokio::time::sleep(INTERVAL).await;
+            rest(session.as_ref()).await;
         }
     }
 
@@ -108,6 +134,7 @@ impl Watcher {
         });
         self.view.send_modify(|view| {
             view.seen_at = Instant::now();
+            view.ending_since = None;
             view.slot_idle_since = if active { None } else { view.slot_idle_since.or(Some(view.seen_at)) };
         });
         if lost {
@@ -115,6 +142,14 @@ impl Watcher {
         }
         let now = Fingerprint::read(client, &self.config.publication, &self.tables).await?;
         self.baseline.drift_to(&now).map_or(Ok(()), |drift| Err(drifted(&self.config, &drift).into()))
+    }
+}
+
+/// Waits for the next look. A session that ends may mean that the server goes down: then that is the next look.
+async fn rest(session: Option<&Client>) {
+    let next = Instant::now() + INTERVAL;
+    while Instant::now() < next && session.is_none_or(|session| !session.is_closed()) {
+        tokio::time::sleep(INTERVAL / 20).await;
     }
 }
 

@@ -20,7 +20,7 @@ use super::catalog::{Fingerprint, PublicationState, TypeCatalog, check_publicati
 use super::config::PostgresConfig;
 use super::connect::{Positions, ServerIdentity, replication_session, sql_session};
 use super::error::{Failure, START_OVER, source_error};
-use super::monitor::{View, drifted};
+use super::monitor::{self, View, drifted};
 use super::pgoutput::RelationMessage;
 use super::relation;
 use super::slot;
@@ -38,6 +38,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// How long upstream may show no session on our slot before ours counts as cut.
 const DETACHED: Duration = Duration::from_secs(6);
+
+/// How long a server that is going down may wait for us: what is on its way becomes durable and is acknowledged within.
+const FAREWELL: Duration = Duration::from_millis(700);
 
 /// What must be the same upstream whenever we come back.
 pub(super) struct Upstream<'c> {
@@ -219,13 +222,21 @@ impl<'s> Follower<'s> {
     /// Runs until something fails.
     pub(super) async fn run(&mut self, view: &mut watch::Receiver<View>) -> Failure {
         self.link.set_state(SourceState::Live);
-        loop {
-            if let Err(failure) = self.step(view).await {
-                return failure;
+        let (mut ending, started) = (view.clone(), self.started);
+        let following = async {
+            loop {
+                if let Err(failure) = self.step(view).await {
+                    return failure;
+                }
+                if let Err(failure) = self.drain().await {
+                    return failure;
+                }
             }
-            if let Err(failure) = self.drain().await {
-                return failure;
-            }
+        };
+        tokio::select! {
+            failure = following => failure,
+            // Also while the engine takes nothing. What it has not taken comes again.
+            () = monitor::ended(&mut ending, started, FAREWELL) => Failure::Transient("Postgres is going down".to_owned()),
         }
     }
 

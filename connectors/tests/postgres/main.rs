@@ -485,7 +485,7 @@ async fn what_cannot_be_continued_exactly_halts() {
         ResumePoint::Resume { lsn, identity, tables: tables.clone(), notes: notes.clone() }
     };
     assert_eq!(resume_code(with(&|i| i.system = "1".into())).await, "different_server");
-    assert_eq!(resume_code(with(&|i| i.timeline = 9)).await, "timeline_changed");
+    assert_eq!(resume_code(with(&|i| i.timeline = 9)).await, "timeline_diverged");
     assert_eq!(resume_code(with(&|i| i.database = "postgres/1".into())).await, "different_database");
     assert_eq!(resume_code(with(&|i| i.slot = "other".into())).await, "source_changed");
     let ahead =

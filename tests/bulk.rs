@@ -50,7 +50,8 @@ async fn totals(server: &Server, postgres: &ThrowawayPostgres) -> Result<(String
 
 async fn expected(postgres: &ThrowawayPostgres, table: &str) -> Result<(String, String), String> {
     let client = sql::connect(&postgres.url()).await;
-    let row = sql::rows(&client, &format!("SELECT count(*), coalesce(sum(amount)::text, '') FROM {table}")).await.remove(0);
+    let row =
+        sql::rows(&client, &format!("SELECT count(*), coalesce(sum(amount)::text, '') FROM {table}")).await.remove(0);
     let [n, amount] = row.try_into().unwrap();
     Ok((n.unwrap(), amount.unwrap()))
 }
@@ -89,7 +90,10 @@ async fn one_transaction_of_very_many_rows() {
         let written = began.elapsed();
         assert_eq!(totals(&server, &postgres).await, expected(&postgres, "big").await, "{step}");
         let verb = step.split(' ').next().unwrap_or_default();
-        println!("{verb} of {rows} rows in one transaction: Postgres {written:?}, then Tidemark {:?}", began.elapsed() - written);
+        println!(
+            "{verb} of {rows} rows in one transaction: Postgres {written:?}, then Tidemark {:?}",
+            began.elapsed() - written
+        );
     }
     let peak = server.peak_memory();
     println!("peak memory {} MiB, {} MiB before", peak / MIB, before / MIB);
@@ -149,7 +153,11 @@ async fn one_very_large_value() {
     let server = serve(data.path(), &postgres, "documents", &definition("documents"));
     for (id, megabytes) in sizes.iter().enumerate() {
         let bytes = megabytes * 1_000_000;
-        sql::run(&client, &format!("INSERT INTO documents VALUES ({id}, 1.25, '2024-01-01 UTC', repeat('x', {bytes}))")).await;
+        sql::run(
+            &client,
+            &format!("INSERT INTO documents VALUES ({id}, 1.25, '2024-01-01 UTC', repeat('x', {bytes}))"),
+        )
+        .await;
         let found = totals(&server, &postgres).await;
         println!("a value of {megabytes} MB: {found:?}; peak memory {} MiB", server.peak_memory() / MIB);
         if let Err(code) = found {

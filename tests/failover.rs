@@ -45,7 +45,8 @@ impl Pair {
         let pair = Pair { primary, standby, copies_slots };
         runtime.block_on(async {
             let client = sql::connect(&pair.primary.url()).await;
-            let up = "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming'";
+            let up =
+                "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'standby' AND state = 'streaming'";
             until("the standby streams", async || sql::value(&client, up).await == "1").await;
             if copies_slots {
                 sql::run(&client, "ALTER SYSTEM SET synchronized_standby_slots = 'standby'").await;

@@ -59,7 +59,8 @@ impl Fault {
 /// The process on the other end of our stream.
 async fn walsender(url: &str) -> Option<i32> {
     let client = sql::connect_again(url).await;
-    let pid = sql::value(&client, &format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{SLOT}'")).await;
+    let pid =
+        sql::value(&client, &format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{SLOT}'")).await;
     pid.parse().ok()
 }
 

@@ -105,16 +105,21 @@ fn a_fast_shutdown_is_not_delayed() {
 
 /// Writes log that our tables have no part in.
 async fn make_noise(client: &Client, mib: u64) {
-    sql::run(client, "CREATE TABLE IF NOT EXISTS noise (n int, body text); ALTER TABLE noise ALTER body SET STORAGE EXTERNAL")
-        .await;
+    sql::run(
+        client,
+        "CREATE TABLE IF NOT EXISTS noise (n int, body text); ALTER TABLE noise ALTER body SET STORAGE EXTERNAL",
+    )
+    .await;
     for n in 0..mib / 10 {
-        let rows = format!("INSERT INTO noise SELECT {n}, repeat(md5(i::text), 312) FROM generate_series(1, 1000) AS i");
+        let rows =
+            format!("INSERT INTO noise SELECT {n}, repeat(md5(i::text), 312) FROM generate_series(1, 1000) AS i");
         sql::run(client, &rows).await;
     }
 }
 
 async fn retained(tidemark: &Embedded, client: &Client) -> u64 {
-    let slot = "SELECT (pg_current_wal_lsn() - restart_lsn)::int8 FROM pg_replication_slots WHERE slot_name = 'retention'";
+    let slot =
+        "SELECT (pg_current_wal_lsn() - restart_lsn)::int8 FROM pg_replication_slots WHERE slot_name = 'retention'";
     let upstream: u64 = sql::value(client, slot).await.parse().unwrap();
     let shown = tidemark.engine.status().source.retained_wal_bytes;
     assert!(shown.is_some(), "the status does not say what is retained");

@@ -105,7 +105,8 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&accepting);
-                let (away, target) = shared.look(|weather| (weather.away_until > Instant::now(), weather.target.clone()));
+                let (away, target) =
+                    shared.look(|weather| (weather.away_until > Instant::now(), weather.target.clone()));
                 if away {
                     continue;
                 }
@@ -203,7 +204,12 @@ impl Shared {
         let _ = to.shutdown().await;
     }
 
-    async fn pass_on(&self, direction: Direction, from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) {
+    async fn pass_on(
+        &self,
+        direction: Direction,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) {
         let mut buffer = vec![0; 16 << 10];
         loop {
             let Ok(read @ 1..) = from.read(&mut buffer).await else { return };

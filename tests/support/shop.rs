@@ -52,7 +52,10 @@ fn shapes() -> Vec<Shape> {
             levels: ["day", "month", "all"]
                 .map(|unit| {
                     let bucket = time(unit);
-                    (unit, format!("SELECT {bucket}, grp, count(*), sum(amount), count(note) FROM payments GROUP BY 1, 2"))
+                    (
+                        unit,
+                        format!("SELECT {bucket}, grp, count(*), sum(amount), count(note) FROM payments GROUP BY 1, 2"),
+                    )
                 })
                 .to_vec(),
         },
@@ -75,7 +78,10 @@ fn shapes() -> Vec<Shape> {
             definition: json!({
                 "table": "payments", "measures": [{"name": "weight", "sum": "weight"}], "dimensions": ["grp", "status"],
             }),
-            levels: vec![("all", "SELECT 0, grp, status, count(*), sum(weight) FROM payments GROUP BY 2, 3".to_owned())],
+            levels: vec![(
+                "all",
+                "SELECT 0, grp, status, count(*), sum(weight) FROM payments GROUP BY 2, 3".to_owned(),
+            )],
         },
         Shape {
             name: "balances",
@@ -83,7 +89,10 @@ fn shapes() -> Vec<Shape> {
                 "table": "accounts", "measures": [{"name": "balance", "sum": "balance"}, {"name": "moved", "sum": "moved"}],
                 "dimensions": ["id"],
             }),
-            levels: vec![("all", "SELECT 0, id, count(*), sum(balance), sum(moved) FROM accounts GROUP BY 2".to_owned())],
+            levels: vec![(
+                "all",
+                "SELECT 0, id, count(*), sum(balance), sum(moved) FROM accounts GROUP BY 2".to_owned(),
+            )],
         },
         Shape {
             name: "transferred",

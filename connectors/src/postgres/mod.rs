@@ -7,10 +7,12 @@
 mod catalog;
 mod config;
 mod connect;
+pub(crate) mod copy;
 mod error;
 mod monitor;
-mod pgoutput;
+pub(crate) mod pgoutput;
 mod preflight;
+mod readers;
 mod relation;
 mod slot;
 mod snapshot;
@@ -19,6 +21,7 @@ mod stream;
 pub mod throwaway;
 mod timeline;
 mod transaction;
+mod transport;
 /// The demo's payments.
 pub mod workload;
 
@@ -137,7 +140,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
     link.note_upstream(position);
     link.note_received(position);
     link.send(SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() }).await?;
-    snapshot.send(link).await.map_err(|failure| match failure {
+    snapshot.send(config, link).await.map_err(|failure| match failure {
         Failure::Transient(reason) => Failure::definite(
             "snapshot_interrupted",
             format!("reading the existing rows was interrupted: {reason}"),

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use engine::change::Lsn;
-use pgwire_replication::ReplicationClient;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, quote_identifier};
 use super::connect::APPLICATION_NAME;
 use super::error::{Failure, START_OVER};
+use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
@@ -158,7 +158,7 @@ pub(super) async fn create(
     observer: &Client,
     config: &PostgresConfig,
 ) -> Result<CreatedSlot, Failure> {
-    let slot = &config.slot;
+    let slot = quote_identifier(&config.slot);
     let command = if config.failover {
         require_failover_slots(observer).await?;
         format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")

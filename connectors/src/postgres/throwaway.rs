@@ -251,7 +251,8 @@ fn own_directory() -> Result<tempfile::TempDir, SourceError> {
     let directory =
         tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
     if is_root() {
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).map_err(|e| failed("its directory", &e))?;
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))
+            .map_err(|e| failed("its directory", &e))?;
         run(Command::new("chown").arg("postgres").arg(directory.path()))?;
     }
     Ok(directory)

@@ -89,7 +89,8 @@ mod tests {
     #[test]
     fn what_the_new_primary_has_goes_on_and_everything_else_halts() {
         let history = TimelineHistory::parse(FILE).unwrap();
-        let code = |stored, position, server| check(stored, Lsn(position), server, &history).err().map(|error| error.code);
+        let code =
+            |stored, position, server| check(stored, Lsn(position), server, &history).err().map(|error| error.code);
         let diverged = Some("timeline_diverged");
         assert_eq!(code(3, u64::MAX, 3), None, "the same timeline");
         assert_eq!(code(1, 0x0300_0158, 3), None, "exactly at the switch");

@@ -22,6 +22,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The server is up and takes no sessions: it is going down, or not up yet.
+    pub(crate) fn lets_nobody_in(&self) -> bool {
+        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 57P03)"))
+    }
+
     pub(crate) fn definite(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Failure::Definite(source_error(code, message, remedy))
     }
@@ -160,5 +165,7 @@ mod tests {
         for transient in ["57P01", "57P03", "08006", "53300", "55006", "XX000"] {
             assert_eq!(definite(transient), None, "{transient}");
         }
+        assert!(by_state("57P03", "the database system is shutting down").lets_nobody_in());
+        assert!(!by_state("57P01", "terminating connection").lets_nobody_in());
     }
 }

@@ -24,12 +24,17 @@ impl Joins {
         }
     }
 
-    /// The table whose turn it is.
-    pub(super) fn next(&mut self) -> Option<TableName> {
-        if self.running.is_some() { None } else { self.waiting.pop_front() }
+    /// The table whose turn it is. It waits until it is [`Joins::started`], or given up.
+    pub(super) fn next(&self) -> Option<TableName> {
+        if self.running.is_some() { None } else { self.waiting.front().cloned() }
+    }
+
+    pub(super) fn give_up(&mut self, name: &TableName) {
+        self.waiting.retain(|waiting| waiting != name);
     }
 
     pub(super) fn started(&mut self, joiner: Joiner) {
+        self.give_up(&joiner.name.clone());
         self.running = Some(joiner);
         self.frozen = None;
     }

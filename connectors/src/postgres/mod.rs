@@ -30,6 +30,7 @@ mod upstream;
 /// The demo's payments.
 pub mod workload;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,7 +217,8 @@ async fn follow(
     commands: mpsc::Receiver<SourceCommand>,
 ) -> Failure {
     let Started { mut identity, following, joins, position, mut announced } = started;
-    let mut course = Course { handed_over: position, following, joins, commands, commands_ended: false };
+    let mut course =
+        Course { handed_over: position, following, joins, outbox: VecDeque::new(), commands, commands_ended: false };
     let mut backoff = Backoff::default();
     let mut monitor = None;
     let mut connections = 0u64;

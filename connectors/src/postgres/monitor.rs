@@ -31,6 +31,24 @@ pub(super) struct View {
     pub(super) slot_idle_since: Option<Instant>,
     /// What was seen of publication and tables.
     pub(super) look: Arc<Look>,
+    /// Since when upstream lets nobody in because it is going down.
+    pub(super) ending_since: Option<Instant>,
+}
+
+impl View {
+    fn new() -> View {
+        View { verdict: None, seen_at: Instant::now(), slot_idle_since: None, ending_since: None, look: Arc::default() }
+    }
+}
+
+/// Pends until upstream has been going down for `grace` with the session that began at `started`. Postgres waits for its
+/// walsenders to send everything and be told that it is stored; an engine that is far behind would hold it up.
+pub(super) async fn ended(view: &mut watch::Receiver<View>, started: Instant, grace: Duration) {
+    let ending = view.wait_for(|view| view.ending_since.is_some_and(|since| since > started)).await.is_ok();
+    if !ending {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(grace).await;
 }
 
 /// Looks for as long as the handle lives.
@@ -53,8 +71,7 @@ impl Monitor {
         tables: Vec<TableId>,
         status: Arc<watch::Sender<SourceStatus>>,
     ) -> Monitor {
-        let nothing = View { verdict: None, seen_at: Instant::now(), slot_idle_since: None, look: Arc::default() };
-        let (sender, view) = watch::channel(nothing);
+        let (sender, view) = watch::channel(View::new());
         let (tables, watched) = watch::channel(tables);
         let watcher = Watcher { config, tables: watched, status, view: sender };
         Monitor { view, tables, task: tokio::spawn(watcher.watch()) }
@@ -72,6 +89,7 @@ impl Watcher {
     async fn watch(self) {
         let mut session: Option<Client> = None;
         loop {
+            let known = session.is_some();
             match timeout(CONNECT_TIMEOUT, self.look(&mut session)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Failure::Definite(error))) if error.code == "slot_lost" => {
@@ -82,10 +100,17 @@ impl Watcher {
                 Ok(Err(failure)) => {
                     tracing::debug!(?failure, "the monitor could not look");
                     session = None;
+                    if failure.lets_nobody_in() {
+                        self.view.send_modify(|view| view.ending_since = view.ending_since.or(Some(Instant::now())));
+                    }
+                    // Why a session ended is told to the one that comes next.
+                    if known {
+                        continue;
+                    }
                 }
                 Err(_) => session = None,
             }
-            tokio::time::sleep(INTERVAL).await;
+            rest(session.as_ref()).await;
         }
     }
 
@@ -132,8 +157,17 @@ impl Watcher {
         self.view.send_modify(|view| {
             view.look = look;
             view.seen_at = Instant::now();
+            view.ending_since = None;
             view.slot_idle_since = if active { None } else { view.slot_idle_since.or(Some(view.seen_at)) };
         });
         if lost { Err(slot::lost(&self.config.slot)) } else { Ok(()) }
+    }
+}
+
+/// Waits for the next look. A session that ends may mean that the server goes down: then that is the next look.
+async fn rest(session: Option<&Client>) {
+    let next = Instant::now() + INTERVAL;
+    while Instant::now() < next && session.is_none_or(|session| !session.is_closed()) {
+        tokio::time::sleep(INTERVAL / 20).await;
     }
 }

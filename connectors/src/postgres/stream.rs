@@ -3,7 +3,8 @@
 //! The surprise: acknowledging must go on while the engine takes nothing. So every wait for the engine also watches the
 //! durable position, and lets the transport keep telling Postgres that we live.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::time::Duration;
 
 use engine::change::{Lsn, TableId};
@@ -21,7 +22,7 @@ use super::error::{Failure, START_OVER, source_error};
 use super::following::{Following, Judgement};
 use super::joiner::{self, Joiner, Told};
 use super::joins::Joins;
-use super::monitor::{Monitor, View};
+use super::monitor::{self, Monitor, View};
 use super::pgoutput::{Message, RelationMessage, decode};
 use super::relation;
 use super::signs::{Look, attached_with_rows, partition_root};
@@ -38,6 +39,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long upstream may show no session on our slot before ours counts as cut.
 const DETACHED: Duration = Duration::from_secs(6);
 
+/// How long a server that is going down may wait for us: what is on its way becomes durable and is acknowledged within.
+const FAREWELL: Duration = Duration::from_millis(700);
+
 /// Events taken in one go at most, before the durable position and the monitor are looked at again.
 const MAX_DRAINED: usize = 8_192;
 
@@ -53,6 +57,9 @@ pub(super) struct Course {
     pub(super) handed_over: Lsn,
     pub(super) following: Following,
     pub(super) joins: Joins,
+    /// What the engine is still to be told. State that outlives a session changes together with what is put here, so a
+    /// connection that is cut while the engine takes nothing loses none of it.
+    pub(super) outbox: VecDeque<SourceEvent>,
     pub(super) commands: mpsc::Receiver<SourceCommand>,
     /// Nobody can ask any more.
     pub(super) commands_ended: bool,
@@ -123,20 +130,29 @@ impl<'s> Follower<'s> {
     pub(super) async fn run(&mut self, look: Look, judgement: Judgement) -> Failure {
         self.link.set_state(SourceState::CatchingUp);
         self.note_caught_up();
-        if let Err(failure) = self.act_on(&look, judgement).await {
-            return failure;
+        let (mut ending, started) = (self.monitor.view.clone(), self.started);
+        let following = async {
+            match self.follow(look, judgement).await {
+                Ok(never) => match never {},
+                Err(failure) => failure,
+            }
+        };
+        tokio::select! {
+            failure = following => failure,
+            // Also while the engine takes nothing. What it has not taken comes again.
+            () = monitor::ended(&mut ending, started, FAREWELL) => Failure::Transient("Postgres is going down".to_owned()),
         }
+    }
+
+    async fn follow(&mut self, look: Look, judgement: Judgement) -> Result<Infallible, Failure> {
+        self.act_on(&look, judgement).await?;
         let mut short_waits = 0u32;
         loop {
             let waiting = Instant::now();
-            if let Err(failure) = self.step().await {
-                return failure;
-            }
+            self.step().await?;
             let waited = self.heard_at.saturating_duration_since(waiting);
             short_waits = if waited < SHORT_WAIT { short_waits.saturating_add(1) } else { 0 };
-            if let Err(failure) = self.drain().await {
-                return failure;
-            }
+            self.drain().await?;
             if short_waits > SHORT_WAITS {
                 // The thread is this source's own. The runtime's timers are too coarse for this.
                 std::thread::sleep(NAP);
@@ -227,9 +243,7 @@ impl<'s> Follower<'s> {
 
     /// Tells the engine what a look leads to, and checks relations that are new to a table.
     async fn act_on(&mut self, look: &Look, judgement: Judgement) -> Result<(), Failure> {
-        for event in judgement.events {
-            self.send(event).await?;
-        }
+        self.course.outbox.extend(judgement.events);
         for (table, part) in judgement.appeared {
             self.take_in(table, part).await?;
             self.course.following.note_part(table, part, look);
@@ -251,9 +265,7 @@ impl<'s> Follower<'s> {
             tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
             return self.read_anew(table).await;
         }
-        if let Some(event) = self.course.following.add_partition(table, part) {
-            self.send(event).await?;
-        }
+        self.course.outbox.extend(self.course.following.add_partition(table, part));
         self.tables_changed().await
     }
 
@@ -261,18 +273,14 @@ impl<'s> Follower<'s> {
     async fn read_anew(&mut self, id: TableId) -> Result<(), Failure> {
         let Some(table) = self.course.following.table(id) else { return Ok(()) };
         let name = TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() };
-        self.begin_reading(id).await?;
         self.course.joins.wait_for(name);
-        Ok(())
+        self.begin_reading(id).await
     }
 
     async fn begin_reading(&mut self, id: TableId) -> Result<(), Failure> {
-        let event = self.course.following.begin_reading(id);
+        self.course.outbox.extend(self.course.following.begin_reading(id));
         self.assembler.take_tables(self.course.following.live());
-        match event {
-            Some(event) => self.send(event).await,
-            None => Ok(()),
-        }
+        self.flush().await
     }
 
     /// Takes the rows of the tables that are live now. Upstream describes a relation once: those that it has described while
@@ -297,10 +305,8 @@ impl<'s> Follower<'s> {
 
     /// Lets the engine keep what later looks are compared with.
     async fn note_signs(&mut self) -> Result<(), Failure> {
-        match self.course.following.new_notes() {
-            Some(notes) => self.send(notes).await,
-            None => Ok(()),
-        }
+        self.course.outbox.extend(self.course.following.new_notes());
+        self.flush().await
     }
 
     async fn take(&mut self, event: Event) -> Result<(), Failure> {
@@ -364,12 +370,10 @@ impl<'s> Follower<'s> {
         match relation::bind(message, table, &self.types) {
             Ok(binding) => {
                 for (column, what) in binding.unusable {
-                    if let Some(event) = self.course.following.unusable(id, column, &what) {
-                        self.send(event).await?;
-                    }
+                    self.course.outbox.extend(self.course.following.unusable(id, column, &what));
                 }
                 self.assembler.bind(binding.table);
-                Ok(())
+                self.flush().await
             }
             Err(reason) => self.halt(id, reason).await,
         }
@@ -383,9 +387,9 @@ impl<'s> Follower<'s> {
 
     async fn halt(&mut self, id: TableId, reason: SourceError) -> Result<(), Failure> {
         tracing::error!(code = reason.code, message = %reason.message, remedy = %reason.remedy, "a table halted");
-        let event = self.course.following.halt(id, reason);
+        self.course.outbox.push_back(self.course.following.halt(id, reason));
         self.assembler.take_tables(self.course.following.live());
-        self.send(event).await
+        self.flush().await
     }
 
     /// Somebody wants a table to be followed, or to be read anew.
@@ -411,11 +415,11 @@ impl<'s> Follower<'s> {
                 self.course.joins.started(joiner);
                 Ok(())
             }
-            Err(Failure::Definite(error)) => self.join_failed(&name, error).await,
-            Err(other) => {
-                self.course.joins.wait_for(name);
-                Err(other)
+            Err(Failure::Definite(error)) => {
+                self.course.joins.give_up(&name);
+                self.join_failed(&name, error).await
             }
+            Err(other) => Err(other),
         }
     }
 
@@ -455,16 +459,20 @@ impl<'s> Follower<'s> {
     /// Takes a table over that was read up to where the stream is now: everything up to `next` was handed over.
     async fn take_over_at(&mut self, next: Lsn) -> Result<(), Failure> {
         let Some((at, name)) = self.course.joins.ready(next) else { return Ok(()) };
-        if at > self.course.handed_over {
-            self.idle = None;
-            let time_us = if self.time_us > 0 { self.time_us } else { super::now_us() };
-            self.hand_over(at, SourceEvent::Progress { lsn: at, time_us }).await?;
-        }
         let Some(id) = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) else {
             return Ok(());
         };
+        let position = at.max(self.course.handed_over);
+        if at > self.course.handed_over {
+            self.idle = None;
+            let time_us = if self.time_us > 0 { self.time_us } else { super::now_us() };
+            self.course.outbox.push_back(SourceEvent::Progress { lsn: at, time_us });
+        }
+        self.course.outbox.push_back(SourceEvent::TableDone { table: id });
         self.course.following.done(id);
-        self.send(SourceEvent::TableDone { table: id }).await?;
+        self.note_received(position);
+        self.flush().await?;
+        self.note_handed_over(position);
         self.tables_changed().await?;
         tracing::info!(table = %name, %at, "the table is followed");
         self.note_signs().await
@@ -493,14 +501,23 @@ impl<'s> Follower<'s> {
     }
 
     async fn hand_over(&mut self, position: Lsn, event: SourceEvent) -> Result<(), Failure> {
-        // Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
+        self.note_received(position);
+        self.course.outbox.push_back(event);
+        self.flush().await?;
+        self.note_handed_over(position);
+        Ok(())
+    }
+
+    /// Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
+    fn note_received(&mut self, position: Lsn) {
         self.received = self.received.max(position);
         self.link.note_received(self.received);
-        self.send(event).await?;
+    }
+
+    fn note_handed_over(&mut self, position: Lsn) {
         self.course.handed_over = position;
         self.course.joins.note_main(position);
         self.note_caught_up();
-        Ok(())
     }
 
     fn note_caught_up(&mut self) {
@@ -510,20 +527,29 @@ impl<'s> Follower<'s> {
         }
     }
 
-    /// Waits for the engine to take the event, and acknowledges meanwhile.
-    async fn send(&mut self, event: SourceEvent) -> Result<(), Failure> {
+    /// Waits for the engine to take what it is to be told, and acknowledges meanwhile.
+    async fn flush(&mut self) -> Result<(), Failure> {
         let events = self.link.events.clone();
-        let sending = events.send(event);
-        tokio::pin!(sending);
-        loop {
-            tokio::select! {
-                sent = &mut sending => return sent.map_err(|_| Failure::Closed),
-                durable = self.link.durable_changed() => {
-                    acknowledge(&mut self.client, self.link, durable, self.received);
+        while !self.course.outbox.is_empty() {
+            let taking = events.reserve();
+            tokio::pin!(taking);
+            loop {
+                tokio::select! {
+                    permit = &mut taking => {
+                        let permit = permit.map_err(|_| Failure::Closed)?;
+                        if let Some(event) = self.course.outbox.pop_front() {
+                            permit.send(event);
+                        }
+                        break;
+                    }
+                    durable = self.link.durable_changed() => {
+                        acknowledge(&mut self.client, self.link, durable, self.received);
+                    }
+                    failure = self.client.attend() => return Err(failure),
                 }
-                failure = self.client.attend() => return Err(failure),
             }
         }
+        Ok(())
     }
 }
 

@@ -13,9 +13,6 @@ use tokio_postgres::{Client, NoTls};
 use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::error::Failure;
 
-/// Shown in `pg_stat_activity`; how we recognise a walsender of our own that was left behind.
-pub(super) const APPLICATION_NAME: &str = "tidemark";
-
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
                                -c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
                                -c search_path=pg_catalog";
@@ -43,7 +40,7 @@ fn options(config: &PostgresConfig) -> String {
 /// An ordinary session. It ends when the client is dropped.
 pub(super) async fn sql_session(config: &PostgresConfig) -> Result<Client, Failure> {
     let mut endpoint = config.endpoint.clone();
-    endpoint.application_name(APPLICATION_NAME).options(options(config));
+    endpoint.application_name(config.application_name()).options(options(config));
     let connected = timeout(CONNECT_TIMEOUT, endpoint.connect(NoTls)).await;
     let (client, connection) = connected.map_err(|_| timed_out(config))??;
     tokio::spawn(async move {
@@ -97,7 +94,7 @@ pub(super) async fn replication_session(
     .with_buffer_size(BUFFERED_MESSAGES)
     .with_binary(true)
     .with_options(options(config))
-    .with_application_name(APPLICATION_NAME);
+    .with_application_name(config.application_name());
     let opening = async {
         let mut client = ReplicationClient::connect_gated(settings).await?;
         let identity = client.identify_system().await?;

@@ -29,10 +29,13 @@ use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, Sourc
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
+pub use preflight::{Finding, Stage, check, repair};
+pub use slot::{Dropped, Orphan, drop_slot};
 
 use catalog::Fingerprint;
 use error::{Failure, source_error};
 use monitor::Monitor;
+use preflight::Lookout;
 use snapshot::Snapshot;
 use stream::{Follower, Upstream};
 
@@ -81,6 +84,7 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
     let status = Arc::new(status);
     let watched = events.clone();
     let link = Link { events, durable, durable_open: true, status: Arc::clone(&status) };
+    let lookout = Lookout::start(&config, &resume, &status);
     let outcome = tokio::select! {
         () = watched.closed() => Failure::Closed,
         failure = drive(&config, resume, link) => failure,
@@ -94,6 +98,10 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
                 remedy: error.remedy.replace("<slot>", &config.slot),
             };
         });
+        tokio::select! {
+            () = watched.closed() => {}
+            () = lookout.look_again() => {}
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A throwaway Postgres with the settings that these tests need, and sessions on it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
@@ -31,6 +32,14 @@ impl Server {
         std::fs::write(&file, rules).unwrap();
         self.client().await.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    pub fn socket_directory(&self) -> &Path {
+        self.0.socket_directory()
+    }
+
+    pub fn binaries(&self) -> &Path {
+        self.0.binaries()
     }
 
     pub fn url(&self) -> String {

@@ -317,9 +317,10 @@ struct Consumer(Child);
 impl Consumer {
     fn start(server: &Server, slot: &str, user: &str, application: &str) -> Consumer {
         let publication = format!("publication_names={slot}");
+        // It says that it lives, and never that it has stored anything: the slot stays where it is.
         let child = Command::new(server.binaries().join("pg_recvlogical"))
             .args(["-h", server.socket_directory().to_str().unwrap(), "-U", user, "-d", "postgres", "-S", slot])
-            .args(["--start", "--no-loop", "-f", "/dev/null", "-s", "1", "-o", "proto_version=1", "-o", &publication])
+            .args(["--start", "--no-loop", "-f", "/dev/null", "-s", "1", "-F", "100000", "-o", "proto_version=1", "-o", &publication])
             .env("PGAPPNAME", application)
             .stderr(Stdio::null())
             .spawn()

@@ -113,7 +113,8 @@ impl OurSlot {
             let message =
                 format!("Postgres removed log that replication slot {name} still needed (wal_status = lost{why})");
             return match stage {
-                Stage::Fresh => Finding::warning("slot", format!("{message}; it will be made anew at the start")),
+                Stage::Fresh => Finding::warning("slot", format!("{message}; it will be made anew at the start"))
+                    .remedy("raise max_slot_wal_keep_size, so that it lasts longer the next time"),
                 Stage::InUse | Stage::Unknown => Finding::failed("slot", "slot_lost", message)
                     .remedy(format!("raise max_slot_wal_keep_size; then {START_OVER}")),
             };

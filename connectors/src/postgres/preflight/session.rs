@@ -4,7 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::super::config::PostgresConfig;
+use super::super::config::{PostgresConfig, quote_identifier};
 use super::super::connect::{Positions, replication_session};
 use super::super::error::{Failure, pooler};
 use super::finding::Finding;
@@ -129,7 +129,7 @@ async fn statistics(client: &Client, config: &PostgresConfig) -> Result<Finding,
     if sees {
         return Ok(Finding::ok("statistics", "the role sees which sessions answer"));
     }
-    let role = super::super::config::quote_identifier(&config.user);
+    let role = quote_identifier(&config.user);
     let message = format!(
         "role {role} does not see which sessions answer: one of ours that a broken network left behind holds the slot until \
          wal_sender_timeout"

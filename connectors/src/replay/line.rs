@@ -184,6 +184,7 @@ fn value<'a>(column_type: &ColumnType, json: &'a Value) -> Option<ValueRef<'a>> 
         ColumnType::Timestamp => ValueRef::Timestamp(timestamp(json.as_str()?)?),
         ColumnType::TimestampTz => ValueRef::Timestamp(timestamp_tz(json.as_str()?)?),
         ColumnType::Unsupported(_) => ValueRef::Opaque(json.as_str()?.as_bytes()),
+        ColumnType::Gone(_) => ValueRef::Null,
     })
 }
 

@@ -116,7 +116,10 @@ fn checks_name_every_mistake_and_fix_what_can_be_fixed() {
     fixing.args(["--fix-as", &database.postgres.url()]);
     let (code, out, err) = run(&mut fixing);
     assert_eq!(code, Some(0), "{out}{err}");
-    let slot = format!("tidemark_{}", std::fs::read_to_string(format!("{data}/FORMAT")).unwrap().split(' ').nth(2).unwrap().trim());
+    let slot = format!(
+        "tidemark_{}",
+        std::fs::read_to_string(format!("{data}/FORMAT")).unwrap().split(' ').nth(2).unwrap().trim()
+    );
     for statement in [
         "ALTER ROLE \"tide\" REPLICATION;",
         "GRANT USAGE ON SCHEMA \"shop\" TO \"tide\";",
@@ -276,7 +279,8 @@ fn a_process_that_hangs_loses_its_slot_to_the_one_that_takes_its_place() {
     };
     let expected = || database.value("SELECT sum(amount) FROM payments");
     let first = Server::start(&hung, &url, &["payments"], &[]);
-    let definition = json!({"table": "payments", "measures": [{"name": "amount", "sum": "amount"}], "dimensions": ["account"]});
+    let definition =
+        json!({"table": "payments", "measures": [{"name": "amount", "sum": "amount"}], "dimensions": ["account"]});
     assert_eq!(first.put("/v1/aggregates/total", &definition).0, 202);
     assert_eq!(total(&first), expected());
     let reader = "SELECT active_pid FROM pg_replication_slots";

@@ -19,7 +19,8 @@ Exit codes:
   0  nothing failed; there may be warnings
   2  a check failed, or the usage or the configuration is wrong";
 
-const DROP_SLOT_HELP: &str = "What is gone already is no error. Slots of other data directories are listed, and dropped only when named.
+const DROP_SLOT_HELP: &str =
+    "What is gone already is no error. Slots of other data directories are listed, and dropped only when named.
 
 Exit codes:
   0  slot and publication are gone

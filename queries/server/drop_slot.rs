@@ -34,7 +34,10 @@ pub fn run(arguments: &DropSlotArguments) -> Result<(), Failure> {
     say(&format!("replication slot {slot}: {}", done(dropped.slot)));
     say(&format!("publication {slot}: {}", done(dropped.publication)));
     for orphan in &dropped.orphans {
-        say(&format!("left alone: slot {orphan}; if its data directory is gone: tidemark drop-slot --slot {}", orphan.name));
+        say(&format!(
+            "left alone: slot {orphan}; if its data directory is gone: tidemark drop-slot --slot {}",
+            orphan.name
+        ));
     }
     Ok(())
 }

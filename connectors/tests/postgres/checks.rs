@@ -85,8 +85,8 @@ async fn every_remedy_repairs_its_mistake() {
     repaired(&admin, &plain("payments"), "statistics", "").await;
 
     // The tables; before anything was published.
-    let nothing = repaired(&admin, &of("nothing"), "replica_identity", "replica_identity_nothing");
-    assert!(nothing.await.check.message.contains("application's own updates"));
+    let nothing = repaired(&admin, &of("nothing"), "replica_identity", "replica_identity_nothing").await;
+    assert!(nothing.check.message.contains("application's own updates"));
     let unkeyed = repaired(&admin, &of("unkeyed"), "primary_key", "missing_primary_key").await;
     assert!(unkeyed.check.remedy.contains("USING INDEX \"unkeyed_id_key\""), "{unkeyed:?}");
     assert!(unkeyed.check.message.contains("application's own updates") && unkeyed.repair.is_empty());
@@ -104,7 +104,11 @@ async fn every_remedy_repairs_its_mistake() {
         ("FOR TABLE payments WHERE (id > 5)", "publication_mismatch"),
         ("FOR TABLE payments (id, amount)", "publication_mismatch"),
     ] {
-        if version(&admin).await < 15 && publication.contains("payments ") && publication.contains('(') && !publication.contains("WITH") {
+        if version(&admin).await < 15
+            && publication.contains("payments ")
+            && publication.contains('(')
+            && !publication.contains("WITH")
+        {
             continue;
         }
         admin.batch_execute(&format!("CREATE PUBLICATION tidemark_c {publication}")).await.unwrap();
@@ -147,7 +151,10 @@ async fn every_remedy_repairs_its_mistake() {
 
     // Transactions that a new slot would wait for.
     let writer = server.client().await;
-    writer.batch_execute("BEGIN; INSERT INTO payments VALUES (1, 'm', 1, 's'); PREPARE TRANSACTION 'it''s'").await.unwrap();
+    writer
+        .batch_execute("BEGIN; INSERT INTO payments VALUES (1, 'm', 1, 's'); PREPARE TRANSACTION 'it''s'")
+        .await
+        .unwrap();
     writer.batch_execute("BEGIN; INSERT INTO payments VALUES (2, 'm', 1, 's')").await.unwrap();
     for name in ["open_transactions", "prepared_transactions"] {
         wait_for(name, async || {
@@ -256,8 +263,10 @@ async fn pooler(kind: Pooler, postgres: PathBuf) -> u16 {
                 let length = client.read_u32().await.unwrap() as usize;
                 let mut startup = vec![0; length - 4];
                 client.read_exact(&mut startup).await.unwrap();
-                let words: Vec<String> =
-                    startup[4..].split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+                let words: Vec<String> = startup[4..]
+                    .split(|byte| *byte == 0)
+                    .map(|word| String::from_utf8_lossy(word).into_owned())
+                    .collect();
                 let parameters: Vec<(&str, &str)> = words
                     .chunks_exact(2)
                     .map(|pair| (pair[0].as_str(), pair[1].as_str()))
@@ -320,7 +329,20 @@ impl Consumer {
         // It says that it lives, and never that it has stored anything: the slot stays where it is.
         let child = Command::new(server.binaries().join("pg_recvlogical"))
             .args(["-h", server.socket_directory().to_str().unwrap(), "-U", user, "-d", "postgres", "-S", slot])
-            .args(["--start", "--no-loop", "-f", "/dev/null", "-s", "1", "-F", "100000", "-o", "proto_version=1", "-o", &publication])
+            .args([
+                "--start",
+                "--no-loop",
+                "-f",
+                "/dev/null",
+                "-s",
+                "1",
+                "-F",
+                "100000",
+                "-o",
+                "proto_version=1",
+                "-o",
+                &publication,
+            ])
             .env("PGAPPNAME", application)
             .stderr(Stdio::null())
             .spawn()
@@ -359,10 +381,7 @@ async fn only_our_own_session_that_does_not_answer_is_ended() {
     let server = Server::start(&["wal_sender_timeout=10min"]);
     let client = server.client().await;
     client.batch_execute(PAYMENTS).await.unwrap();
-    client
-        .batch_execute("CREATE ROLE rep LOGIN REPLICATION; GRANT SELECT ON payments TO rep")
-        .await
-        .unwrap();
+    client.batch_execute("CREATE ROLE rep LOGIN REPLICATION; GRANT SELECT ON payments TO rep").await.unwrap();
     // Slot, role, how the reader calls itself, whether it stops answering, whether it is ours to end.
     let cases = [
         ("tidemark_z0", "postgres", "tidemark/tidemark_z0", true, true),
@@ -403,7 +422,10 @@ async fn only_our_own_session_that_does_not_answer_is_ended() {
     for (slot, _, pid, _, engine) in running.iter().filter(|(_, ours, ..)| !ours) {
         assert_eq!(active_pid(&client, slot).await, Some(*pid), "{slot}");
         let state = engine.status.borrow().state.clone();
-        assert!(matches!(&state, SourceState::Reconnecting { reason, .. } if reason.contains("in use")), "{slot}: {state:?}");
+        assert!(
+            matches!(&state, SourceState::Reconnecting { reason, .. } if reason.contains("in use")),
+            "{slot}: {state:?}"
+        );
     }
 }
 

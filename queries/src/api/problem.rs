@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn what_a_source_refuses_carries_its_remedy() {
-        let error = |code| SourceError { code, message: "table a.b does not exist".into(), remedy: "did you mean a.c?".into() };
+        let error =
+            |code| SourceError { code, message: "table a.b does not exist".into(), remedy: "did you mean a.c?".into() };
         let problem = Problem::from(error("table_missing")).at("/table");
         assert_eq!((problem.status, problem.code.as_str()), (422, "table_missing"));
         assert_eq!(problem.hint, "did you mean a.c?");

@@ -121,8 +121,11 @@ impl OurSlot {
         }
         if let Some(pid) = self.active_pid.filter(|_| !self.is_followed(config)) {
             let who = self.application.as_deref().filter(|name| !name.is_empty()).unwrap_or("a nameless session");
-            return Finding::warning("slot", format!("replication slot {name} is read by {who} with pid {pid}, not by tidemark"))
-                .remedy(format!("SELECT pg_terminate_backend({pid}); -- if nobody needs what it reads"));
+            return Finding::warning(
+                "slot",
+                format!("replication slot {name} is read by {who} with pid {pid}, not by tidemark"),
+            )
+            .remedy(format!("SELECT pg_terminate_backend({pid}); -- if nobody needs what it reads"));
         }
         if self.wal_status == "unreserved" {
             let message = format!(
@@ -137,7 +140,10 @@ impl OurSlot {
             Some(pid) => format!("read by tidemark (pid {pid})"),
             None => "not read now".to_owned(),
         };
-        Finding::ok("slot", format!("replication slot {name} is {reader}, holds {} of log, {}", self.retained, self.wal_status))
+        Finding::ok(
+            "slot",
+            format!("replication slot {name} is {reader}, holds {} of log, {}", self.retained, self.wal_status),
+        )
     }
 }
 
@@ -174,10 +180,10 @@ async fn left_behind(client: &Client, config: &PostgresConfig) -> Result<Option<
     let shown: Vec<String> = orphans.iter().map(ToString::to_string).collect();
     let commands: Vec<String> = orphans.iter().map(|slot| format!("tidemark drop-slot --slot {}", slot.name)).collect();
     let message = format!("slots of other data directories that nobody reads: {}", shown.join("; "));
-    Ok(Some(Finding::warning("slots_left_behind", message).remedy(format!(
-        "where the data directory is gone: {}",
-        commands.join("; ")
-    ))))
+    Ok(Some(
+        Finding::warning("slots_left_behind", message)
+            .remedy(format!("where the data directory is gone: {}", commands.join("; "))),
+    ))
 }
 
 async fn kept_log(client: &Client, config: &PostgresConfig, server: &ServerFacts) -> Result<Vec<Finding>, Failure> {

@@ -204,11 +204,7 @@ async fn look_into(config: &PostgresConfig, stage: Stage, findings: &mut Vec<Fin
 }
 
 /// One part that cannot be looked at keeps nobody from the others; a broken connection does.
-fn note(
-    findings: &mut Vec<Finding>,
-    name: &'static str,
-    looked: Result<Vec<Finding>, Failure>,
-) -> Result<(), Failure> {
+fn note(findings: &mut Vec<Finding>, name: &'static str, looked: Result<Vec<Finding>, Failure>) -> Result<(), Failure> {
     match looked {
         Ok(found) => findings.extend(found),
         Err(Failure::Definite(error)) => findings.push(Finding::of(name, error)),

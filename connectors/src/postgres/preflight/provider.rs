@@ -54,10 +54,12 @@ impl Provider {
     pub(super) fn logical_wal(self) -> Option<&'static str> {
         match self {
             Provider::Owner | Provider::Supabase => None,
-            Provider::Rds => {
-                Some("set rds.logical_replication = 1 in the parameter group of the instance or cluster, then reboot the writer")
+            Provider::Rds => Some(
+                "set rds.logical_replication = 1 in the parameter group of the instance or cluster, then reboot the writer",
+            ),
+            Provider::CloudSql => {
+                Some("set the flag cloudsql.logical_decoding = on of the instance, which restarts it")
             }
-            Provider::CloudSql => Some("set the flag cloudsql.logical_decoding = on of the instance, which restarts it"),
             Provider::Azure => Some("set the server parameter wal_level to LOGICAL, then restart the server"),
             Provider::Neon => Some("enable logical replication in the settings of the project"),
         }

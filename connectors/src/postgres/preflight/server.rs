@@ -59,7 +59,13 @@ impl ServerFacts {
     }
 
     pub(super) fn judge(&self, config: &PostgresConfig) -> Vec<Finding> {
-        vec![self.judge_version(), self.judge_primary(), self.judge_wal_level(), self.judge_encoding(), self.judge_role(config)]
+        vec![
+            self.judge_version(),
+            self.judge_primary(),
+            self.judge_wal_level(),
+            self.judge_encoding(),
+            self.judge_role(config),
+        ]
     }
 
     fn judge_version(&self) -> Finding {
@@ -78,7 +84,8 @@ impl ServerFacts {
         if !self.in_recovery {
             return Finding::ok("primary", "the server is a primary");
         }
-        let message = "the server is a standby; slots and publications live on the primary, and standbys are not supported";
+        let message =
+            "the server is a standby; slots and publications live on the primary, and standbys are not supported";
         let remedy = match &self.primary {
             Some(primary) => format!("name the primary in the URL; this standby follows {primary}"),
             None => "name the primary in the URL".to_owned(),
@@ -90,8 +97,7 @@ impl ServerFacts {
         if self.wal_level == "logical" {
             return Finding::ok("wal_level", "wal_level is logical");
         }
-        let message =
-            format!("wal_level is {}; the log does not hold what logical replication needs", self.wal_level);
+        let message = format!("wal_level is {}; the log does not hold what logical replication needs", self.wal_level);
         let failed = Finding::failed("wal_level", "wal_level_not_logical", message);
         match self.provider.logical_wal() {
             Some(switch) => failed.remedy(switch),
@@ -151,7 +157,10 @@ mod tests {
         assert_eq!(failure(&facts()).0, "");
         assert_eq!(failure(&ServerFacts { version: 130_012, ..facts() }).0, "version_too_old");
         let standby = ServerFacts { in_recovery: true, primary: Some("db1:5432".into()), ..facts() };
-        assert_eq!(failure(&standby), ("in_recovery", "name the primary in the URL; this standby follows db1:5432".into()));
+        assert_eq!(
+            failure(&standby),
+            ("in_recovery", "name the primary in the URL; this standby follows db1:5432".into())
+        );
     }
 
     #[test]

@@ -122,10 +122,8 @@ async fn pinned_timeouts(client: &Client) -> Result<Finding, Failure> {
 
 /// Who may not see when a session last answered cannot tell a left-behind one from a living one.
 async fn statistics(client: &Client, config: &PostgresConfig) -> Result<Finding, Failure> {
-    let sees: bool = client
-        .query_one("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')", &[])
-        .await?
-        .try_get(0)?;
+    let sees: bool =
+        client.query_one("SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')", &[]).await?.try_get(0)?;
     if sees {
         return Ok(Finding::ok("statistics", "the role sees which sessions answer"));
     }

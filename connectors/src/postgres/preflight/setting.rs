@@ -20,10 +20,9 @@ pub(super) struct Setting {
 impl Setting {
     /// Absent where this version has no such setting.
     pub(super) async fn read(client: &Client, name: &str) -> Result<Option<Self>, Failure> {
-        let row = client
-            .query_opt("SELECT setting::int8, source FROM pg_settings WHERE name = $1", &[&name])
-            .await?;
-        row.map(|row| Ok(Setting { name: name.to_owned(), value: row.try_get(0)?, source: row.try_get(1)? })).transpose()
+        let row = client.query_opt("SELECT setting::int8, source FROM pg_settings WHERE name = $1", &[&name]).await?;
+        row.map(|row| Ok(Setting { name: name.to_owned(), value: row.try_get(0)?, source: row.try_get(1)? }))
+            .transpose()
     }
 
     /// The statements that change it, and why that value.

@@ -157,8 +157,7 @@ pub(super) fn judge(
     }
     let mut findings = vec![judge_kind(table, partitions)];
     // The rows, and with them rights and identity, are the partitions'.
-    let holders: Vec<&TableFacts> =
-        if table.is_partitioned() { partitions.iter().collect() } else { vec![table] };
+    let holders: Vec<&TableFacts> = if table.is_partitioned() { partitions.iter().collect() } else { vec![table] };
     findings.extend(judge_nothing(table, &holders));
     findings.push(judge_rights(config, table, &holders));
     findings.push(judge_row_security(config, table, &holders));
@@ -359,11 +358,8 @@ mod tests {
 
     #[test]
     fn generated_columns_matter_since_18_and_under_full() {
-        let table = |identity: &str| TableFacts {
-            identity: identity.into(),
-            stored_generated: true,
-            ..relation(1, "t", "r")
-        };
+        let table =
+            |identity: &str| TableFacts { identity: identity.into(), stored_generated: true, ..relation(1, "t", "r") };
         assert_eq!(failure(&table("f"), &[], 170_000), None);
         assert_eq!(failure(&table("f"), &[], 180_000).unwrap().0, "replica_identity_generated");
         assert_eq!(failure(&table("d"), &[], 180_000), None);

@@ -51,7 +51,6 @@ async fn prepared(client: &Client, age: i64, why: &str) -> Result<Finding, Failu
         .await?;
     let Some(row) = row else { return Ok(Finding::ok(name, "no prepared transaction has been waiting for long")) };
     let (gid, age, database): (String, i64, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let message =
-        format!("prepared transaction {gid} of database {database} has been waiting for {age} s: {why}");
+    let message = format!("prepared transaction {gid} of database {database} has been waiting for {age} s: {why}");
     Ok(Finding::warning(name, message).remedy(format!("ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED, as its owner")))
 }

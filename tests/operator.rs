@@ -38,6 +38,20 @@ impl Database {
         self.runtime.block_on(sql::value(&self.client, query))
     }
 
+    /// Waits until a session reads a slot; returns its name.
+    fn until_read(&self) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let slot =
+                self.value("SELECT coalesce(string_agg(slot_name, ','), '') FROM pg_replication_slots WHERE active");
+            if !slot.is_empty() {
+                return slot;
+            }
+            assert!(Instant::now() < deadline, "nobody reads a slot");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn url_as(&self, user: &str) -> String {
         self.postgres.url().replacen("postgres@", &format!("{user}@"), 1)
     }
@@ -134,7 +148,7 @@ fn checks_name_every_mistake_and_fix_what_can_be_fixed() {
     // With that the source starts, under the names that were checked.
     let server = Server::start(Path::new(data), &url, &["payments", "shop.orders"], &[]);
     server.get_ok("/readyz");
-    assert_eq!(database.value("SELECT string_agg(slot_name, ',') FROM pg_replication_slots"), slot);
+    assert_eq!(database.until_read(), slot);
     let (code, document) = checks(&url, &tables);
     assert_eq!(code, Some(0), "{document}");
     let slot_check = document["checks"].as_array().unwrap().iter().find(|check| check["name"] == "slot").unwrap();
@@ -182,7 +196,7 @@ fn slots_are_dropped_by_their_directory_or_by_name() {
     let server = Server::start(&data, &url, &["payments"], &[]);
     server.get_ok("/readyz");
     let (code, out, err) = drop_slot(&[]);
-    assert!(code == Some(2) && err.contains("is read by tidemark/tidemark_"), "{out}{err}");
+    assert!(code == Some(2) && err.contains("is in use by tidemark/tidemark_"), "{out}{err}");
     assert!(err.contains("stop that tidemark first") && err.contains("--force"), "{err}");
     server.get_ok("/readyz");
     assert!(server.terminate().success());

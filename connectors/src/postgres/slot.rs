@@ -306,27 +306,44 @@ async fn drop_waiting(client: &Client, config: &PostgresConfig, force: bool) -> 
         if facts.plugin.as_deref() != Some("pgoutput") || facts.database.as_deref() != Some(config.database.as_str()) {
             return Err(not_ours(slot, &facts));
         }
-        if let Some(pid) = facts.active_pid {
+        if force && let Some(pid) = facts.active_pid {
+            // Waits for its end, so that the reader is not back before we are.
+            client.execute("SELECT pg_terminate_backend($1, 1000)", &[&pid]).await?;
+        }
+        let user = match facts.active_pid {
+            None => other_session(client, config).await?,
+            reader => reader,
+        };
+        if let Some(pid) = user.filter(|_| !force) {
             if tokio::time::Instant::now() > deadline {
                 return Err(in_use(client, slot, pid).await?);
             }
-            if force {
-                // Waits for its end, so that the reader is not back before we are.
-                client.execute("SELECT pg_terminate_backend($1, 1000)", &[&pid]).await?;
-            } else {
-                tokio::time::sleep(POLL).await;
-                continue;
-            }
+            tokio::time::sleep(POLL).await;
+            continue;
         }
         match client.execute("SELECT pg_drop_replication_slot($1)", &[slot]).await {
             Ok(_) => return Ok(true),
             // Taken by someone, or gone, since we looked.
             Err(error) if matches!(error.code(), Some(&SqlState::OBJECT_IN_USE | &SqlState::UNDEFINED_OBJECT)) => {
+                if tokio::time::Instant::now() > deadline {
+                    return Err(error.into());
+                }
                 tokio::time::sleep(POLL).await;
             }
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// A session of a tidemark of this data directory, which reads its snapshot or is about to come back for the slot.
+async fn other_session(client: &Client, config: &PostgresConfig) -> Result<Option<i32>, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid() ORDER BY 1 LIMIT 1",
+            &[&config.application_name()],
+        )
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
 }
 
 async fn in_use(client: &Client, slot: &str, pid: i32) -> Result<Failure, Failure> {
@@ -343,7 +360,7 @@ async fn in_use(client: &Client, slot: &str, pid: i32) -> Result<Failure, Failur
     let who = if who.is_empty() { "a nameless session".to_owned() } else { who };
     Ok(Failure::definite(
         "slot_in_use",
-        format!("replication slot {slot} is read by {who} with pid {pid}{whence}"),
+        format!("replication slot {slot} is in use by {who} with pid {pid}{whence}"),
         "stop that tidemark first, or drop the slot all the same: tidemark drop-slot --force",
     ))
 }

@@ -496,6 +496,13 @@ async fn a_slot_is_dropped_once_nobody_reads_it() {
     assert!(refused.message.contains(&format!("tidemark/tidemark_drop with pid {pid}")), "{refused}");
     assert_eq!(active_pid(&client, "tidemark_drop").await, Some(pid), "it was left alone");
 
+    // Between two sessions on the slot it is no more free than during one.
+    client
+        .batch_execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+        .await
+        .unwrap();
+    assert_eq!(drop_slot(&alone, false).await.unwrap_err().code, "slot_in_use");
+
     // Right after the end of its reader.
     engine.stop().await;
     let dropped = drop_slot(&alone, false).await.unwrap();

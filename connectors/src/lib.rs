@@ -1,6 +1,8 @@
 //! Where changes come from. One module per connector, all behind the engine's port [`engine::source`].
 
 mod acknowledge;
+#[cfg(test)]
+mod fuzzing;
 /// Made-up payments, the same for the same seed.
 pub mod generator;
 /// A Postgres database: snapshot, then logical replication.

@@ -39,7 +39,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
             [] => PostgresConfig::server(url, slot),
             tables => PostgresConfig::new(url, tables, slot),
         };
-        config.map_err(|error| usage(&error))
+        config.map(|config| config.with_failover(upstream.failover_slot)).map_err(|error| usage(&error))
     };
     // What cannot work leaves no data directory behind.
     of(upstream.url.reveal(), UNNAMED)?;

@@ -25,6 +25,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// What is followed.
     pub source: SourceConfig,
+    /// Standbys copy the replication slot.
+    pub failover_slot: bool,
     /// Worker threads of the engine.
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
@@ -80,6 +82,8 @@ pub struct UpstreamConfig {
     pub url: Secret,
     /// The tables of the configuration file.
     pub tables: Vec<String>,
+    /// The slot shall be one that standbys copy.
+    pub failover_slot: bool,
     /// The data directory.
     pub data: PathBuf,
     /// It was named, so it is meant even where it does not exist yet.
@@ -97,6 +101,7 @@ impl UpstreamConfig {
         Ok(UpstreamConfig {
             url,
             tables: file.tables,
+            failover_slot: file.failover_slot,
             data_named: data.is_some(),
             data: data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         })
@@ -114,6 +119,8 @@ struct File {
     postgres: Option<Secret>,
     #[serde(default)]
     tables: Vec<String>,
+    #[serde(default)]
+    failover_slot: bool,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     workers: Option<usize>,
@@ -166,6 +173,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         listen,
         source,
+        failover_slot: arguments.failover_slot || file.failover_slot,
         workers,
         memory_bytes,
         log: arguments.log.or(file.log).unwrap_or_default(),

@@ -327,7 +327,7 @@ impl Consumer {
     fn start(server: &Server, slot: &str, user: &str, application: &str) -> Consumer {
         let publication = format!("publication_names={slot}");
         // It says that it lives, and never that it has stored anything: the slot stays where it is.
-        let child = Command::new(server.binaries().join("pg_recvlogical"))
+        let child = Command::new(server.program("pg_recvlogical"))
             .args(["-h", server.socket_directory().to_str().unwrap(), "-U", user, "-d", "postgres", "-S", slot])
             .args([
                 "--start",

@@ -700,7 +700,7 @@ async fn an_interrupted_snapshot_halts_and_starts_over() {
     let mut engine = FakeEngine::start_any(ConnectorConfig::Postgres(settings.clone()), ResumePoint::Fresh, 1);
     wait_for("the snapshot is being read", async || {
         let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name LIKE 'tidemark/%'";
-        client.execute(kill, &[]).await.unwrap() == 1
+        client.execute(kill, &[]).await.unwrap() > 0
     })
     .await;
     assert_eq!(engine.until_halted().await, "snapshot_interrupted");

@@ -1,6 +1,6 @@
 //! A throwaway Postgres with the settings that these tests need, and sessions on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
@@ -38,8 +38,8 @@ impl Server {
         self.0.socket_directory()
     }
 
-    pub fn binaries(&self) -> &Path {
-        self.0.binaries()
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.program(name)
     }
 
     pub fn url(&self) -> String {

@@ -3,7 +3,7 @@
 //!
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
-//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [drain] [snapshot] [live]
+//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [drain] [snapshot] [live]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use connectors::postgres::throwaway::ThrowawayPostgres;
 
 mod bare;
+mod copy;
 mod drain;
 mod figures;
 mod http;
@@ -76,17 +77,22 @@ fn main() -> anyhow::Result<()> {
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
-    if let Some(unknown) = chosen.iter().find(|part| !["drain", "snapshot", "live"].contains(part)) {
-        bail!("there is no {unknown:?}: use [--quick] [drain] [snapshot] [live]");
+    if let Some(unknown) = chosen.iter().find(|part| !["copy", "drain", "snapshot", "live"].contains(part)) {
+        bail!("there is no {unknown:?}: use [--quick] [copy] [drain] [snapshot] [live]");
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     let scale = if quick { QUICK } else { FULL };
-    tidemark::binary()?;
+    if chosen != ["copy"] {
+        tidemark::binary()?;
+    }
     let started = Instant::now();
     // Of this thread, which lives as long as the program: the kernel ends the server with it.
     let postgres = ThrowawayPostgres::start(&SETTINGS).map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut tables = vec![runtime.block_on(machine(&postgres))?];
     runtime.block_on(async {
+        if wanted("copy") {
+            tables.push(copy::measure(&postgres, scale).await.context("copy")?);
+        }
         if wanted("drain") {
             tables.push(drain::measure(&postgres, scale).await.context("drain")?);
         }

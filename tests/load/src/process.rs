@@ -32,6 +32,20 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |(ticks, _)| ticks as f64 / TICKS_PER_SECOND)
 }
 
+/// CPU seconds of the children of a process that have ended.
+pub fn reaped_cpu_seconds(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit_once(") ").map(|(_, fields)| fields.split(' ').collect()).unwrap_or_default();
+    let ticks = |field: usize| fields.get(field).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+    (ticks(13) + ticks(14)) as f64 / TICKS_PER_SECOND
+}
+
+/// The processes that a process started and has not yet waited for.
+pub fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// How often a thread gave up its processor to wait.
 fn switches(task: &Path) -> u64 {
     let text = std::fs::read_to_string(task.join("status")).unwrap_or_default();

@@ -108,40 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Writes a numeric as Postgres' `numeric_send` does.
-    fn numeric_bytes(mantissa: i128, scale: u16) -> Vec<u8> {
-        let mut text = mantissa.unsigned_abs().to_string();
-        while text.len() <= usize::from(scale) {
-            text.insert(0, '0');
-        }
-        let (whole, fraction) = text.split_at(text.len() - usize::from(scale));
-        let mut whole = whole.to_owned();
-        while whole.len() % 4 != 0 {
-            whole.insert(0, '0');
-        }
-        let mut fraction = fraction.to_owned();
-        while fraction.len() % 4 != 0 {
-            fraction.push('0');
-        }
-        let mut weight = (whole.len() / 4) as i16 - 1;
-        let all = whole + &fraction;
-        let mut digits: Vec<u16> =
-            all.as_bytes().chunks(4).map(|c| std::str::from_utf8(c).unwrap().parse().unwrap()).collect();
-        while digits.first() == Some(&0) {
-            digits.remove(0);
-            weight -= 1;
-        }
-        while digits.last() == Some(&0) {
-            digits.pop();
-        }
-        let mut bytes = (digits.len() as u16).to_be_bytes().to_vec();
-        bytes.extend(weight.to_be_bytes());
-        bytes.extend(if mantissa < 0 { NEGATIVE } else { 0 }.to_be_bytes());
-        bytes.extend(scale.to_be_bytes());
-        digits.iter().for_each(|digit| bytes.extend(digit.to_be_bytes()));
-        bytes
-    }
+    use crate::fuzzing::canonical_numeric;
 
     fn types() -> Vec<ColumnType> {
         vec![
@@ -186,8 +153,9 @@ mod tests {
         #[test]
         fn numerics_decode_exactly(mantissa in prop_oneof![any::<i128>(), (-1_000_000i128..1_000_000)], scale in 0u16..60) {
             prop_assume!(mantissa != i128::MIN);
-            let bytes = numeric_bytes(mantissa, scale);
-            prop_assert_eq!(numeric(&bytes), Some(ValueRef::Numeric(Numeric::Finite { mantissa, scale })));
+            let finite = Numeric::Finite { mantissa, scale };
+            let bytes = canonical_numeric(finite);
+            prop_assert_eq!(numeric(&bytes), Some(ValueRef::Numeric(finite)));
         }
 
         #[test]

@@ -59,13 +59,25 @@ impl ServerFacts {
     }
 
     pub(super) fn judge(&self, config: &PostgresConfig) -> Vec<Finding> {
-        vec![
+        let mut findings = vec![
             self.judge_version(),
             self.judge_primary(),
             self.judge_wal_level(),
             self.judge_encoding(),
             self.judge_role(config),
-        ]
+        ];
+        findings.extend(config.failover.then(|| self.judge_failover()));
+        findings
+    }
+
+    fn judge_failover(&self) -> Finding {
+        if self.version < 170_000 {
+            let message =
+                format!("failover slots came with Postgres 17; the server is Postgres {}", self.version / 10_000);
+            return Finding::failed("failover_slot", "failover_slots_unavailable", message)
+                .remedy("leave failover_slot out, or upgrade Postgres");
+        }
+        Finding::ok("failover_slot", "standbys can copy the slot")
     }
 
     fn judge_version(&self) -> Finding {
@@ -155,6 +167,10 @@ mod tests {
     #[test]
     fn what_no_test_server_is_can_be_told_too() {
         assert_eq!(failure(&facts()).0, "");
+        let failover =
+            PostgresConfig::new("postgres://anna@h/d", &["t".into()], "tidemark_a").unwrap().with_failover(true);
+        assert_eq!(first_failure(&facts().judge(&failover)).unwrap().code, "failover_slots_unavailable");
+        assert_eq!(first_failure(&ServerFacts { version: 170_001, ..facts() }.judge(&failover)), None);
         assert_eq!(failure(&ServerFacts { version: 130_012, ..facts() }).0, "version_too_old");
         let standby = ServerFacts { in_recovery: true, primary: Some("db1:5432".into()), ..facts() };
         assert_eq!(

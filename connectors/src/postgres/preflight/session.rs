@@ -5,7 +5,7 @@
 use tokio_postgres::Client;
 
 use super::super::config::{PostgresConfig, quote_identifier};
-use super::super::connect::{Positions, replication_session};
+use super::super::connect::replication_session;
 use super::super::error::{Failure, pooler};
 use super::finding::Finding;
 use super::server::ServerFacts;
@@ -18,7 +18,7 @@ const LONG_TIMEOUT_MS: i64 = 300_000;
 /// and are what poolers cannot do.
 pub(super) async fn try_replication(config: &PostgresConfig) -> Finding {
     const NAME: &str = "replication_session";
-    let refused = match replication_session(config, Positions::default()).await {
+    let refused = match replication_session(config).await {
         Ok(_) => return Finding::ok(NAME, "a replication session gets in"),
         Err(failure) => failure,
     };

@@ -11,7 +11,7 @@ use connectors::postgres::{Finding, Stage, check, drop_slot};
 use connectors::{ConnectorConfig, PostgresConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
@@ -252,6 +252,16 @@ enum Pooler {
     IgnoresReplication,
 }
 
+const SSL_REQUEST: u32 = 80_877_103;
+
+/// The content of a packet without a type, as the first ones are.
+async fn packet(client: &mut TcpStream) -> Vec<u8> {
+    let length = client.read_u32().await.unwrap() as usize;
+    let mut content = vec![0; length - 4];
+    client.read_exact(&mut content).await.unwrap();
+    content
+}
+
 /// A connection pooler that speaks just enough; returns its port.
 async fn pooler(kind: Pooler, postgres: PathBuf) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -260,9 +270,11 @@ async fn pooler(kind: Pooler, postgres: PathBuf) -> u16 {
         while let Ok((mut client, _)) = listener.accept().await {
             let postgres = postgres.clone();
             tokio::spawn(async move {
-                let length = client.read_u32().await.unwrap() as usize;
-                let mut startup = vec![0; length - 4];
-                client.read_exact(&mut startup).await.unwrap();
+                let mut startup = packet(&mut client).await;
+                if startup == SSL_REQUEST.to_be_bytes() {
+                    client.write_all(b"N").await.unwrap();
+                    startup = packet(&mut client).await;
+                }
                 let words: Vec<String> = startup[4..]
                     .split(|byte| *byte == 0)
                     .map(|word| String::from_utf8_lossy(word).into_owned())
@@ -442,6 +454,7 @@ async fn a_running_source_shows_its_checks() {
     let outcome = |name: &str| checks.iter().find(|check| check.name == name).map(|check| check.outcome);
     assert_eq!(outcome("wal_level"), Some(CheckOutcome::Ok));
     assert_eq!(outcome("max_slot_wal_keep_size"), Some(CheckOutcome::Warning));
+    until_read(&client, "tidemark_shown").await;
     let slot = named(&settings, Stage::Unknown, "slot").await;
     assert!(slot[0].check.message.contains("read by tidemark (pid"), "{slot:?}");
     let session = named(&settings, Stage::Unknown, "replication_session").await;

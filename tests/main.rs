@@ -41,5 +41,8 @@ mod guide;
 /// Mistakes, and the answers they get.
 mod mistakes;
 
+/// What an operator does with a shell.
+mod operator;
+
 /// The layer rules.
 mod tidy;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use queries::http::check_listen_address;
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, ServeArguments};
+use crate::cli::{LogFormat, ServeArguments, UpstreamArguments};
 use crate::failure::Failure;
 
 const DEFAULT_PORT: u16 = 7_171;
+const DEFAULT_DATA: &str = "tidemark-data";
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
 /// What `serve` runs with.
@@ -71,6 +72,39 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// The Postgres that `check` and `drop-slot` ask themselves.
+#[derive(Debug)]
+pub struct UpstreamConfig {
+    /// How to connect.
+    pub url: Secret,
+    /// The tables of the configuration file.
+    pub tables: Vec<String>,
+    /// The slot shall be one that standbys copy.
+    pub failover_slot: bool,
+    /// The data directory.
+    pub data: PathBuf,
+    /// It was named, so it is meant even where it does not exist yet.
+    pub data_named: bool,
+}
+
+impl UpstreamConfig {
+    /// Puts together what the command line, the environment and the file say.
+    pub fn resolve(arguments: &UpstreamArguments) -> Result<UpstreamConfig, Failure> {
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let url = arguments.postgres.clone().map(Secret).or(file.postgres).ok_or_else(|| {
+            Failure::Usage("no database to ask: give it with TIDEMARK_POSTGRES or --postgres".to_owned())
+        })?;
+        let data = arguments.data.clone().or(file.data);
+        Ok(UpstreamConfig {
+            url,
+            tables: file.tables,
+            failover_slot: file.failover_slot,
+            data_named: data.is_some(),
+            data: data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+        })
     }
 }
 
@@ -136,7 +170,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         (postgres, generator, replay) => source(postgres, generator, replay, tables)?,
     };
     Ok(ServeConfig {
-        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from("tidemark-data")),
+        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         listen,
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,

@@ -30,11 +30,23 @@ impl Server {
     /// Starts `tidemark serve` on a free port with these arguments, and waits until it listens.
     pub fn start(data: &Path, postgres: &str, tables: &[&str], more: &[&str]) -> Server {
         let mut command = serve(data);
-        command.args(["--listen", "127.0.0.1:0"]).env("TIDEMARK_POSTGRES", postgres);
+        command.env("TIDEMARK_POSTGRES", postgres);
         for table in tables {
             command.args(["--table", table]);
         }
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        command.args(more);
+        Self::spawn(command)
+    }
+
+    /// Starts `tidemark serve` with a source that these arguments name.
+    pub fn start_source(data: &Path, source: &[&str]) -> Server {
+        let mut command = serve(data);
+        command.args(source);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Server {
+        let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
@@ -125,6 +137,11 @@ impl Server {
     /// Where it serves, as `host:port`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Sends a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// `kill -9`.

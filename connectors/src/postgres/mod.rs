@@ -43,12 +43,15 @@ use engine::source::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
+pub use preflight::{Finding, Stage, check, repair};
+pub use slot::{Dropped, Orphan, drop_slot};
 
 use config::TableName;
 use error::{Failure, source_error};
 use following::Following;
 use joins::Joins;
 use monitor::Monitor;
+use preflight::Lookout;
 use snapshot::Snapshot;
 use stream::{Course, Follower};
 use upstream::Upstream;
@@ -98,6 +101,7 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
     let status = Arc::new(status);
     let watched = events.clone();
     let link = Link { events, durable, durable_open: true, status: Arc::clone(&status) };
+    let lookout = Lookout::start(&config, &resume, &status);
     let outcome = tokio::select! {
         () = watched.closed() => Failure::Closed,
         failure = drive(&config, resume, link, commands) => failure,
@@ -111,6 +115,10 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
                 remedy: error.remedy.replace("<slot>", &config.slot),
             };
         });
+        tokio::select! {
+            () = watched.closed() => {}
+            () = lookout.look_again() => {}
+        }
     }
 }
 

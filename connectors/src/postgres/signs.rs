@@ -179,10 +179,16 @@ impl TableSigns {
 async fn partitions(client: &Client, root: TableId) -> Result<BTreeMap<u32, PartSigns>, Failure> {
     let rows = client
         .query(
-            "SELECT c.oid, c.relfilenode,
-                    (SELECT coalesce(string_agg(i.xmin::text, ',' ORDER BY i.inhrelid), '')
-                     FROM pg_inherits i WHERE i.inhrelid IN (SELECT relid FROM pg_partition_ancestors(c.oid)))
-             FROM pg_partition_tree($1::oid::regclass) t JOIN pg_class c ON c.oid = t.relid WHERE t.isleaf AND c.relkind = 'r'",
+            // Not by the functions for partition trees: they see what is newer than the statement.
+            "WITH RECURSIVE tree AS (
+                 SELECT i.inhrelid, i.xmin::text AS attached FROM pg_inherits i
+                 WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+                 UNION ALL
+                 SELECT i.inhrelid, tree.attached || ',' || i.xmin::text FROM tree
+                 JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
+             )
+             SELECT c.oid, c.relfilenode, tree.attached FROM tree JOIN pg_class c ON c.oid = tree.inhrelid
+             WHERE c.relkind = 'r'",
             &[&root.0],
         )
         .await?;

@@ -48,7 +48,9 @@ pub fn preflight(config: &ReplayConfig) -> Result<(), SourceError> {
 
 /// Sends what the file holds after the resume point, then stays silent until the channel closes.
 pub async fn run(config: ReplayConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
+    let SourceContext { resume, events, mut durable, status, commands } = context;
+    // Nothing listens: who asks is told so at once.
+    drop(commands);
     let watched = events.clone();
     let reading = async {
         let sending = events.clone();

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use engine::engine::{BuildProgress, Unavailable};
 use engine::materialization::DefinitionError;
+use engine::source::SourceError;
 
 use super::description::Progress;
 use crate::query::{Fault, QueryError};
@@ -167,6 +168,16 @@ impl From<DefinitionError> for Problem {
     }
 }
 
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        // Upstream out of reach is nobody's mistake.
+        let (status, retry) = if error.code == "cannot_connect" { (503, Some(1)) } else { (422, None) };
+        let mut problem = Problem::new(status, error.code, error.message).hint(error.remedy);
+        problem.retry_after_s = retry;
+        problem
+    }
+}
+
 impl From<ReadFailure> for Problem {
     fn from(failure: ReadFailure) -> Self {
         let detail = failure.to_string();
@@ -201,6 +212,16 @@ mod tests {
                 "request_id": "",
             })
         );
+    }
+
+    #[test]
+    fn what_a_source_refuses_carries_its_remedy() {
+        let error =
+            |code| SourceError { code, message: "table a.b does not exist".into(), remedy: "did you mean a.c?".into() };
+        let problem = Problem::from(error("table_missing")).at("/table");
+        assert_eq!((problem.status, problem.code.as_str()), (422, "table_missing"));
+        assert_eq!(problem.hint, "did you mean a.c?");
+        assert_eq!(Problem::from(error("cannot_connect")).status, 503);
     }
 
     #[test]

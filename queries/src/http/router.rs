@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -35,6 +35,7 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/aggregates/{name}/backfill", get(backfill::describe))
         .route("/v1/sources", get(sources::list))
         .route("/v1/sources/{name}", get(sources::describe))
+        .route("/v1/sources/{name}/tables", post(sources::read_table))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::scrape))

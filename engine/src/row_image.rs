@@ -118,6 +118,15 @@ impl RowImages {
                 applied.updates += 1;
                 self.update(group, table, old, new)?;
             }
+            Change::Upsert { table, new } => {
+                let schema = self.schema(table)?;
+                encode_key(&mut self.key, &schema, new)?;
+                match self.old_row(group, &schema, false) {
+                    Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
+                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
+                    Err(error) => return Err(error),
+                }
+            }
             Change::Delete { table, old } => {
                 applied.deletes += 1;
                 let schema = self.schema(table)?;

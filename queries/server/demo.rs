@@ -116,7 +116,7 @@ async fn demonstrate(
     };
     let outcome = tokio::select! {
         outcome = demo => outcome,
-        () = serve_engine(listener, running.engine.clone(), source_name, shutdown.clone()) => Ok(()),
+        () = serve_engine(listener, AppState::new(running.engine.clone(), source_name), shutdown.clone()) => Ok(()),
     };
     sessions.shutdown().await;
     running.stop().await;

@@ -26,6 +26,7 @@ pub(crate) fn value<'a>(column_type: &ColumnType, json: &'a Value) -> Option<Val
         ColumnType::Timestamp => ValueRef::Timestamp(timestamp(json.as_str()?)?),
         ColumnType::TimestampTz => ValueRef::Timestamp(timestamp_tz(json.as_str()?)?),
         ColumnType::Unsupported(_) => ValueRef::Opaque(json.as_str()?.as_bytes()),
+        ColumnType::Gone(_) => ValueRef::Null,
     })
 }
 

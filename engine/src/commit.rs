@@ -82,9 +82,29 @@ pub enum Phase {
 /// A change of the registry.
 pub enum RegistryChange {
     /// Upstream, and its tables.
-    Tables(SourceIdentity, Vec<Arc<FollowedTable>>),
-    /// A new aggregate, to be filled where it is `Building`; durable before the answer.
-    Register(Arc<Aggregate>, Option<oneshot::Sender<Arc<Aggregate>>>),
+    Source(SourceIdentity, Vec<Arc<FollowedTable>>),
+    /// One table as it is from here on.
+    Table(Arc<FollowedTable>),
+    /// A table that another one of its name has replaced.
+    TableForgotten(TableId),
+    /// What the connector wants to be told on a resume.
+    Notes(String),
+    /// An aggregate as it is from here on; durable before the answer.
+    Register {
+        /// The aggregate.
+        aggregate: Arc<Aggregate>,
+        /// Whether it is filled from this commit's rows, where it is `Building`.
+        fill: bool,
+        /// Who waits for it.
+        reply: Option<oneshot::Sender<Arc<Aggregate>>>,
+    },
+    /// An aggregate goes on under another number, with no cells.
+    Replace {
+        /// As it was.
+        old: Arc<Aggregate>,
+        /// As it is.
+        new: Arc<Aggregate>,
+    },
     /// An aggregate goes away; durable before the answer.
     Drop(Arc<Aggregate>, Option<oneshot::Sender<()>>),
     /// An aggregate is filled.
@@ -112,6 +132,7 @@ pub struct Committer {
     catalog: Catalog,
     controls: HashMap<PartitionId, Control, FixedState>,
     row_counts: HashMap<TableId, i64>,
+    next_aggregate: u32,
     /// Aggregates whose control totals the open batch deletes: the store still has them until it is written.
     voided: Vec<AggregateId>,
 }
@@ -125,6 +146,7 @@ impl Committer {
         input: Receiver<ToCommit>,
         fill: Sender<FillRequest>,
         stopped: async_mpsc::UnboundedSender<AggregateId>,
+        next_aggregate: u32,
     ) -> Self {
         let next = shared.committed.load(Ordering::Acquire) + 1;
         let catalog = shared.catalog.load().as_ref().clone();
@@ -140,6 +162,7 @@ impl Committer {
             catalog,
             controls: HashMap::default(),
             row_counts: HashMap::new(),
+            next_aggregate,
             voided: Vec::new(),
         }
     }
@@ -213,11 +236,7 @@ impl Committer {
             Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut batch);
         }
         let answered = registry.iter().any(RegistryChange::is_answered);
-        self.write(
-            batch,
-            phase,
-            answered || registry.iter().any(|change| matches!(change, RegistryChange::Tables(..))),
-        )?;
+        self.write(batch, phase, answered || registry.iter().any(RegistryChange::is_of_tables))?;
         self.voided.clear();
         self.publish(sequence, position, phase);
         self.count(&run);
@@ -272,20 +291,22 @@ impl Committer {
     fn change_registry(&mut self, batch: &mut Batch, changes: &[RegistryChange]) -> Result<(), StoreError> {
         for change in changes {
             match change {
-                RegistryChange::Tables(identity, tables) => {
+                RegistryChange::Source(identity, tables) => {
                     cursor::put_source(batch, identity)?;
                     for table in tables {
-                        registry::put_table(batch, table)?;
-                        self.catalog.tables.insert(table.schema.qualified_name(), Arc::clone(table));
+                        self.put_table(batch, table)?;
                     }
                 }
-                RegistryChange::Register(aggregate, _) => {
-                    cursor::put_next_aggregate(batch, aggregate.id.0 + 1)?;
-                    self.put_aggregate(batch, aggregate)?;
+                RegistryChange::Table(table) => self.put_table(batch, table)?,
+                RegistryChange::TableForgotten(id) => batch.delete(&key::table(*id)),
+                RegistryChange::Notes(notes) => cursor::put_notes(batch, notes)?,
+                RegistryChange::Register { aggregate, .. } => self.put_aggregate(batch, aggregate)?,
+                RegistryChange::Replace { old, new } => {
+                    self.remove_aggregate(batch, old)?;
+                    self.put_aggregate(batch, new)?;
                 }
                 RegistryChange::Drop(aggregate, _) => {
-                    batch.delete(&key::aggregate(aggregate.id));
-                    self.delete_cells(batch, aggregate.id)?;
+                    self.remove_aggregate(batch, aggregate)?;
                     self.catalog.aggregates.remove(&aggregate.name);
                 }
                 RegistryChange::Filled(id) => self.set_state(batch, *id, AggregateState::Live)?,
@@ -295,7 +316,19 @@ impl Committer {
         Ok(())
     }
 
+    fn put_table(&mut self, batch: &mut Batch, table: &Arc<FollowedTable>) -> Result<(), StoreError> {
+        self.catalog.tables.insert(table.schema.qualified_name(), Arc::clone(table));
+        registry::put_table(batch, table)
+    }
+
+    fn remove_aggregate(&mut self, batch: &mut Batch, aggregate: &Aggregate) -> Result<(), StoreError> {
+        batch.delete(&key::aggregate(aggregate.id));
+        self.delete_cells(batch, aggregate.id)
+    }
+
     fn put_aggregate(&mut self, batch: &mut Batch, aggregate: &Arc<Aggregate>) -> Result<(), StoreError> {
+        self.next_aggregate = self.next_aggregate.max(aggregate.id.0 + 1);
+        cursor::put_next_aggregate(batch, self.next_aggregate)?;
         let stored = StoredAggregate {
             id: aggregate.id,
             name: aggregate.name.clone(),
@@ -387,7 +420,7 @@ impl Committer {
                 deltas.entry(*table).or_default();
             });
             for row in commit.rows.signed() {
-                *deltas.entry(row.table).or_default() += i64::from(row.sign);
+                *deltas.entry(row.part).or_default() += i64::from(row.sign);
             }
         }
         for (table, delta) in deltas {
@@ -438,21 +471,22 @@ impl Committer {
         totals.cells_cached.store(held as u64, Ordering::Relaxed);
     }
 
+    fn fill_request(&self, aggregate: &Arc<Aggregate>) -> FillRequest {
+        let table = self.catalog.tables.values().find(|table| table.schema.id == aggregate.plan.table);
+        let parts: Vec<TableId> = table.map(|table| table.parts().collect()).unwrap_or_default();
+        // Only shown as progress: an unreadable count is no reason to fail.
+        let count = |part: &TableId| registry::read_row_count(&self.store, *part).unwrap_or_default();
+        let rows_estimated = u64::try_from(parts.iter().map(count).sum::<i64>()).unwrap_or_default();
+        FillRequest { aggregate: Arc::clone(aggregate), view: self.store.view(), parts, rows_estimated }
+    }
+
     /// Answers those who waited, and has new aggregates filled from exactly this commit's rows.
     fn answer(&self, registry: Vec<RegistryChange>) {
         for change in registry {
             match change {
-                RegistryChange::Register(aggregate, reply) => {
-                    if aggregate.state == AggregateState::Building {
-                        // Only shown as progress: an unreadable count is no reason to fail.
-                        let rows_estimated =
-                            registry::read_row_count(&self.store, aggregate.plan.table).unwrap_or_default();
-                        let request = FillRequest {
-                            aggregate: Arc::clone(&aggregate),
-                            view: self.store.view(),
-                            rows_estimated: u64::try_from(rows_estimated).unwrap_or_default(),
-                        };
-                        let _ = self.fill.send(request);
+                RegistryChange::Register { aggregate, fill, reply } => {
+                    if fill && aggregate.state == AggregateState::Building {
+                        let _ = self.fill.send(self.fill_request(&aggregate));
                     }
                     if let Some(reply) = reply {
                         let _ = reply.send(aggregate);
@@ -461,20 +495,31 @@ impl Committer {
                 RegistryChange::Drop(_, Some(reply)) | RegistryChange::Flush(reply) => {
                     let _ = reply.send(());
                 }
-                RegistryChange::Drop(_, None) | RegistryChange::Filled(_) | RegistryChange::Tables(..) => {}
+                RegistryChange::Drop(_, None)
+                | RegistryChange::Filled(_)
+                | RegistryChange::Source(..)
+                | RegistryChange::Table(_)
+                | RegistryChange::TableForgotten(_)
+                | RegistryChange::Notes(_)
+                | RegistryChange::Replace { .. } => {}
             }
         }
     }
 }
 
 impl RegistryChange {
+    /// It must not stay behind where the rows of an initial snapshot, which are not logged, do.
+    fn is_of_tables(&self) -> bool {
+        matches!(self, RegistryChange::Source(..) | RegistryChange::Table(_))
+    }
+
     /// Somebody is told that it is done, so it must survive a crash first.
     fn is_answered(&self) -> bool {
         match self {
-            RegistryChange::Register(_, reply) => reply.is_some(),
+            RegistryChange::Register { reply, .. } => reply.is_some(),
             RegistryChange::Drop(_, reply) => reply.is_some(),
             RegistryChange::Flush(_) => true,
-            RegistryChange::Filled(_) | RegistryChange::Tables(..) => false,
+            _ => false,
         }
     }
 }

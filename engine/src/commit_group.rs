@@ -7,7 +7,8 @@
 //! writes  : key -> row, or key -> gone                 what the row images become; the last write of a key counts
 //! ```
 //!
-//! Rows of a table before its truncate in the same group are void: `truncated` comes first, then everything else.
+//! A part is the relation that holds a row: the table itself, or one of its partitions. Rows of a part before its truncate
+//! in the same group are void: `truncated` comes first, then everything else.
 
 use std::hash::BuildHasher;
 
@@ -26,8 +27,10 @@ pub struct Span {
 /// A row that appears or goes away.
 #[derive(Clone, Copy, Debug)]
 pub struct SignedRow {
-    /// The table.
+    /// The table, whose aggregates it counts for.
     pub table: TableId,
+    /// The relation that holds it: the table, or one of its partitions.
+    pub part: TableId,
     /// 1 where it appears, -1 where it goes away.
     pub sign: i8,
     row: Span,
@@ -103,8 +106,8 @@ impl GroupRows {
     }
 
     /// A row appears or goes away, as far as the aggregates are concerned.
-    pub fn sign(&mut self, table: TableId, sign: i8, row: Span) {
-        self.signed.push(SignedRow { table, sign, row });
+    pub fn sign(&mut self, (table, part): (TableId, TableId), sign: i8, row: Span) {
+        self.signed.push(SignedRow { table, part, sign, row });
     }
 
     /// The row image of a key becomes `row`, or goes away.
@@ -135,23 +138,23 @@ impl GroupRows {
 
     /// What the group knows of the row image of a key.
     #[must_use]
-    pub fn look_up(&self, table: TableId, key: &[u8]) -> Written<'_> {
+    pub fn look_up(&self, part: TableId, key: &[u8]) -> Written<'_> {
         let hash = HASHER.hash_one(key);
         let same = |at: &u32| self.writes.get(*at as usize).is_some_and(|write| self.get(write.key) == key);
         match self.index.find(hash, same).and_then(|at| self.writes.get(*at as usize)) {
             Some(RowWrite { row: Some(row), .. }) => Written::Row(RowRef(self.get(*row))),
             Some(RowWrite { row: None, .. }) => Written::Gone,
-            None if self.truncated.contains(&table) => Written::Gone,
+            None if self.truncated.contains(&part) => Written::Gone,
             None => Written::Untouched,
         }
     }
 
-    /// All rows of the table are gone, those of this group included.
-    pub fn truncate(&mut self, table: TableId) {
-        self.signed.retain(|row| row.table != table);
+    /// All rows of a part are gone, those of this group included.
+    pub fn truncate(&mut self, part: TableId) {
+        self.signed.retain(|row| row.part != part);
         let prefix = {
             let mut prefix = Vec::with_capacity(5);
-            crate::store::key::push_row_prefix(&mut prefix, table);
+            crate::store::key::push_row_prefix(&mut prefix, part);
             prefix
         };
         let GroupRows { bytes, writes, index, .. } = self;
@@ -163,12 +166,12 @@ impl GroupRows {
         for at in 0..writes.len() as u32 {
             index.insert_unique(hash_at(&at), at, hash_at);
         }
-        if !self.truncated.contains(&table) {
-            self.truncated.push(table);
+        if !self.truncated.contains(&part) {
+            self.truncated.push(part);
         }
     }
 
-    /// Tables that were truncated, before everything else in the group.
+    /// Parts that were truncated, before everything else in the group.
     #[must_use]
     pub fn truncated(&self) -> &[TableId] {
         &self.truncated
@@ -230,7 +233,7 @@ mod tests {
         let row = row.map(|row| rows.store(row).unwrap());
         rows.write(key, row);
         if let Some(row) = row {
-            rows.sign(table, 1, row);
+            rows.sign((table, table), 1, row);
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::change::value::EPOCH_UNIX_US;
 use crate::change::Lsn;
+use crate::change::value::EPOCH_UNIX_US;
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError};
 use crate::pipeline::Threads;
 use crate::sequencer::{Request, stopped};

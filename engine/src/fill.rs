@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
 
-use crate::change::{RowRef, ValueRef};
+use crate::change::{RowRef, TableId, ValueRef};
 use crate::dataflow::block::{Filled, PreAggregate};
 use crate::engine::BuildProgress;
 use crate::materialization::Aggregate;
@@ -30,7 +30,9 @@ pub struct FillRequest {
     pub aggregate: Arc<Aggregate>,
     /// The store as of the commit that registered it.
     pub view: View,
-    /// Rows in it, about.
+    /// The relations that hold the table's rows.
+    pub parts: Vec<TableId>,
+    /// Rows in them, about.
     pub rows_estimated: u64,
 }
 
@@ -70,9 +72,8 @@ fn fill(
     let mut gone = false;
     let mut damaged = false;
     shared.building().insert(aggregate.id, progress);
-    request
-        .view
-        .scan(&key::rows(plan.table), |_, row| {
+    for part in &request.parts {
+        let scanned = request.view.scan(&key::rows(*part), |_, row| {
             let mut values: Vec<ValueRef<'_>> = Vec::with_capacity(32);
             if RowRef(row).decode_into(&mut values).is_err() {
                 damaged = true;
@@ -90,8 +91,12 @@ fn fill(
                 gone = !registered || to_sequencer.blocking_send(chunk).is_err();
             }
             if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .map_err(|error| format!("filling {} failed: {error}", aggregate.name))?;
+        });
+        scanned.map_err(|error| format!("filling {} failed: {error}", aggregate.name))?;
+        if damaged || gone {
+            break;
+        }
+    }
     if damaged {
         return Err(format!("filling {} failed: a row image is damaged", aggregate.name));
     }

@@ -106,7 +106,9 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
                 OpenError::new("cannot_start", format!("no thread: {error}"), "raise the limit of threads")
             })
     };
-    let committer = Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in);
+    let next_aggregate = stored.next_aggregate;
+    let committer =
+        Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, next_aggregate);
     spawn("commit", Box::new(move || committer.run(&dirty_in)))?;
     let (durable_store, durable_shared) = (store.clone(), Arc::clone(&shared));
     spawn("durable", Box::new(move || keep_durable(&durable_store, &durable_shared, &dirty)))?;

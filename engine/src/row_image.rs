@@ -50,10 +50,27 @@ pub struct Applied {
     pub truncates: u64,
 }
 
+/// A relation that holds rows.
+#[derive(Clone)]
+struct Part {
+    id: TableId,
+    schema: Arc<TableSchema>,
+    /// Of a partitioned table told under its own id: where its rows really are.
+    partitions: Arc<[TableId]>,
+}
+
+impl Part {
+    /// The table whose aggregates the rows count for, and the relation that holds them.
+    fn ids(&self) -> (TableId, TableId) {
+        (self.schema.id, self.id)
+    }
+}
+
 /// Looks rows up and turns changes into signed rows and new row images.
 pub struct RowImages {
     store: Store,
-    tables: HashMap<TableId, Arc<TableSchema>>,
+    /// By the relation that rows are told under: the table, or one of its partitions.
+    parts: HashMap<TableId, Part>,
     pending: VecDeque<(u64, Arc<GroupRows>)>,
     key: Vec<u8>,
     old_key: Vec<u8>,
@@ -63,12 +80,32 @@ impl RowImages {
     /// Over a store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        RowImages { store, tables: HashMap::new(), pending: VecDeque::new(), key: Vec::new(), old_key: Vec::new() }
+        RowImages { store, parts: HashMap::new(), pending: VecDeque::new(), key: Vec::new(), old_key: Vec::new() }
     }
 
-    /// Announces a table.
+    /// Announces a table as it is from here on.
     pub fn add_table(&mut self, table: &FollowedTable) {
-        self.tables.insert(table.schema.id, Arc::new(table.schema.clone()));
+        let schema = Arc::new(table.schema.clone());
+        let own = Part { id: schema.id, schema: Arc::clone(&schema), partitions: table.partitions.clone().into() };
+        self.parts.insert(schema.id, own);
+        for id in &table.partitions {
+            let part = Part { id: *id, schema: Arc::clone(&schema), partitions: Arc::default() };
+            self.parts.insert(*id, part);
+        }
+    }
+
+    /// A table that is not followed any more, with its partitions.
+    pub fn forget_table(&mut self, table: &FollowedTable) {
+        self.parts.remove(&table.schema.id);
+        table.partitions.iter().for_each(|partition| {
+            self.parts.remove(partition);
+        });
+    }
+
+    /// The table that rows told under this id belong to.
+    #[must_use]
+    pub fn table_id(&self, part: TableId) -> TableId {
+        self.parts.get(&part).map_or(part, |part| part.schema.id)
     }
 
     /// Remembers a minted group until it is committed.
@@ -88,12 +125,12 @@ impl RowImages {
     /// Adds a row of the initial snapshot to the open group.
     pub fn add_snapshot_row(&mut self, group: &mut GroupRows, change: Change<'_>) -> Result<(), RowImageError> {
         let Change::Insert { table, new } = change else { return Ok(()) };
-        let schema = self.schema(table)?;
-        encode_key(&mut self.key, &schema, new)?;
+        let part = self.part(table)?;
+        encode_key(&mut self.key, &part, new)?;
         let key = group.store(&self.key)?;
         let row = group.store(new.0)?;
         group.write_once(key, row);
-        group.sign(table, 1, row);
+        group.sign(part.ids(), 1, row);
         Ok(())
     }
 
@@ -107,21 +144,21 @@ impl RowImages {
         match change {
             Change::Insert { table, new } => {
                 applied.inserts += 1;
-                let schema = self.schema(table)?;
-                encode_key(&mut self.key, &schema, new)?;
+                let part = self.part(table)?;
+                encode_key(&mut self.key, &part, new)?;
                 let key = group.store(&self.key)?;
                 let row = group.store(new.0)?;
                 group.write(key, Some(row));
-                group.sign(table, 1, row);
+                group.sign(part.ids(), 1, row);
             }
             Change::Update { table, old, new } => {
                 applied.updates += 1;
                 self.update(group, table, old, new)?;
             }
             Change::Upsert { table, new } => {
-                let schema = self.schema(table)?;
-                encode_key(&mut self.key, &schema, new)?;
-                match self.old_row(group, &schema, false) {
+                let part = self.part(table)?;
+                encode_key(&mut self.key, &part, new)?;
+                match self.old_row(group, &part, false) {
                     Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
                     Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
                     Err(error) => return Err(error),
@@ -129,20 +166,21 @@ impl RowImages {
             }
             Change::Delete { table, old } => {
                 applied.deletes += 1;
-                let schema = self.schema(table)?;
+                let part = self.part(table)?;
                 let (OldImage::Key(old_row) | OldImage::Full(old_row)) = old else {
-                    return Err(RowImageError::Malformed(schema.qualified_name()));
+                    return Err(RowImageError::Malformed(part.schema.qualified_name()));
                 };
-                encode_key(&mut self.key, &schema, old_row)?;
-                let row = self.old_row(group, &schema, false)?;
+                encode_key(&mut self.key, &part, old_row)?;
+                let row = self.old_row(group, &part, false)?;
                 let key = group.store(&self.key)?;
                 group.write(key, None);
-                group.sign(table, -1, row);
+                group.sign(part.ids(), -1, row);
             }
             Change::Truncate { table } => {
                 applied.truncates += 1;
-                self.schema(table)?;
-                group.truncate(table);
+                let part = self.part(table)?;
+                group.truncate(part.id);
+                part.partitions.iter().for_each(|partition| group.truncate(*partition));
             }
         }
         Ok(())
@@ -155,22 +193,22 @@ impl RowImages {
         old: OldImage<'_>,
         new: RowRef<'_>,
     ) -> Result<(), RowImageError> {
-        let schema = self.schema(table)?;
-        encode_key(&mut self.key, &schema, new)?;
+        let part = self.part(table)?;
+        encode_key(&mut self.key, &part, new)?;
         self.old_key.clear();
         let moved = match old {
             OldImage::Absent => false,
             OldImage::Key(row) | OldImage::Full(row) => {
                 let mut old_key = std::mem::take(&mut self.old_key);
-                let encoded = encode_key(&mut old_key, &schema, row);
+                let encoded = encode_key(&mut old_key, &part, row);
                 self.old_key = old_key;
                 encoded?;
                 self.old_key != self.key
             }
         };
         // The stored image is used even where Postgres sent the old row: they are the same, and one path is tested.
-        let old_row = self.old_row(group, &schema, moved)?;
-        let new_row = complete(group, &schema, old_row, new)?;
+        let old_row = self.old_row(group, &part, moved)?;
+        let new_row = complete(group, &part.schema, old_row, new)?;
         if moved {
             let old_key = group.store(&self.old_key)?;
             group.write(old_key, None);
@@ -179,16 +217,16 @@ impl RowImages {
         }
         let key = group.store(&self.key)?;
         group.write(key, Some(new_row));
-        group.sign(table, -1, old_row);
-        group.sign(table, 1, new_row);
+        group.sign(part.ids(), -1, old_row);
+        group.sign(part.ids(), 1, new_row);
         Ok(())
     }
 
     /// The stored row of the current key (or of the old key), copied into the open group.
-    fn old_row(&self, group: &mut GroupRows, schema: &TableSchema, by_old_key: bool) -> Result<Span, RowImageError> {
+    fn old_row(&self, group: &mut GroupRows, part: &Part, by_old_key: bool) -> Result<Span, RowImageError> {
         let key = if by_old_key { &self.old_key } else { &self.key };
-        let missing = || RowImageError::Missing(schema.qualified_name());
-        let written = match group.look_up(schema.id, key) {
+        let missing = || RowImageError::Missing(part.schema.qualified_name());
+        let written = match group.look_up(part.id, key) {
             Written::Row(row) => Some(row.0.to_vec()),
             Written::Gone => return Err(missing()),
             Written::Untouched => None,
@@ -197,7 +235,7 @@ impl RowImages {
             return Ok(group.store(&row)?);
         }
         for (_, rows) in self.pending.iter().rev() {
-            match rows.look_up(schema.id, key) {
+            match rows.look_up(part.id, key) {
                 Written::Row(row) => return Ok(group.store(row.0)?),
                 Written::Gone => return Err(missing()),
                 Written::Untouched => {}
@@ -206,16 +244,17 @@ impl RowImages {
         self.store.get_with(key, |row| group.store(row))?.ok_or_else(missing)?.map_err(RowImageError::from)
     }
 
-    fn schema(&self, table: TableId) -> Result<Arc<TableSchema>, RowImageError> {
-        self.tables.get(&table).map(Arc::clone).ok_or(RowImageError::UnknownTable(table))
+    fn part(&self, id: TableId) -> Result<Part, RowImageError> {
+        self.parts.get(&id).cloned().ok_or(RowImageError::UnknownTable(id))
     }
 }
 
 /// The key under which a row's image is stored.
-fn encode_key(into: &mut Vec<u8>, schema: &TableSchema, row: RowRef<'_>) -> Result<(), RowImageError> {
+fn encode_key(into: &mut Vec<u8>, part: &Part, row: RowRef<'_>) -> Result<(), RowImageError> {
+    let schema = &part.schema;
     let malformed = || RowImageError::Malformed(schema.qualified_name());
     into.clear();
-    key::push_row_prefix(into, schema.id);
+    key::push_row_prefix(into, part.id);
     let last = schema.primary_key.iter().copied().max().unwrap_or_default();
     // Most keys are one column, and near the front.
     if let [only] = schema.primary_key.as_slice() {

@@ -6,6 +6,9 @@
 //! - At most a few groups are minted and not committed. Past that nothing is taken from any channel, so the connector
 //!   stops reading its socket and upstream keeps its log: that is the only queue that may grow.
 //! - A registration is a group of its own, so every worker and the committer see it at the same place.
+//! - What happens to a table as a whole is in `tables`.
+
+mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::change::{Lsn, TableSchema, Transaction};
+use crate::change::{Changes, Lsn, TableId, TableSchema, Transaction};
 use crate::commit::{Commit, Phase, RegistryChange, ToCommit};
 use crate::commit_group::{GroupRows, Position};
 use crate::dataflow::block::Filled;
@@ -27,7 +30,7 @@ use crate::fill::FillMessage;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, DefinitionError, Plan, plan};
 use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::shared::Shared;
-use crate::source::{FollowedTable, SourceEvent, SourceIdentity, TableState};
+use crate::source::{FollowedTable, SourceError, SourceEvent, SourceIdentity, TableState};
 
 /// Groups minted and not yet committed, at most.
 const MAX_IN_FLIGHT: u64 = 8;
@@ -279,7 +282,14 @@ impl Sequencer {
                 self.progress(lsn, time_us);
                 Ok(())
             }
-            _ => Ok(()),
+            SourceEvent::TableBegin(schema) => self.table_begins(schema),
+            SourceEvent::TableRows(changes) => self.table_rows(&changes),
+            SourceEvent::TableDone { table } => self.table_done(table),
+            SourceEvent::PartitionAdded { table, partition } => self.partition_added(table, partition),
+            SourceEvent::PartitionGone { table, partition } => self.partition_gone(table, partition),
+            SourceEvent::ColumnUnusable { table, column, reason } => self.column_unusable(table, column, &reason),
+            SourceEvent::TableHalted { table, reason } => self.table_halted(table, &reason),
+            SourceEvent::Notes(notes) => self.mint_alone(Vec::new(), vec![RegistryChange::Notes(notes)]),
         }
     }
 
@@ -288,14 +298,69 @@ impl Sequencer {
         if transaction.end_lsn <= self.position.lsn {
             return Ok(());
         }
-        self.opened();
-        for change in transaction.changes.iter() {
-            let added = self.images.add_change(&mut self.open.rows, change, &mut self.open.applied);
-            added.map_err(|error| self.fail(&error))?;
+        let partly_truncated = self.partly_truncated(transaction);
+        if !partly_truncated.is_empty() {
+            self.suspend_all(&partly_truncated)?;
         }
+        self.opened();
+        let halted = self.add_changes(&transaction.changes)?;
         self.open.transactions += 1;
         self.progress(transaction.end_lsn, transaction.commit_time_us);
+        if !halted.is_empty() {
+            self.halt_tables(halted)?;
+        }
+        if !partly_truncated.is_empty() {
+            self.resume_all(&partly_truncated)?;
+        }
         Ok(())
+    }
+
+    /// Adds changes to the open group; returns the tables that turned out not to be what upstream has.
+    fn add_changes(&mut self, changes: &Changes) -> Result<BTreeMap<TableId, RowImageError>, End> {
+        let mut halted: BTreeMap<TableId, RowImageError> = BTreeMap::new();
+        for change in changes.iter() {
+            if !halted.is_empty() && halted.contains_key(&self.images.table_id(change.table())) {
+                continue;
+            }
+            match self.images.add_change(&mut self.open.rows, change, &mut self.open.applied) {
+                Ok(()) => {}
+                Err(error @ RowImageError::Missing(_)) => {
+                    halted.insert(self.images.table_id(change.table()), error);
+                }
+                Err(error) => return Err(self.fail(&error)),
+            }
+        }
+        Ok(halted)
+    }
+
+    /// In the open group itself: what it already holds of such a table must not be folded.
+    fn halt_tables(&mut self, halted: BTreeMap<TableId, RowImageError>) -> Result<(), End> {
+        let (mut commands, mut registry) = (Vec::new(), Vec::new());
+        for (id, error) in halted {
+            let Some(table) = self.table_of(id) else { continue };
+            let reason = SourceError {
+                code: "row_image_missing",
+                message: error.to_string(),
+                remedy: format!(
+                    "have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{}\"}}; please report it",
+                    table.schema.qualified_name()
+                ),
+            };
+            let change = self.halt_table(&table, &reason);
+            commands.extend(change.commands);
+            registry.extend(change.registry);
+        }
+        self.mint(commands, registry)
+    }
+
+    /// Rows of tables that are being read; the source's position stays.
+    fn table_rows(&mut self, changes: &Changes) -> Result<(), End> {
+        self.opened();
+        let before = self.open.applied;
+        let halted = self.add_changes(changes)?;
+        // They are no events of the stream.
+        self.open.applied = before;
+        if halted.is_empty() { Ok(()) } else { self.halt_tables(halted) }
     }
 
     fn progress(&mut self, lsn: Lsn, time_us: i64) {
@@ -321,11 +386,7 @@ impl Sequencer {
     /// Stops for good: what the open group holds is not complete, so it is never minted.
     fn fail(&self, error: &RowImageError) -> End {
         let (code, remedy) = match error {
-            RowImageError::Missing(_) => (
-                "row_image_missing",
-                "start over with an empty data directory (--data NEWDIR): the rows are read again; please report it",
-            ),
-            RowImageError::Malformed(_) | RowImageError::UnknownTable(_) => {
+            RowImageError::Missing(_) | RowImageError::Malformed(_) | RowImageError::UnknownTable(_) => {
                 ("malformed_row", "start over with an empty data directory (--data NEWDIR); please report it")
             }
             RowImageError::TooLarge(_) => (
@@ -351,7 +412,7 @@ impl Sequencer {
             self.tables.entry(table.schema.qualified_name()).or_insert(table);
         }
         self.identity = Some(identity.clone());
-        let change = RegistryChange::Tables(identity, self.tables.values().cloned().collect());
+        let change = RegistryChange::Source(identity, self.tables.values().cloned().collect());
         self.resolve_stored(Some(change));
         Ok(())
     }
@@ -367,10 +428,12 @@ impl Sequencer {
                 aggregate.state = AggregateState::Live;
             }
             let aggregate = Arc::new(aggregate);
-            if !matches!(aggregate.state, AggregateState::Halted { .. }) {
+            // The aggregates of a table that is being read wait for its end.
+            let complete = self.is_complete(&aggregate.definition.qualified_table());
+            if complete && !matches!(aggregate.state, AggregateState::Halted { .. }) {
                 commands.push(Command::Install(Arc::clone(&aggregate)));
             }
-            registry.push(RegistryChange::Register(Arc::clone(&aggregate), None));
+            registry.push(RegistryChange::Register { aggregate: Arc::clone(&aggregate), fill: complete, reply: None });
             self.aggregates.insert(name, aggregate);
         }
         // Also where there is nothing to install: the first commit is what publishes a Snapshot.
@@ -416,9 +479,11 @@ impl Sequencer {
         self.next_aggregate += 1;
         self.aggregates.insert(name, Arc::clone(&aggregate));
         let (done, committed) = oneshot::channel();
+        let complete = self.is_complete(&aggregate.definition.qualified_table());
+        let install = complete.then(|| Command::Install(Arc::clone(&aggregate)));
         self.mint_alone(
-            vec![Command::Install(Arc::clone(&aggregate))],
-            vec![RegistryChange::Register(aggregate, Some(done))],
+            install.into_iter().collect(),
+            vec![RegistryChange::Register { aggregate, fill: complete, reply: Some(done) }],
         )?;
         tokio::spawn(async move {
             let answer = match committed.await {
@@ -449,7 +514,18 @@ impl Sequencer {
         let Some(followed) = self.tables.get(&table) else {
             return Err(RegisterError::UnknownTable { table, known: self.tables.keys().cloned().collect() });
         };
-        Plan::resolve(definition, &followed.schema).map(Some).map_err(|error: DefinitionError| RegisterError::Invalid(error))
+        if let TableState::Halted { code, message, remedy } = &followed.standing {
+            let (code, message, remedy) = (code.clone(), message.clone(), remedy.clone());
+            return Err(RegisterError::Unavailable(Unavailable { code, message, remedy }));
+        }
+        Plan::resolve(definition, &followed.schema)
+            .map(Some)
+            .map_err(|error: DefinitionError| RegisterError::Invalid(error))
+    }
+
+    /// Whether the row images of a table are those of the source's position.
+    fn is_complete(&self, table: &str) -> bool {
+        self.tables.get(table).is_some_and(|table| table.standing == TableState::Live)
     }
 
     fn drop_aggregate(&mut self, name: &str, reply: oneshot::Sender<Result<bool, Unavailable>>) -> Result<(), End> {

@@ -153,6 +153,11 @@ impl FollowedTable {
     pub fn new(schema: TableSchema, standing: TableState) -> Self {
         FollowedTable { schema, partitions: Vec::new(), standing }
     }
+
+    /// The relations that hold its rows: its partitions, or itself.
+    pub fn parts(&self) -> impl Iterator<Item = TableId> + '_ {
+        self.partitions.iter().copied().chain(self.partitions.is_empty().then_some(self.schema.id))
+    }
 }
 
 /// Where upstream is ours to recognise again.

@@ -13,7 +13,7 @@ use connectors::{ConnectorConfig, GeneratorConfig, PostgresConfig};
 use engine::engine::EngineConfig;
 use engine::materialization::Definition;
 use engine::{Engine, pipeline};
-use queries::http::check_listen_address;
+use queries::http::{AppState, check_listen_address};
 use tokio::task::JoinSet;
 
 use crate::cli::LogFormat;

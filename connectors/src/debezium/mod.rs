@@ -19,7 +19,7 @@ pub mod ledger;
 
 use serde::Deserialize;
 
-pub use assembly::{Assembly, Unit};
+pub use assembly::Assembly;
 pub use envelope::{Decoder, Message};
 
 /// What envelopes without a `schema` block leave open; the defaults are those of Debezium.

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use connectors::{ConnectorConfig, PostgresConfig};
 use engine::change::{Change, ColumnType, Lsn, OldImage, RowRef, TableId, TableSchema, Transaction, ValueRef};
-use engine::source::{ResumePoint, SourceCommand, SourceContext, SourceEvent, SourceIdentity, SourceState, SourceStatus};
+use engine::source::{
+    FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
+    SourceStatus, TableState,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -29,6 +32,14 @@ pub struct FakeEngine {
     pub last_changes: Vec<String>,
     pub auto_durable: bool,
     pub commands: mpsc::Sender<SourceCommand>,
+    /// Partition -> the table whose rows it holds.
+    pub partitions: BTreeMap<TableId, TableId>,
+    /// Tables that are being read while the others go on.
+    pub reading: Vec<TableId>,
+    /// Columns that went away, and tables that halted.
+    pub unusable: Vec<(String, SourceError)>,
+    pub halted: Vec<(TableId, SourceError)>,
+    pub notes: Option<String>,
 }
 
 pub fn config(url: &str, tables: &[&str], slot: &str) -> PostgresConfig {
@@ -48,11 +59,16 @@ impl FakeEngine {
     pub fn start_any(config: ConnectorConfig, resume: ResumePoint, capacity: usize) -> FakeEngine {
         let (sender, events) = mpsc::channel(capacity);
         let (status_sender, status) = watch::channel(SourceStatus::default());
-        let (at, identity, tables, snapshot_done) = match &resume {
-            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), false),
-            ResumePoint::Resume { lsn, identity, tables, .. } => {
-                (*lsn, identity.clone(), tables.iter().map(|table| table.schema.clone()).collect(), true)
-            },
+        let mut partitions = BTreeMap::new();
+        let (at, identity, tables, notes, snapshot_done) = match &resume {
+            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), None, false),
+            ResumePoint::Resume { lsn, identity, tables, notes } => {
+                for table in tables {
+                    partitions.extend(table.partitions.iter().map(|partition| (*partition, table.schema.id)));
+                }
+                let schemas = tables.iter().map(|table| table.schema.clone()).collect();
+                (*lsn, identity.clone(), schemas, notes.clone(), true)
+            }
         };
         let (durable, durable_receiver) = watch::channel(at);
         let (context, commands) = SourceContext::new(resume, sender, durable_receiver, status_sender);
@@ -73,12 +89,36 @@ impl FakeEngine {
             last_changes: Vec::new(),
             auto_durable: true,
             commands,
+            partitions,
+            reading: Vec::new(),
+            unusable: Vec::new(),
+            halted: Vec::new(),
+            notes,
         }
     }
 
     /// Where a later process would resume.
     pub fn resume_point(&self) -> ResumePoint {
-        ResumePoint::live(self.applied, self.identity.clone(), self.tables.clone())
+        let standing = |id: TableId| match self.halted.iter().find(|(halted, _)| *halted == id) {
+            Some((_, reason)) => TableState::Halted {
+                code: reason.code.to_owned(),
+                message: reason.message.clone(),
+                remedy: reason.remedy.clone(),
+            },
+            None if self.reading.contains(&id) => TableState::Reading,
+            None => TableState::Live,
+        };
+        let table = |schema: &TableSchema| FollowedTable {
+            partitions: self
+                .partitions
+                .iter()
+                .filter(|(_, table)| **table == schema.id)
+                .map(|(part, _)| *part)
+                .collect(),
+            ..FollowedTable::new(schema.clone(), standing(schema.id))
+        };
+        let tables = self.tables.iter().map(table).collect();
+        ResumePoint::Resume { lsn: self.applied, identity: self.identity.clone(), tables, notes: self.notes.clone() }
     }
 
     pub async fn stop(self) -> ResumePoint {
@@ -142,6 +182,38 @@ impl FakeEngine {
                 assert!(self.snapshot_done && lsn > self.applied && time_us > 0);
                 self.applied = lsn;
             }
+            SourceEvent::TableBegin(schema) => {
+                self.tables.retain(|table| table.qualified_name() != schema.qualified_name());
+                self.forget(schema.id);
+                self.partitions.retain(|_, table| *table != schema.id);
+                self.halted.retain(|(table, _)| *table != schema.id);
+                self.reading.push(schema.id);
+                self.tables.push(schema);
+            }
+            SourceEvent::TableRows(changes) => {
+                for change in changes.iter() {
+                    assert!(self.reading.contains(&self.table_of(change.table())));
+                    self.change(change);
+                }
+            }
+            SourceEvent::TableDone { table } => {
+                assert!(self.reading.contains(&table));
+                self.reading.retain(|reading| *reading != table);
+            }
+            SourceEvent::PartitionAdded { table, partition } => {
+                self.partitions.insert(partition, table);
+            }
+            SourceEvent::PartitionGone { table, partition } => {
+                assert_eq!(self.partitions.remove(&partition), Some(table));
+                self.rows.remove(&partition);
+            }
+            SourceEvent::ColumnUnusable { table, column, reason } => {
+                let schema = self.tables.iter_mut().find(|schema| schema.id == table).unwrap();
+                schema.columns[column].column_type = ColumnType::Gone(reason.message.clone());
+                self.unusable.push((schema.columns[column].name.clone(), reason));
+            }
+            SourceEvent::TableHalted { table, reason } => self.halted.push((table, reason)),
+            SourceEvent::Notes(notes) => self.notes = Some(notes),
         }
         if self.auto_durable && self.snapshot_done {
             self.durable.send_replace(self.applied);
@@ -163,7 +235,23 @@ impl FakeEngine {
         self.transactions.push((transaction.end_lsn, transaction.changes.len()));
     }
 
-    fn schema(&self, table: TableId) -> &TableSchema {
+    fn table_of(&self, part: TableId) -> TableId {
+        self.partitions.get(&part).copied().unwrap_or(part)
+    }
+
+    fn parts(&self, table: TableId) -> Vec<TableId> {
+        let partitions = self.partitions.iter().filter(|(_, of)| **of == table).map(|(part, _)| *part);
+        partitions.chain([table]).collect()
+    }
+
+    fn forget(&mut self, table: TableId) {
+        for part in self.parts(table) {
+            self.rows.remove(&part);
+        }
+    }
+
+    fn schema(&self, part: TableId) -> &TableSchema {
+        let table = self.table_of(part);
         self.tables.iter().find(|t| t.id == table).unwrap()
     }
 
@@ -206,15 +294,14 @@ impl FakeEngine {
                 let key = self.key(table, &read(old));
                 assert!(self.rows.entry(table).or_default().remove(&key).is_some());
             }
-            Change::Truncate { table } => {
-                self.rows.remove(&table);
-            }
+            Change::Truncate { table } => self.forget(table),
         }
     }
 
     pub fn table(&self, name: &str) -> Vec<Row> {
         let schema = self.tables.iter().find(|t| t.name == name).unwrap();
-        self.rows.get(&schema.id).map(|rows| rows.values().cloned().collect()).unwrap_or_default()
+        let rows = self.parts(schema.id).into_iter().filter_map(|part| self.rows.get(&part));
+        rows.flat_map(|rows| rows.values().cloned()).collect()
     }
 
     pub fn column_types(&self, name: &str) -> Vec<(String, ColumnType)> {

@@ -488,7 +488,8 @@ async fn what_cannot_be_continued_exactly_halts() {
     assert_eq!(resume_code(with(&|i| i.timeline = 9)).await, "timeline_changed");
     assert_eq!(resume_code(with(&|i| i.database = "postgres/1".into())).await, "different_database");
     assert_eq!(resume_code(with(&|i| i.slot = "other".into())).await, "source_changed");
-    let ahead = ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone(), notes };
+    let ahead =
+        ResumePoint::Resume { lsn: Lsn(lsn.0 + (1 << 40)), identity: identity.clone(), tables: tables.clone(), notes };
     assert_eq!(resume_code(ahead).await, "ahead_of_server");
     client.batch_execute("INSERT INTO payments VALUES (100, 'm', 1, 's')").await.unwrap();
     client.batch_execute("SELECT pg_replication_slot_advance('tidemark_halt', pg_current_wal_lsn())").await.unwrap();

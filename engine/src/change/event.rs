@@ -60,6 +60,20 @@ pub enum Change<'a> {
     },
 }
 
+impl Change<'_> {
+    /// The table it is of, or the partition.
+    #[must_use]
+    pub fn table(&self) -> TableId {
+        match self {
+            Change::Insert { table, .. }
+            | Change::Update { table, .. }
+            | Change::Upsert { table, .. }
+            | Change::Delete { table, .. }
+            | Change::Truncate { table } => *table,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: u32,

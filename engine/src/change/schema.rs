@@ -43,6 +43,9 @@ pub enum ColumnType {
     TimestampTz,
     /// May exist, may not be used. Holds the upstream name of the type.
     Unsupported(String),
+    /// It was dropped, renamed or retyped upstream while the table was followed; NULL in every row since. Holds what
+    /// happened.
+    Gone(String),
 }
 
 impl ColumnType {
@@ -64,6 +67,7 @@ impl ColumnType {
             ColumnType::Timestamp => "timestamp",
             ColumnType::TimestampTz => "timestamptz",
             ColumnType::Unsupported(name) => name,
+            ColumnType::Gone(_) => "gone",
         }
     }
 }

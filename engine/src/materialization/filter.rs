@@ -325,7 +325,7 @@ pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option
         ColumnType::Uuid => Value::Uuid(parse_uuid(text)?),
         ColumnType::Date => Value::Date(i32::try_from(parse_timestamp(text)?.div_euclid(86_400_000_000)).ok()?),
         ColumnType::Timestamp | ColumnType::TimestampTz => Value::Timestamp(parse_timestamp(text)?),
-        ColumnType::Unsupported(_) => return None,
+        ColumnType::Unsupported(_) | ColumnType::Gone(_) => return None,
     })
 }
 

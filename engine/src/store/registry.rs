@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::key::{self, KeyKind};
 use super::{Batch, Store, StoreError};
 use crate::change::TableId;
-use crate::source::FollowedTable;
 use crate::materialization::{AggregateId, AggregateState, Definition};
+use crate::source::FollowedTable;
 
 /// A registered aggregate as it is stored. Its plan is resolved anew at every start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -82,7 +82,7 @@ fn dimension_type(column_type: &ColumnType) -> &'static str {
         ColumnType::Date => "date",
         ColumnType::Timestamp => "local_timestamp",
         ColumnType::TimestampTz => "timestamp",
-        ColumnType::Text | ColumnType::Char | ColumnType::Unsupported(_) => "text",
+        ColumnType::Text | ColumnType::Char | ColumnType::Unsupported(_) | ColumnType::Gone(_) => "text",
     }
 }
 

@@ -27,6 +27,7 @@ pub(crate) fn binary<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<Va
             ValueRef::Timestamp(i64::from_be_bytes(bytes.try_into().ok()?))
         }
         ColumnType::Unsupported(_) => ValueRef::Opaque(bytes),
+        ColumnType::Gone(_) => ValueRef::Null,
     })
 }
 
@@ -37,6 +38,7 @@ pub(crate) fn text<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<Valu
         ColumnType::Text => Some(ValueRef::Text(std::str::from_utf8(bytes).ok()?)),
         ColumnType::Char => Some(ValueRef::Text(std::str::from_utf8(bytes).ok()?.trim_end_matches(' '))),
         ColumnType::Unsupported(_) => Some(ValueRef::Opaque(bytes)),
+        ColumnType::Gone(_) => Some(ValueRef::Null),
         _ => None,
     }
 }

@@ -26,6 +26,9 @@ mod crash;
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 
+/// Debezium's change events, posted and recorded.
+mod debezium;
+
 /// Mistakes, and the answers they get.
 mod mistakes;
 

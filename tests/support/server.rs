@@ -30,11 +30,16 @@ impl Server {
     /// Starts `tidemark serve` on a free port with these arguments, and waits until it listens.
     pub fn start(data: &Path, postgres: &str, tables: &[&str], more: &[&str]) -> Server {
         let mut command = serve(data);
-        command.args(["--listen", "127.0.0.1:0"]).env("TIDEMARK_POSTGRES", postgres);
+        command.env("TIDEMARK_POSTGRES", postgres);
         for table in tables {
             command.args(["--table", table]);
         }
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        Server::listen(command.args(more))
+    }
+
+    /// Starts this `tidemark serve` on a free port, and waits until it listens.
+    pub fn listen(command: &mut Command) -> Server {
+        let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
@@ -89,6 +94,11 @@ impl Server {
     /// PUT of a body that may be anything; `None` where nobody answers.
     pub fn try_put(&self, path: &str, body: &[u8]) -> Option<Answer> {
         self.send("PUT", path, Some(body))
+    }
+
+    /// POST of a body; `None` where nobody answers.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> Option<Answer> {
+        self.send("POST", path, Some(body))
     }
 
     /// DELETE of a path.

@@ -226,7 +226,8 @@ fn written_as(
     if let Some(stated) = encoding.decimals {
         return Ok(stated);
     }
-    let words = ["NaN", "NAN", "Infinity", "-Infinity", "POSITIVE_INFINITY", "NEGATIVE_INFINITY"];
+    // None of these is base64.
+    let words = ["NaN", "NAN", "POSITIVE_INFINITY", "NEGATIVE_INFINITY"];
     if words.contains(&text) {
         return Ok(DecimalMode::String);
     }
@@ -282,5 +283,160 @@ fn finite(bytes: &[u8], scale: i64, declared: Option<u16>) -> Result<Option<Nume
             Ok(Some(Numeric::Finite { mantissa, scale: declared }))
         }
         None => Ok(Some(Numeric::Finite { mantissa, scale })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::change::RowRef;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(column_type: ColumnType, json: &Value, semantic: Semantic<'_>, encoding: &Encoding) -> Result<String, &'static str> {
+        let column = Column { name: "c".to_owned(), column_type };
+        let mut buffer = Vec::new();
+        push(&mut RowWriter::new(&mut buffer), &column, json, semantic, encoding).map_err(|wrong| wrong.code)?;
+        Ok(format!("{:?}", RowRef(&buffer).columns().next().unwrap().unwrap()))
+    }
+
+    fn plain(column_type: ColumnType, json: Value) -> Result<String, &'static str> {
+        read(column_type, &json, Semantic::default(), &Encoding::default())
+    }
+
+    fn named(column_type: ColumnType, kind: &str, name: &str, json: Value) -> Result<String, &'static str> {
+        let semantic = Semantic { kind: Some(kind), name: Some(name).filter(|name| !name.is_empty()), scale: Some(2) };
+        read(column_type, &json, semantic, &Encoding::default())
+    }
+
+    fn finite(mantissa: i128, scale: u16) -> Result<String, &'static str> {
+        Ok(format!("{:?}", ValueRef::Numeric(Numeric::Finite { mantissa, scale })))
+    }
+
+    const MONEY: ColumnType = ColumnType::Numeric { scale: Some(2) };
+    const WHOLE: ColumnType = ColumnType::Numeric { scale: Some(0) };
+    const FREE: ColumnType = ColumnType::Numeric { scale: None };
+
+    #[test]
+    fn decimals_in_every_mode() {
+        // 1250 is 0x04E2, -1250 is 0xFB1E.
+        for (column_type, json, expected) in [
+            (MONEY, json!("12.50"), finite(1250, 2)),
+            (MONEY, json!("-12.50"), finite(-1250, 2)),
+            (MONEY, json!("BOI="), finite(1250, 2)),
+            (MONEY, json!("+x4="), finite(-1250, 2)),
+            (MONEY, json!("1250"), finite(-2_656_140, 2)),
+            (MONEY, json!("AA=="), finite(0, 2)),
+            (MONEY, json!("12.505"), Err("value_mismatch")),
+            (MONEY, json!(12.5), Err("inexact_decimal")),
+            (MONEY, json!(12), Err("inexact_decimal")),
+            (MONEY, json!({"scale": 1, "value": "fQ=="}), finite(1250, 2)),
+            (MONEY, json!({"scale": 3, "value": "fQ=="}), Err("value_mismatch")),
+            (MONEY, json!(""), Err("value_mismatch")),
+            (MONEY, json!([]), Err("value_mismatch")),
+            (WHOLE, json!("12500"), finite(12_500, 0)),
+            (WHOLE, json!("-125"), finite(-125, 0)),
+            (WHOLE, json!("BOI="), finite(1250, 0)),
+            (WHOLE, json!("1250"), Err("ambiguous_decimal")),
+            (FREE, json!("1250"), finite(1250, 0)),
+            (FREE, json!("12.5"), finite(125, 1)),
+            (FREE, json!({"scale": 3, "value": "BOI="}), finite(1250, 3)),
+            (FREE, json!({"scale": -2, "value": "fQ=="}), finite(12_500, 0)),
+            (FREE, json!({"scale": 0}), Err("value_mismatch")),
+            (FREE, json!("NaN"), Ok("Numeric(NaN)".to_owned())),
+            (FREE, json!("POSITIVE_INFINITY"), Ok("Numeric(PositiveInfinity)".to_owned())),
+        ] {
+            assert_eq!(plain(column_type.clone(), json.clone()), expected, "{column_type:?} {json}");
+        }
+        // The schema block and the source's settings decide where the value does not.
+        assert_eq!(named(WHOLE, "string", "", json!("1250")), finite(1250, 0));
+        assert_eq!(named(MONEY, "bytes", "org.apache.kafka.connect.data.Decimal", json!("BOI=")), finite(1250, 2));
+        assert_eq!(named(MONEY, "double", "", json!(12.5)), Err("inexact_decimal"));
+        let stated = |decimals| Encoding { decimals: Some(decimals), ..Encoding::default() };
+        assert_eq!(read(WHOLE, &json!("1250"), Semantic::default(), &stated(DecimalMode::String)), finite(1250, 0));
+        assert_eq!(read(WHOLE, &json!("1250"), Semantic::default(), &stated(DecimalMode::Precise)), finite(-2_656_140, 0));
+        // Wider than 128 bits, where the column allows that.
+        let wide = STANDARD.encode([0x7F; 17]);
+        assert!(plain(FREE, json!({"scale": 0, "value": wide})).unwrap().starts_with("Opaque"));
+        assert_eq!(plain(MONEY, json!({"scale": 2, "value": wide})), Err("value_mismatch"));
+    }
+
+    #[test]
+    fn times_in_every_mode() {
+        use ColumnType::{Date, Timestamp, TimestampTz};
+        let at = |micros: i64| Ok(format!("Timestamp({micros})"));
+        // 2018-06-20T15:13:16.945104
+        const AT: i64 = 1_529_507_596_945_104;
+        const SINCE_2000: i64 = AT - EPOCH_MICROS_AFTER_1970;
+        for (column_type, name, json, expected) in [
+            (Timestamp, "io.debezium.time.MicroTimestamp", json!(AT), at(SINCE_2000)),
+            (Timestamp, "io.debezium.time.NanoTimestamp", json!(AT * 1_000), at(SINCE_2000)),
+            (Timestamp, "io.debezium.time.NanoTimestamp", json!(AT * 1_000 + 1), Err("value_mismatch")),
+            (Timestamp, "io.debezium.time.Timestamp", json!(AT / 1_000), at(SINCE_2000 - 104)),
+            (Timestamp, "org.apache.kafka.connect.data.Timestamp", json!(AT / 1_000), at(SINCE_2000 - 104)),
+            (Timestamp, "io.debezium.time.IsoTimestamp", json!("2018-06-20T15:13:16.945104Z"), at(SINCE_2000)),
+            (Timestamp, "io.debezium.time.StructuredTimestamp", json!({"year": 2018}), Err("unsupported_encoding")),
+            (Timestamp, "io.debezium.time.MicroTimestamp", json!(9_223_372_036_825_200_000i64), at(i64::MAX)),
+            (Timestamp, "io.debezium.time.MicroTimestamp", json!(-9_223_372_036_832_400_000i64), at(i64::MIN)),
+            (Timestamp, "io.debezium.time.Timestamp", json!(9_223_372_036_825_200i64), at(i64::MAX)),
+            (Timestamp, "io.debezium.time.NanoTimestamp", json!(i64::MIN), at(i64::MIN)),
+            (Timestamp, "", json!(AT), at(SINCE_2000)),
+            (Timestamp, "", json!(1.5), Err("value_mismatch")),
+            (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("2018-06-20T13:13:16.945104Z"), at(SINCE_2000 - 7_200_000_000)),
+            (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("2018-06-20T15:13:16.945104+02:00"), at(SINCE_2000 - 7_200_000_000)),
+            (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("infinity"), at(i64::MAX)),
+            (TimestampTz, "", json!("2018-06-20T13:13:16Z"), at(SINCE_2000 - 7_200_945_104)),
+            (TimestampTz, "", json!("+10000-01-01T00:00:00Z"), at(252_455_616_000_000_000)),
+            // Nobody says whether that is seconds.
+            (TimestampTz, "", json!(AT), Err("value_mismatch")),
+            (Date, "io.debezium.time.Date", json!(10_958), Ok("Date(1)".to_owned())),
+            (Date, "org.apache.kafka.connect.data.Date", json!(-1), Ok("Date(-10958)".to_owned())),
+            (Date, "io.debezium.time.IsoDate", json!("2000-01-02Z"), Ok("Date(1)".to_owned())),
+            (Date, "", json!(-2_147_472_693), Ok(format!("Date({})", i32::MAX))),
+            (Date, "", json!(-2_147_472_692), Ok(format!("Date({})", i32::MIN))),
+            (Date, "", json!(i64::MAX), Err("value_mismatch")),
+        ] {
+            assert_eq!(named(column_type.clone(), "int64", name, json.clone()), expected, "{column_type:?} {name} {json}");
+        }
+        let millis = Encoding { timestamps: TimestampUnit::Millis, ..Encoding::default() };
+        assert_eq!(read(Timestamp, &json!(AT / 1_000), Semantic::default(), &millis), at(SINCE_2000 - 104));
+    }
+
+    #[test]
+    fn other_types_and_what_was_not_sent() {
+        use ColumnType::{Bool, Char, Float8, Int2, Int8, Text, Unsupported, Uuid};
+        let json_type = || Unsupported("jsonb".to_owned());
+        for (column_type, json, expected) in [
+            (Int2, json!(40_000), Err("value_mismatch")),
+            (Int8, json!(7), Ok("Int(7)".to_owned())),
+            (Int8, json!("7"), Err("value_mismatch")),
+            (Float8, json!(0.1), Ok("Float(0.1)".to_owned())),
+            (Float8, json!("NaN"), Ok("Float(NaN)".to_owned())),
+            (Bool, json!(true), Ok("Bool(true)".to_owned())),
+            (Char, json!("EUR  "), Ok("Text(\"EUR\")".to_owned())),
+            (Uuid, json!("no"), Err("value_mismatch")),
+            (Text, json!(null), Ok("Null".to_owned())),
+            (Text, json!("__debezium_unavailable_value"), Ok("Unchanged".to_owned())),
+            (FREE, json!("X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="), Ok("Unchanged".to_owned())),
+            (json_type(), json!(["__debezium_unavailable_value"]), Ok("Unchanged".to_owned())),
+            (json_type(), json!({"__debezium_unavailable_value": "__debezium_unavailable_value"}), Ok("Unchanged".to_owned())),
+            (json_type(), json!([1, 2]), Ok("Opaque([91, 49, 44, 50, 93])".to_owned())),
+        ] {
+            assert_eq!(plain(column_type.clone(), json.clone()), expected, "{column_type:?} {json}");
+        }
+        let bytes: Vec<u8> = "__debezium_unavailable_value".bytes().collect();
+        assert_eq!(plain(json_type(), json!(bytes)), Ok("Unchanged".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn precise_decimals_read_back(mantissa in any::<i128>(), padding in 0usize..3, scale in 0u16..5) {
+            let mut bytes = vec![if mantissa < 0 { 0xFF } else { 0 }; padding];
+            bytes.extend_from_slice(&mantissa.to_be_bytes());
+            let json = json!({"scale": scale, "value": STANDARD.encode(bytes)});
+            prop_assert_eq!(plain(FREE, json), finite(mantissa, scale));
+        }
     }
 }

@@ -499,3 +499,291 @@ fn semantic<'a>(fields: &'a [Value], column: &str) -> Semantic<'a> {
     let scale = scale.and_then(|scale| scale.as_i64().or_else(|| scale.as_str()?.parse().ok()));
     Semantic { kind: text("type"), name: text("name"), scale }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::change::{Column, ColumnType, Numeric, TableId};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn customers() -> TableSchema {
+        let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
+        TableSchema {
+            id: TableId(7),
+            namespace: "public".to_owned(),
+            name: "customers".to_owned(),
+            columns: vec![
+                column("id", ColumnType::Int4),
+                column("first_name", ColumnType::Text),
+                column("balance", ColumnType::Numeric { scale: Some(2) }),
+                column("since", ColumnType::Timestamp),
+            ],
+            primary_key: vec![0],
+        }
+    }
+
+    fn decoder() -> Decoder {
+        Decoder::new(vec![customers()], Encoding::default())
+    }
+
+    /// As the Postgres connector 3.x with the JSON converter writes an insert.
+    fn create() -> Value {
+        let field = |kind: &str, name: Option<&str>, field: &str| {
+            let mut described = json!({"type": kind, "optional": true, "field": field});
+            if let Some(name) = name {
+                described["name"] = json!(name);
+                described["version"] = json!(1);
+            }
+            described
+        };
+        let mut balance = field("bytes", Some("org.apache.kafka.connect.data.Decimal"), "balance");
+        balance["parameters"] = json!({"scale": "2", "connect.decimal.precision": "10"});
+        let columns = json!([
+            {"type": "int32", "optional": false, "default": 0, "field": "id"},
+            field("string", None, "first_name"),
+            balance,
+            field("int64", Some("io.debezium.time.Timestamp"), "since"),
+        ]);
+        let row = |part: &str| {
+            json!({"type": "struct", "fields": columns, "optional": true, "name": "shop.public.customers.Value", "field": part})
+        };
+        json!({
+            "schema": {"type": "struct", "fields": [row("before"), row("after"), field("string", None, "op")], "optional": false,
+                       "name": "shop.public.customers.Envelope", "version": 2},
+            "payload": {
+                "before": null,
+                "after": {"id": 1, "first_name": "Anne", "balance": "BOI=", "since": 1_529_507_596_945i64},
+                "source": {
+                    "version": "3.2.0.Final", "connector": "postgresql", "name": "shop", "ts_ms": 1_559_033_904_863i64,
+                    "snapshot": "false", "db": "postgres", "sequence": "[\"24023119\",\"24023128\"]",
+                    "ts_us": 1_559_033_904_863_123i64, "ts_ns": 1_559_033_904_863_123_000i64, "schema": "public",
+                    "table": "customers", "txId": 555, "lsn": 24_023_128, "xmin": null, "origin": null, "origin_lsn": null,
+                },
+                "transaction": {"id": "555:24023128", "total_order": 1, "data_collection_order": 1},
+                "op": "c", "ts_ms": 1_559_033_904_901i64, "ts_us": 1_559_033_904_901_841i64,
+                "ts_ns": 1_559_033_904_901_841_257i64,
+            },
+        })
+    }
+
+    fn event(line: &Value) -> Event {
+        match decoder().decode(line) {
+            Ok(Message::Event(event)) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(line: &Value) -> (&'static str, String) {
+        let refusal = decoder().decode(line).unwrap_err();
+        assert!(!refusal.reason.is_empty() && !refusal.remedy.is_empty());
+        (refusal.code, refusal.pointer)
+    }
+
+    fn values(row: engine::change::RowRef<'_>) -> Vec<ValueRef<'_>> {
+        row.columns().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_insert_with_its_schema() {
+        let event = event(&create());
+        assert_eq!(event.origin, Origin::Stream { transaction: 555, commit: 24_023_119 });
+        assert_eq!((event.lsn, event.table, event.incomplete), (24_023_128, 0, false));
+        assert_eq!(event.time_us, 1_559_033_904_863_123 - EPOCH_MICROS_AFTER_1970);
+        let Some(Change::Insert { table: TableId(7), new }) = event.changes.iter().next() else { panic!() };
+        let numeric = ValueRef::Numeric(Numeric::Finite { mantissa: 1250, scale: 2 });
+        let since = ValueRef::Timestamp(1_529_507_596_945_000 - EPOCH_MICROS_AFTER_1970);
+        assert_eq!(values(new), [ValueRef::Int(1), ValueRef::Text("Anne"), numeric, since]);
+    }
+
+    #[test]
+    fn the_same_without_schema_and_beside_its_key() {
+        let wrapped = create();
+        let mut bare = wrapped["payload"].clone();
+        // Without the schema block a number is microseconds.
+        bare["after"]["since"] = json!(1_529_507_596_945_000i64);
+        let rows = |event: &Event| format!("{:?}", event.changes);
+        let expected = rows(&event(&wrapped));
+        for line in [
+            json!({"key": {"id": 1}, "value": bare}),
+            json!({"key": {"schema": {}, "payload": {"id": 1}}, "value": wrapped}),
+            json!({"payload": bare}),
+            bare,
+        ] {
+            assert_eq!(rows(&event(&line)), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn updates_and_deletes_use_the_key_and_nothing_else_of_the_row_before() {
+        let mut update = create();
+        update["payload"]["op"] = json!("u");
+        update["payload"]["after"]["first_name"] = json!("__debezium_unavailable_value");
+        let absent = event(&update);
+        let Some(Change::Update { old: OldImage::Absent, new, .. }) = absent.changes.iter().next() else { panic!() };
+        assert_eq!(values(new)[1], ValueRef::Unchanged);
+        // Under the default identity the other columns are made up, or left out.
+        for before in [json!({"id": 9}), json!({"id": 9, "first_name": "", "balance": "AA==", "since": 0})] {
+            update["payload"]["before"] = before;
+            let moved = event(&update);
+            let Some(Change::Update { old: OldImage::Key(old), .. }) = moved.changes.iter().next() else { panic!() };
+            assert_eq!(values(old), [ValueRef::Int(9), ValueRef::Null, ValueRef::Null, ValueRef::Null]);
+        }
+        let mut delete = update.clone();
+        delete["payload"]["op"] = json!("d");
+        delete["payload"]["after"] = Value::Null;
+        assert!(event(&delete).deletes());
+        delete["payload"]["before"] = Value::Null;
+        assert_eq!(refused(&delete), ("no_key", "/before".replace("/before", "/payload/before")));
+        let beside = event(&json!({"key": {"payload": {"id": 3}}, "value": delete}));
+        let Some(Change::Delete { old: OldImage::Key(old), .. }) = beside.changes.iter().next() else { panic!() };
+        assert_eq!(values(old)[0], ValueRef::Int(3));
+    }
+
+    #[test]
+    fn what_concerns_no_row_is_nothing() {
+        let mut message = create();
+        message["payload"]["op"] = json!("m");
+        message["payload"]["source"]["table"] = json!("");
+        for line in [
+            Value::Null,
+            json!({"schema": null, "payload": null}),
+            json!({"key": {"id": 1}, "value": null}),
+            json!({"ts_ms": 1}),
+            json!({"schema": {"type": "struct"}, "payload": {"ts_ms": 1}}),
+            message,
+        ] {
+            assert!(matches!(decoder().decode(&line), Ok(Message::Nothing)), "{line}");
+        }
+    }
+
+    #[test]
+    fn markers_of_transactions() {
+        let begin = json!({"status": "BEGIN", "id": "571:53195829", "ts_ms": 1_486_500_577_125i64, "event_count": null, "data_collections": null});
+        assert!(matches!(decoder().decode(&begin), Ok(Message::Begin { transaction: 571 })));
+        let end = json!({"schema": {}, "payload": {
+            "status": "END", "id": "571:53195832", "ts_ms": 1_486_500_577_691i64, "event_count": 3,
+            "data_collections": [{"data_collection": "public.customers", "event_count": 2}, {"data_collection": "public.orders", "event_count": 1}],
+        }});
+        let Ok(Message::End { transaction: 571, lsn: 53_195_832, counts }) = decoder().decode(&end) else { panic!() };
+        assert_eq!(counts, [(0, 2)]);
+    }
+
+    #[test]
+    fn snapshots_in_all_their_spellings() {
+        for (spelt, origin) in [
+            (json!(true), Origin::Snapshot(Mark::Some)),
+            (json!("true"), Origin::Snapshot(Mark::Some)),
+            (json!("first"), Origin::Snapshot(Mark::First)),
+            (json!("first_in_data_collection"), Origin::Snapshot(Mark::First)),
+            (json!("last_in_data_collection"), Origin::Snapshot(Mark::LastOfTable)),
+            (json!("last"), Origin::Snapshot(Mark::Last)),
+            (json!("incremental"), Origin::Incremental { commit: 24_023_119 }),
+            (json!("false"), Origin::Snapshot(Mark::Some)),
+        ] {
+            let mut line = create();
+            line["payload"]["op"] = json!("r");
+            line["payload"]["source"]["snapshot"] = spelt.clone();
+            let event = event(&line);
+            assert_eq!(event.origin, origin, "{spelt}");
+            assert!(matches!(event.changes.iter().next(), Some(Change::Upsert { .. })));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let with = |pointer: &str, json: Value| {
+            let mut line = create();
+            *line.pointer_mut(pointer).unwrap() = json;
+            refused(&line)
+        };
+        let at = |code, pointer: &str| (code, pointer.to_owned());
+        assert_eq!(with("/payload/after/balance", json!(12.5)), at("inexact_decimal", "/payload/after/balance"));
+        assert_eq!(with("/payload/after/id", json!("1")), at("value_mismatch", "/payload/after/id"));
+        assert_eq!(with("/payload/after/id", json!(null)), at("no_key", "/payload/after/id"));
+        assert_eq!(with("/payload/after", json!({"id": 1})), at("missing_column", "/payload/after/first_name"));
+        assert_eq!(with("/payload/after", json!(null)), at("no_row", "/payload/after"));
+        assert_eq!(with("/payload/op", json!("x")), at("not_an_envelope", "/payload/op"));
+        assert_eq!(with("/payload/source/table", json!("orders")), at("unknown_table", "/payload/source/table"));
+        assert_eq!(with("/payload/source/connector", json!("mysql")), at("not_postgres", "/payload/source/connector"));
+        assert_eq!(with("/payload/source/sequence", json!(null)), at("bad_position", "/payload/source/sequence"));
+        assert_eq!(with("/payload/source/sequence", json!("[1")), at("bad_position", "/payload/source/sequence"));
+        assert_eq!(with("/payload/source/txId", json!(null)), at("bad_position", "/payload/source/txId"));
+        assert_eq!(refused(&json!({"id": 1, "first_name": "Anne"})), at("not_an_envelope", ""));
+        assert_eq!(refused(&json!([])), at("not_an_envelope", ""));
+        let ignoring = Encoding { other_tables: OtherTables::Ignore, ..Encoding::default() };
+        let mut other = create();
+        other["payload"]["source"]["table"] = json!("orders");
+        assert!(matches!(Decoder::new(vec![customers()], ignoring).decode(&other), Ok(Message::Nothing)));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+            prop::sample::select(vec!["c", "u", "d", "r", "t", "m", "last", "BEGIN", "END", "1:2", "[\"1\",\"2\"]", "AA==", "infinity"])
+                .prop_map(Value::from),
+        ];
+        let name = prop::sample::select(vec![
+            "payload", "schema", "key", "value", "op", "source", "before", "after", "id", "status", "fields", "field", "name",
+            "scale", "parameters", "sequence", "lsn", "txId", "snapshot", "table", "data_collections", "first_name", "balance",
+        ]);
+        leaf.prop_recursive(4, 48, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((name.clone(), inner), 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().map(|(name, json)| (name.to_owned(), json)).collect())),
+            ]
+        })
+    }
+
+    /// All places in a value.
+    fn places(json: &Value, here: &str, into: &mut Vec<String>) {
+        into.push(here.to_owned());
+        match json {
+            Value::Object(fields) => fields.iter().for_each(|(name, json)| places(json, &format!("{here}/{name}"), into)),
+            Value::Array(items) => items.iter().enumerate().for_each(|(at, json)| places(json, &format!("{here}/{at}"), into)),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn any_json_is_read_or_refused(json in any_json()) {
+            let _ = decoder().decode(&json);
+        }
+
+        #[test]
+        fn any_mutation_of_an_envelope_is_read_or_refused(
+            operation in prop::sample::select(vec!["c", "u", "d", "r", "t"]),
+            place in any::<prop::sample::Index>(),
+            twice in any::<prop::sample::Index>(),
+            json in any_json(),
+        ) {
+            let mut line = create();
+            line["payload"]["op"] = serde_json::json!(operation);
+            line["payload"]["before"] = serde_json::json!({"id": 1});
+            for place in [place, twice] {
+                let mut all = Vec::new();
+                places(&line, "", &mut all);
+                let place: &String = place.get(&all);
+                *line.pointer_mut(place).unwrap() = json.clone();
+            }
+            if let Ok(Message::Event(event)) = decoder().decode(&line) {
+                // What is read is a row of the table's shape.
+                prop_assert_eq!(event.changes.len(), 1);
+                if let Some(Change::Insert { new, .. } | Change::Update { new, .. } | Change::Upsert { new, .. }) = event.changes.iter().next() {
+                    prop_assert_eq!(new.columns().filter(Result::is_ok).count(), 4);
+                }
+            }
+        }
+    }
+}

@@ -369,3 +369,233 @@ fn unavailable(event: &Event) -> Refusal {
          one transaction; or ALTER TABLE ... REPLICA IDENTITY FULL",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::change::event::OldRow;
+    use engine::change::{Changes, TableId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(table: usize, origin: Origin, lsn: u64, identity: u64) -> Message {
+        let mut changes = Changes::default();
+        changes.truncate(TableId(1));
+        Message::Event(Event { table, origin, lsn, time_us: 0, identity, changes, incomplete: false })
+    }
+
+    /// An event of transaction `transaction`, after a commit that ended at `commit`.
+    fn of(transaction: u64, commit: u64, lsn: u64) -> Message {
+        event(0, Origin::Stream { transaction, commit }, lsn, lsn)
+    }
+
+    fn snapshot(table: usize, lsn: u64, mark: Mark) -> Message {
+        event(table, Origin::Snapshot(mark), lsn, 0)
+    }
+
+    fn kind(ledger: &mut Ledger, message: &Message) -> Kind {
+        ledger.admit(message).unwrap_or_else(|refusal| panic!("{refusal}")).kind
+    }
+
+    fn code(ledger: &mut Ledger, message: &Message) -> &'static str {
+        ledger.admit(message).unwrap_err().code
+    }
+
+    /// A log's beginning: positions of a real one are larger than any of the snapshot's.
+    const LOG: u64 = 0x100_0000;
+
+    #[test]
+    fn positions_overlap_and_commits_do_not() {
+        let mut ledger = Ledger::default();
+        // 2 commits at 40 and is told first, though 1 began before it and commits at 50.
+        assert_eq!(kind(&mut ledger, &of(2, LOG, LOG + 20)), Kind::New);
+        let verdict = ledger.admit(&of(1, LOG + 40, LOG + 10)).unwrap();
+        assert_eq!((verdict.kind, verdict.ends_before), (Kind::New, Some(Lsn(LOG + 21))));
+        assert_eq!(kind(&mut ledger, &of(1, LOG + 40, LOG + 30)), Kind::New);
+        assert_eq!(ledger.end_of_request(), Some(Lsn(LOG + 41)));
+        // All of it again, then what follows.
+        for message in [of(2, LOG, LOG + 20), of(1, LOG + 40, LOG + 10), of(1, LOG + 40, LOG + 30)] {
+            assert_eq!(kind(&mut ledger, &message), Kind::Duplicate);
+        }
+        assert_eq!(kind(&mut ledger, &of(3, LOG + 50, LOG + 45)), Kind::New);
+        assert_eq!(ledger.end_of_request(), Some(Lsn(LOG + 51)));
+    }
+
+    #[test]
+    fn rows_written_together_share_a_position() {
+        let at = |identity| event(0, Origin::Stream { transaction: 5, commit: LOG }, LOG + 9, identity);
+        let mut ledger = Ledger::default();
+        assert_eq!(kind(&mut ledger, &at(1)), Kind::New);
+        assert_eq!(kind(&mut ledger, &at(2)), Kind::New);
+        // The request ends in the middle of them, and Debezium goes back to the second.
+        let first = ledger.end_of_request().unwrap();
+        assert_eq!(kind(&mut ledger, &at(2)), Kind::Duplicate);
+        assert_eq!(kind(&mut ledger, &at(3)), Kind::New);
+        assert!(ledger.end_of_request().unwrap() > first);
+        assert_eq!(kind(&mut ledger, &at(1)), Kind::Duplicate);
+    }
+
+    #[test]
+    fn a_restart_may_forget_the_commit_before_the_first_transaction() {
+        let mut ledger = Ledger::default();
+        assert_eq!(kind(&mut ledger, &of(5, 0, LOG + 1)), Kind::New);
+        assert_eq!(kind(&mut ledger, &of(5, 0, LOG + 2)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 1, LOG + 2)), Kind::Duplicate);
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 1, LOG + 3)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &of(6, LOG + 9, LOG + 4)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 1, LOG + 3)), Kind::Duplicate);
+    }
+
+    #[test]
+    fn what_was_never_seen_is_not_taken_for_a_repetition() {
+        let mut ledger = Ledger::default();
+        let table = |table, transaction, commit, lsn| event(table, Origin::Stream { transaction, commit }, lsn, lsn);
+        kind(&mut ledger, &table(0, 1, LOG, LOG + 1));
+        kind(&mut ledger, &table(0, 2, LOG + 10, LOG + 11));
+        // Two topics: the other table's events of both transactions come late.
+        assert_eq!(code(&mut ledger, &table(1, 1, LOG, LOG + 2)), "out_of_order");
+        assert_eq!(kind(&mut ledger, &table(0, 2, LOG + 10, LOG + 13)), Kind::New);
+        assert_eq!(code(&mut ledger, &table(1, 2, LOG + 10, LOG + 12)), "out_of_order");
+        // The rest of a transaction whose table has seen some of it.
+        assert_eq!(kind(&mut ledger, &table(0, 3, LOG + 20, LOG + 21)), Kind::New);
+        assert_eq!(code(&mut ledger, &table(0, 2, LOG + 10, LOG + 14)), "out_of_order");
+        assert_eq!(kind(&mut ledger, &table(0, 2, LOG + 10, LOG + 13)), Kind::Duplicate);
+    }
+
+    #[test]
+    fn markers_say_where_a_transaction_ends() {
+        let mut ledger = Ledger::default();
+        let end = |counts: &[(usize, u64)]| Message::End { transaction: 5, lsn: LOG + 99, counts: counts.to_vec() };
+        kind(&mut ledger, &Message::Begin { transaction: 5 });
+        kind(&mut ledger, &of(5, LOG, LOG + 1));
+        assert_eq!(ledger.end_of_request(), None);
+        assert!(ledger.is_open());
+        kind(&mut ledger, &of(5, LOG, LOG + 2));
+        assert_eq!(code(&mut ledger, &end(&[(0, 3)])), "incomplete_transaction");
+        // A repeated one counts: it came.
+        kind(&mut ledger, &Message::Begin { transaction: 5 });
+        kind(&mut ledger, &of(5, LOG, LOG + 2));
+        let verdict = ledger.admit(&end(&[(0, 3)])).unwrap();
+        assert_eq!(verdict.ends_after, Some(Lsn(LOG + 99)));
+        assert_eq!(kind(&mut ledger, &of(6, LOG + 99, LOG + 50)), Kind::New);
+        assert_eq!(ledger.end_of_request(), Some(Lsn(LOG + 100)));
+        assert_eq!(ledger.admit(&end(&[])).unwrap(), Verdict::default());
+    }
+
+    #[test]
+    fn a_snapshot_is_read_once() {
+        let mut ledger = Ledger::default();
+        kind(&mut ledger, &snapshot(0, LOG, Mark::First));
+        assert_eq!(ledger.snapshot_part(), Some(Lsn(1)));
+        // Its only row may be marked as the first, and the end as that of another table.
+        kind(&mut ledger, &snapshot(1, LOG, Mark::Some));
+        assert_eq!(code(&mut ledger, &of(1, LOG, LOG + 1)), "snapshot_incomplete");
+        assert!(!ledger.is_streaming());
+        // Interrupted: Debezium reads it again, later in the log.
+        assert!(ledger.admit(&snapshot(0, LOG + 10, Mark::First)).unwrap().restarts_snapshot);
+        assert_eq!(kind(&mut ledger, &snapshot(1, LOG, Mark::Some)), Kind::Duplicate);
+        kind(&mut ledger, &snapshot(0, LOG + 10, Mark::LastOfTable));
+        let last = ledger.admit(&snapshot(1, LOG + 10, Mark::Last)).unwrap();
+        assert_eq!((last.kind, last.ends_after), (Kind::New, Some(SNAPSHOT_COMPLETE)));
+        assert_eq!(kind(&mut ledger, &snapshot(1, LOG + 10, Mark::Last)), Kind::Duplicate);
+        assert_eq!(code(&mut ledger, &snapshot(2, LOG + 10, Mark::Some)), "out_of_order");
+        kind(&mut ledger, &of(1, LOG + 10, LOG + 11));
+        assert_eq!(kind(&mut ledger, &snapshot(0, LOG + 10, Mark::First)), Kind::Duplicate);
+        assert_eq!(code(&mut ledger, &snapshot(0, LOG + 99, Mark::First)), "second_snapshot");
+
+        // Tables in topics of their own: the end overtakes the rows of another table.
+        let mut ledger = Ledger::default();
+        kind(&mut ledger, &snapshot(0, LOG, Mark::First));
+        kind(&mut ledger, &snapshot(0, LOG, Mark::Some));
+        assert_eq!(code(&mut ledger, &snapshot(1, LOG, Mark::Last)), "out_of_order");
+    }
+
+    #[test]
+    fn rows_read_again_belong_to_no_transaction() {
+        let again = |commit| event(0, Origin::Incremental { commit }, LOG + 5, 1);
+        let mut ledger = Ledger::default();
+        kind(&mut ledger, &of(1, LOG, LOG + 1));
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &again(LOG + 10)), Kind::New);
+        assert_eq!(ledger.end_of_request(), None);
+        kind(&mut ledger, &of(2, LOG + 10, LOG + 11));
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &again(LOG + 10)), Kind::Duplicate);
+    }
+
+    #[test]
+    fn a_row_that_lacks_values_needs_the_one_it_replaces() {
+        let change = |removes: bool, lsn| {
+            let Message::Event(mut event) = of(1, LOG, lsn) else { panic!() };
+            if removes {
+                event.changes = Changes::default();
+                let row = event.changes.write_row(|_| Ok::<(), engine::change::event::TooLarge>(())).unwrap();
+                event.changes.delete(TableId(1), OldRow::Key(row));
+            } else {
+                event.identity = 7;
+                event.incomplete = true;
+            }
+            Message::Event(event)
+        };
+        let mut ledger = Ledger::default();
+        assert_eq!(code(&mut ledger, &change(false, LOG + 1)), "unavailable_value");
+        assert_eq!(kind(&mut ledger, &change(true, LOG + 1)), Kind::New);
+        assert_eq!(code(&mut ledger.clone(), &change(false, LOG + 2)), "unavailable_value");
+        let mut apart = ledger.clone();
+        apart.end_of_request();
+        assert_eq!(code(&mut apart, &change(false, LOG + 1)), "unavailable_value");
+        assert_eq!(kind(&mut ledger, &change(false, LOG + 1)), Kind::New);
+    }
+
+    /// Transactions in commit order: events at rising positions, some of them before the commit of the one before.
+    fn log() -> impl Strategy<Value = Vec<Message>> {
+        prop::collection::vec((0u64..80, prop::collection::vec((0u64..3, 0usize..2), 1..5)), 1..12).prop_map(|all| {
+            let (mut end, mut messages) = (LOG, Vec::new());
+            for (number, (overlap, events)) in all.iter().enumerate() {
+                let (commit, mut lsn) = (if number == 0 { 0 } else { end }, end - overlap);
+                for (at, (step, table)) in events.iter().enumerate() {
+                    lsn += step;
+                    let origin = Origin::Stream { transaction: 900 - number as u64, commit };
+                    messages.push(event(*table, origin, lsn, at as u64));
+                }
+                end = end.max(lsn) + 40;
+            }
+            messages
+        })
+    }
+
+    proptest! {
+        /// However requests cut the log, and from wherever it is sent again: each event is new once.
+        #[test]
+        fn every_event_counts_once(messages in log(), sends in prop::collection::vec((any::<prop::sample::Index>(), 1usize..12), 0..40)) {
+            let mut ledger = Ledger::default();
+            let (mut taken, mut position) = (0, Lsn::ZERO);
+            let whole = (0..messages.len()).map(|from| (from, 1));
+            let sends: Vec<(usize, usize)> = sends.iter().map(|(at, length)| (at.index(messages.len()), *length)).chain(whole).collect();
+            for (from, length) in sends {
+                // The sender may go back, and never leaves anything out.
+                let from = from.min(taken);
+                for (at, message) in messages.iter().enumerate().skip(from).take(length) {
+                    let verdict = ledger.admit(message).unwrap();
+                    prop_assert_eq!(verdict.kind == Kind::New, at == taken, "{} of {}", at, taken);
+                    taken = taken.max(at + 1);
+                    for ended in [verdict.ends_before, verdict.ends_after].into_iter().flatten() {
+                        prop_assert!(ended > position);
+                        position = ended;
+                    }
+                }
+                if let Some(ended) = ledger.end_of_request() {
+                    prop_assert!(ended > position);
+                    position = ended;
+                }
+                // A restart reads it back.
+                ledger = serde_json::from_slice(&serde_json::to_vec(&ledger).unwrap()).unwrap();
+            }
+            prop_assert_eq!(taken, messages.len());
+        }
+    }
+}

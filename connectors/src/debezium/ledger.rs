@@ -460,8 +460,8 @@ mod tests {
         assert_eq!(code(&mut ledger, &table(1, 1, LOG, LOG + 2)), "out_of_order");
         assert_eq!(kind(&mut ledger, &table(0, 2, LOG + 10, LOG + 13)), Kind::New);
         assert_eq!(code(&mut ledger, &table(1, 2, LOG + 10, LOG + 12)), "out_of_order");
-        // The rest of a transaction whose table has seen some of it.
-        assert_eq!(kind(&mut ledger, &table(0, 3, LOG + 20, LOG + 21)), Kind::New);
+        // The rest of a transaction, of a table that has seen some of it.
+        assert_eq!(kind(&mut ledger, &table(2, 3, LOG + 20, LOG + 21)), Kind::New);
         assert_eq!(code(&mut ledger, &table(0, 2, LOG + 10, LOG + 14)), "out_of_order");
         assert_eq!(kind(&mut ledger, &table(0, 2, LOG + 10, LOG + 13)), Kind::Duplicate);
     }

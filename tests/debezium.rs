@@ -93,7 +93,7 @@ impl History {
     /// Milliseconds are all that `connect` sends.
     fn row(&mut self, grp: &str, cents: i64) -> Row {
         let at_us = NEW_YEAR_US + self.rng.random_range(0..31_536_000_000i64) * 1_000;
-        let note = if self.rng.random_bool(0.3) { "long ".repeat(600) } else { "n".to_owned() };
+        let note = if self.rng.random_bool(0.3) { "long ".repeat(100) } else { "n".to_owned() };
         Row { grp: grp.to_owned(), cents, at_us, note: format!("{note}{}", self.rng.random_range(0..4)) }
     }
 
@@ -143,7 +143,8 @@ impl History {
             },
         });
         if self.settings.metadata && snapshot == "false" {
-            payload["transaction"] = json!({"id": format!("{}:{lsn}", self.transaction), "total_order": 1, "data_collection_order": 1});
+            payload["transaction"] =
+                json!({"id": format!("{}:{lsn}", self.transaction), "total_order": 1, "data_collection_order": 1});
         }
         self.written(payload, json!({"id": id}))
     }
@@ -163,22 +164,18 @@ impl History {
     }
 
     fn schema(&self) -> Value {
-        let (amount, at) = match (self.settings.precise, self.settings.unit_ns) {
-            (precise, unit) => {
-                let amount = if precise {
-                    json!({"type": "bytes", "optional": true, "name": "org.apache.kafka.connect.data.Decimal", "version": 1,
-                           "parameters": {"scale": "2", "connect.decimal.precision": "14"}, "field": "amount"})
-                } else {
-                    json!({"type": "string", "optional": true, "field": "amount"})
-                };
-                let name = match unit {
-                    1 => "io.debezium.time.NanoTimestamp",
-                    1_000 => "io.debezium.time.MicroTimestamp",
-                    _ => "org.apache.kafka.connect.data.Timestamp",
-                };
-                (amount, json!({"type": "int64", "optional": true, "name": name, "version": 1, "field": "at"}))
-            }
+        let amount = if self.settings.precise {
+            json!({"type": "bytes", "optional": true, "name": "org.apache.kafka.connect.data.Decimal", "version": 1,
+                   "parameters": {"scale": "2", "connect.decimal.precision": "14"}, "field": "amount"})
+        } else {
+            json!({"type": "string", "optional": true, "field": "amount"})
         };
+        let name = match self.settings.unit_ns {
+            1 => "io.debezium.time.NanoTimestamp",
+            1_000 => "io.debezium.time.MicroTimestamp",
+            _ => "org.apache.kafka.connect.data.Timestamp",
+        };
+        let at = json!({"type": "int64", "optional": true, "name": name, "version": 1, "field": "at"});
         let fields = json!([
             {"type": "int64", "optional": false, "field": "id"}, {"type": "string", "optional": true, "field": "grp"},
             amount, at, {"type": "string", "optional": true, "field": "note"},
@@ -275,7 +272,8 @@ impl History {
                 let mut after = self.after(id, &new);
                 if self.rng.random_bool(0.5) {
                     new.note.clone_from(&old.note);
-                    after["note"] = json!(if old.note.len() > 100 && !self.settings.full { PLACEHOLDER } else { &old.note });
+                    after["note"] =
+                        json!(if old.note.len() > 100 && !self.settings.full { PLACEHOLDER } else { &old.note });
                 }
                 let before = if self.rng.random_bool(0.5) { Value::Null } else { self.before(id, &old) };
                 events.push(self.line("u", before, after, lsn, "false"));
@@ -393,7 +391,8 @@ fn body(lines: &[Value], array: bool) -> Vec<u8> {
 
 /// Posts until it is answered 200; the sum of accepted, duplicate and ignored events is that of the lines.
 fn post(server: &Server, lines: &[Value], array: bool) -> Value {
-    let (status, answer) = server.try_post(EVENTS, &body(lines, array)).unwrap_or_else(|| panic!("{:#?}", server.log()));
+    let (status, answer) =
+        server.try_post(EVENTS, &body(lines, array)).unwrap_or_else(|| panic!("{:#?}", server.log()));
     assert_eq!(status, 200, "{answer}");
     let number = |name: &str| answer[name].as_u64().unwrap();
     assert_eq!(number("accepted") + number("duplicates") + number("ignored"), lines.len() as u64, "{answer}");
@@ -411,7 +410,8 @@ fn seeds() -> Vec<u64> {
 
 /// The amounts of both halves of all transfers; `None` while nothing is answered.
 fn transfers(server: &Server) -> Option<i64> {
-    let (status, answer) = server.try_get("/v1/aggregates/monthly/data?granularity=all&where=grp:transfer&limit=100000")?;
+    let (status, answer) =
+        server.try_get("/v1/aggregates/monthly/data?granularity=all&where=grp:transfer&limit=100000")?;
     if status != 200 {
         assert_eq!(status, 503, "{answer}");
         return None;
@@ -468,7 +468,8 @@ fn posted_histories_add_up_through_repeats_and_kills() {
             if rng.random_bool(0.1) {
                 // A retry of a request whose answer was lost.
                 let again = post(&server, batch, false);
-                assert_eq!(again["accepted"], 0, "seed {seed}: {again}");
+                // Until the snapshot is complete its rows replace themselves.
+                assert!(answered <= snapshot || again["accepted"] == 0, "seed {seed}: {again}");
             }
             let shown = transfers(&server);
             assert!(answered > snapshot || shown.is_none(), "seed {seed}: answered from half of a snapshot");
@@ -523,7 +524,8 @@ fn recorded_histories_add_up() {
 
 #[test]
 fn what_does_not_fit_is_refused_with_its_place_and_leaves_no_half_transaction() {
-    let settings = Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
+    let settings =
+        Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
     let mut history = history(1, settings, 0);
     let directory = tempfile::tempdir().unwrap();
     let described = directory.path().join("tables.json");
@@ -551,9 +553,6 @@ fn what_does_not_fit_is_refused_with_its_place_and_leaves_no_half_transaction() 
     let path = format!("/v1/aggregates/monthly/data?limit=100000&min_lsn={}&wait=20s", answer["lsn"].as_str().unwrap());
     assert_eq!(answered_cells(&server.get_ok(&path)), history.cells());
 
-    // An event that was never seen and lies before others is not taken for a repeated one.
-    let mut early = history.lines[snapshot].clone();
-    early["source"]["table"] = json!("refunds");
     for (change, status, code) in [
         (json!({"schema": "public", "table": "refunds"}), 422, "unknown_table"),
         (json!({"connector": "mysql"}), 422, "not_postgres"),

@@ -5,9 +5,9 @@ mod acknowledge;
 pub mod debezium;
 /// Change events that are posted.
 pub mod events;
-mod json_value;
 /// Made-up payments, the same for the same seed.
 pub mod generator;
+mod json_value;
 /// A Postgres database: snapshot, then logical replication.
 pub mod postgres;
 /// Change events recorded in a file.

@@ -20,7 +20,8 @@ pub struct TableFile {
 impl TableFile {
     /// Reads the description from JSON.
     pub fn parse(text: &str) -> Result<TableFile, String> {
-        let file: TableFile = serde_json::from_str(text).map_err(|error| format!("not a description of tables: {error}"))?;
+        let file: TableFile =
+            serde_json::from_str(text).map_err(|error| format!("not a description of tables: {error}"))?;
         file.checked()
     }
 
@@ -49,7 +50,6 @@ fn check(tables: &[TableSchema]) -> Result<(), String> {
     }
     if tables.is_empty() { Err("no table is described".to_owned()) } else { Ok(()) }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,11 @@ use serde::Serialize;
 pub trait EventInlet: Send + Sync {
     /// Takes the events of a body; returns once those that were taken survive a crash. `snapshot_done` says that after them
     /// the initial snapshot is complete.
-    fn post(&self, body: Vec<u8>, snapshot_done: bool) -> Pin<Box<dyn Future<Output = Result<Taken, NotTaken>> + Send + '_>>;
+    fn post(
+        &self,
+        body: Vec<u8>,
+        snapshot_done: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<Taken, NotTaken>> + Send + '_>>;
 }
 
 /// What became of the events of a request.

@@ -11,7 +11,9 @@ use engine::change::{Column, ColumnType, Numeric, RowWriter, ValueRef};
 use serde_json::Value;
 
 use super::{DecimalMode, Encoding, TimestampUnit};
-use crate::json_value::{EPOCH_DAYS_AFTER_1970, EPOCH_MICROS_AFTER_1970, date, numeric, timestamp, timestamp_tz, value};
+use crate::json_value::{
+    EPOCH_DAYS_AFTER_1970, EPOCH_MICROS_AFTER_1970, date, numeric, timestamp, timestamp_tz, value,
+};
 
 /// How a field is written, as the `schema` block says.
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,7 +134,9 @@ fn days(json: &Value) -> Option<i32> {
     if let Some((_, infinite)) = INFINITE_DAYS.iter().find(|(days, _)| *days == since_1970) {
         return Some(*infinite);
     }
-    i32::try_from(since_1970.checked_sub(EPOCH_DAYS_AFTER_1970)?).ok().filter(|days| !matches!(*days, i32::MIN | i32::MAX))
+    i32::try_from(since_1970.checked_sub(EPOCH_DAYS_AFTER_1970)?)
+        .ok()
+        .filter(|days| !matches!(*days, i32::MIN | i32::MAX))
 }
 
 fn unit(name: Option<&str>) -> Option<TimestampUnit> {
@@ -145,7 +149,8 @@ fn unit(name: Option<&str>) -> Option<TimestampUnit> {
 }
 
 /// The JDBC driver's infinities, in microseconds since 1970.
-const INFINITE_MICROS: [(i64, i64); 2] = [(9_223_372_036_825_200_000, i64::MAX), (-9_223_372_036_832_400_000, i64::MIN)];
+const INFINITE_MICROS: [(i64, i64); 2] =
+    [(9_223_372_036_825_200_000, i64::MAX), (-9_223_372_036_832_400_000, i64::MIN)];
 
 /// Microseconds since 2000-01-01. A nanosecond that Postgres cannot have written is no value.
 fn ticks(json: &Value, unit: Option<TimestampUnit>) -> Option<i64> {
@@ -295,7 +300,12 @@ mod tests {
 
     use super::*;
 
-    fn read(column_type: ColumnType, json: &Value, semantic: Semantic<'_>, encoding: &Encoding) -> Result<String, &'static str> {
+    fn read(
+        column_type: ColumnType,
+        json: &Value,
+        semantic: Semantic<'_>,
+        encoding: &Encoding,
+    ) -> Result<String, &'static str> {
         let column = Column { name: "c".to_owned(), column_type };
         let mut buffer = Vec::new();
         push(&mut RowWriter::new(&mut buffer), &column, json, semantic, encoding).map_err(|wrong| wrong.code)?;
@@ -356,7 +366,10 @@ mod tests {
         assert_eq!(named(MONEY, "double", "", json!(12.5)), Err("inexact_decimal"));
         let stated = |decimals| Encoding { decimals: Some(decimals), ..Encoding::default() };
         assert_eq!(read(WHOLE, &json!("1250"), Semantic::default(), &stated(DecimalMode::String)), finite(1250, 0));
-        assert_eq!(read(WHOLE, &json!("1250"), Semantic::default(), &stated(DecimalMode::Precise)), finite(-2_658_700, 0));
+        assert_eq!(
+            read(WHOLE, &json!("1250"), Semantic::default(), &stated(DecimalMode::Precise)),
+            finite(-2_658_700, 0)
+        );
         // Wider than 128 bits, where the column allows that.
         let wide = STANDARD.encode([0x7F; 17]);
         assert!(plain(FREE, json!({"scale": 0, "value": wide})).unwrap().starts_with("Opaque"));
@@ -384,8 +397,18 @@ mod tests {
             (Timestamp, "io.debezium.time.NanoTimestamp", json!(i64::MIN), at(i64::MIN)),
             (Timestamp, "", json!(AT), at(SINCE_2000)),
             (Timestamp, "", json!(1.5), Err("value_mismatch")),
-            (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("2018-06-20T13:13:16.945104Z"), at(SINCE_2000 - 7_200_000_000)),
-            (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("2018-06-20T15:13:16.945104+02:00"), at(SINCE_2000 - 7_200_000_000)),
+            (
+                TimestampTz,
+                "io.debezium.time.ZonedTimestamp",
+                json!("2018-06-20T13:13:16.945104Z"),
+                at(SINCE_2000 - 7_200_000_000),
+            ),
+            (
+                TimestampTz,
+                "io.debezium.time.ZonedTimestamp",
+                json!("2018-06-20T15:13:16.945104+02:00"),
+                at(SINCE_2000 - 7_200_000_000),
+            ),
             (TimestampTz, "io.debezium.time.ZonedTimestamp", json!("infinity"), at(i64::MAX)),
             (TimestampTz, "", json!("2018-06-20T13:13:16Z"), at(SINCE_2000 - 7_200_945_104)),
             (TimestampTz, "", json!("+10000-01-01T00:00:00Z"), at(252_455_616_000_000_000)),
@@ -398,7 +421,11 @@ mod tests {
             (Date, "", json!(-2_147_472_692), Ok(format!("Date({})", i32::MIN))),
             (Date, "", json!(i64::MAX), Err("value_mismatch")),
         ] {
-            assert_eq!(named(column_type.clone(), "int64", name, json.clone()), expected, "{column_type:?} {name} {json}");
+            assert_eq!(
+                named(column_type.clone(), "int64", name, json.clone()),
+                expected,
+                "{column_type:?} {name} {json}"
+            );
         }
         let millis = Encoding { timestamps: TimestampUnit::Millis, ..Encoding::default() };
         assert_eq!(read(Timestamp, &json!(AT / 1_000), Semantic::default(), &millis), at(SINCE_2000 - 104));
@@ -421,7 +448,11 @@ mod tests {
             (Text, json!("__debezium_unavailable_value"), Ok("Unchanged".to_owned())),
             (FREE, json!("X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="), Ok("Unchanged".to_owned())),
             (json_type(), json!(["__debezium_unavailable_value"]), Ok("Unchanged".to_owned())),
-            (json_type(), json!({"__debezium_unavailable_value": "__debezium_unavailable_value"}), Ok("Unchanged".to_owned())),
+            (
+                json_type(),
+                json!({"__debezium_unavailable_value": "__debezium_unavailable_value"}),
+                Ok("Unchanged".to_owned()),
+            ),
             (json_type(), json!([1, 2]), Ok("Opaque([91, 49, 44, 50, 93])".to_owned())),
         ] {
             assert_eq!(plain(column_type.clone(), json.clone()), expected, "{column_type:?} {json}");

@@ -129,7 +129,9 @@ impl Decoder {
     /// Reads one line.
     pub fn decode(&self, line: &Value) -> Result<Message, Refusal> {
         let (key, value) = match line.as_object() {
-            Some(pair) if pair.contains_key("value") && !pair.contains_key("op") => (pair.get("key"), At::field(line, "value")),
+            Some(pair) if pair.contains_key("value") && !pair.contains_key("op") => {
+                (pair.get("key"), At::field(line, "value"))
+            }
             _ => (None, At::root(line)),
         };
         let wrapped = |fields: &Fields| fields.contains_key("payload") && !fields.contains_key("op");
@@ -156,7 +158,12 @@ impl Decoder {
         let parts = id.json.as_str().and_then(|id| id.split_once(':'));
         let parsed = parts.and_then(|(transaction, lsn)| Some((transaction.parse().ok()?, lsn.parse().ok()?)));
         let (transaction, lsn) = parsed.ok_or_else(|| {
-            Refusal::new("bad_position", &id.pointer, "a transaction's id has the form \"571:53195832\"", NOT_POSITIONED)
+            Refusal::new(
+                "bad_position",
+                &id.pointer,
+                "a transaction's id has the form \"571:53195832\"",
+                NOT_POSITIONED,
+            )
         })?;
         match payload.json.get("status").and_then(Value::as_str) {
             Some("BEGIN") => Ok(Message::Begin { transaction }),
@@ -250,7 +257,10 @@ impl Decoder {
                         "no_key",
                         payload.child("before").pointer,
                         "a delete needs the key of its row in \"before\", or beside the value in \"key\"",
-                        format!("ALTER TABLE {}.{} REPLICA IDENTITY DEFAULT, with a primary key", table.namespace, table.name),
+                        format!(
+                            "ALTER TABLE {}.{} REPLICA IDENTITY DEFAULT, with a primary key",
+                            table.namespace, table.name
+                        ),
                     )
                 })?;
                 changes.delete(table.id, OldRow::Key(old));
@@ -485,7 +495,8 @@ impl Row<'_> {
     /// The fields that the `schema` block says `before` or `after` has; empty where there is none.
     fn fields(&self, part: &str) -> &[Value] {
         let envelope = self.schema.and_then(|schema| schema.get("fields")).and_then(Value::as_array);
-        let part = envelope.and_then(|fields| fields.iter().find(|field| field.get("field").is_some_and(|name| name == part)));
+        let part =
+            envelope.and_then(|fields| fields.iter().find(|field| field.get("field").is_some_and(|name| name == part)));
         part.and_then(|part| part.get("fields")).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
     }
 }
@@ -547,9 +558,7 @@ mod tests {
             balance,
             field("int64", Some("io.debezium.time.Timestamp"), "since"),
         ]);
-        let row = |part: &str| {
-            json!({"type": "struct", "fields": columns, "optional": true, "name": "shop.public.customers.Value", "field": part})
-        };
+        let row = |part: &str| json!({"type": "struct", "fields": columns, "optional": true, "name": "shop.public.customers.Value", "field": part});
         json!({
             "schema": {"type": "struct", "fields": [row("before"), row("after"), field("string", None, "op")], "optional": false,
                        "name": "shop.public.customers.Envelope", "version": 2},
@@ -727,18 +736,54 @@ mod tests {
             any::<u64>().prop_map(Value::from),
             any::<f64>().prop_map(Value::from),
             ".{0,12}".prop_map(Value::from),
-            prop::sample::select(vec!["c", "u", "d", "r", "t", "m", "last", "BEGIN", "END", "1:2", "[\"1\",\"2\"]", "AA==", "infinity"])
-                .prop_map(Value::from),
+            prop::sample::select(vec![
+                "c",
+                "u",
+                "d",
+                "r",
+                "t",
+                "m",
+                "last",
+                "BEGIN",
+                "END",
+                "1:2",
+                "[\"1\",\"2\"]",
+                "AA==",
+                "infinity"
+            ])
+            .prop_map(Value::from),
         ];
         let name = prop::sample::select(vec![
-            "payload", "schema", "key", "value", "op", "source", "before", "after", "id", "status", "fields", "field", "name",
-            "scale", "parameters", "sequence", "lsn", "txId", "snapshot", "table", "data_collections", "first_name", "balance",
+            "payload",
+            "schema",
+            "key",
+            "value",
+            "op",
+            "source",
+            "before",
+            "after",
+            "id",
+            "status",
+            "fields",
+            "field",
+            "name",
+            "scale",
+            "parameters",
+            "sequence",
+            "lsn",
+            "txId",
+            "snapshot",
+            "table",
+            "data_collections",
+            "first_name",
+            "balance",
         ]);
         leaf.prop_recursive(4, 48, 6, move |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::vec((name.clone(), inner), 0..6)
-                    .prop_map(|fields| Value::Object(fields.into_iter().map(|(name, json)| (name.to_owned(), json)).collect())),
+                prop::collection::vec((name.clone(), inner), 0..6).prop_map(|fields| Value::Object(
+                    fields.into_iter().map(|(name, json)| (name.to_owned(), json)).collect()
+                )),
             ]
         })
     }
@@ -747,8 +792,12 @@ mod tests {
     fn places(json: &Value, here: &str, into: &mut Vec<String>) {
         into.push(here.to_owned());
         match json {
-            Value::Object(fields) => fields.iter().for_each(|(name, json)| places(json, &format!("{here}/{name}"), into)),
-            Value::Array(items) => items.iter().enumerate().for_each(|(at, json)| places(json, &format!("{here}/{at}"), into)),
+            Value::Object(fields) => {
+                fields.iter().for_each(|(name, json)| places(json, &format!("{here}/{name}"), into))
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(at, json)| places(json, &format!("{here}/{at}"), into))
+            }
             _ => {}
         }
     }

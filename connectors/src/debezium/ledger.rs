@@ -27,6 +27,9 @@ use super::envelope::{Event, Mark, Message, Origin};
 /// The initial snapshot is complete, and nothing followed it yet.
 pub const SNAPSHOT_COMPLETE: Lsn = Lsn(0xFF_FFFF);
 
+/// Transactions that were announced and have not ended, at most.
+const MAX_ANNOUNCED: usize = 32;
+
 /// Where a table's events have got to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Reached {
@@ -71,7 +74,8 @@ pub struct Ledger {
     /// What happened at `lsn`.
     at_lsn: Vec<u64>,
     open: Option<Open>,
-    announced: Option<u64>,
+    /// Transactions whose BEGIN marker came and whose end did not.
+    announced: Vec<u64>,
     tables: BTreeMap<usize, Reached>,
     streaming: bool,
     snapshot: Option<SnapshotRead>,
@@ -130,7 +134,7 @@ impl Ledger {
         match message {
             Message::Nothing => Ok(Verdict::default()),
             Message::Begin { transaction } => {
-                self.announced = Some(*transaction);
+                self.announce(*transaction);
                 if self.transaction == Some(*transaction)
                     && let Some(open) = &mut self.open
                 {
@@ -162,6 +166,16 @@ impl Ledger {
                 }
                 Origin::Stream { transaction, commit } => self.stream(event, transaction, commit),
             },
+        }
+    }
+
+    fn announce(&mut self, transaction: u64) {
+        if !self.announced.contains(&transaction) {
+            // Those of long ago have ended without a marker.
+            if self.announced.len() >= MAX_ANNOUNCED {
+                self.announced.remove(0);
+            }
+            self.announced.push(transaction);
         }
     }
 
@@ -240,7 +254,9 @@ impl Ledger {
     fn check_tables(&self) -> Result<(), Refusal> {
         let incomplete = |read: &SnapshotRead| read.marked && read.tables.values().any(|t| !t.complete && t.rows > 1);
         match &self.snapshot {
-            Some(read) if incomplete(read) => Err(out_of_order("the last row of the initial snapshot came before others")),
+            Some(read) if incomplete(read) => {
+                Err(out_of_order("the last row of the initial snapshot came before others"))
+            }
             _ => Ok(()),
         }
     }
@@ -275,7 +291,8 @@ impl Ledger {
                 return Err(unavailable(event));
             }
             // After its end was taken for reached: the rest of it is a part of its own.
-            self.open.get_or_insert_with(|| Open { announced: self.announced == Some(transaction), ..Open::default() });
+            let announced = self.announced.contains(&transaction);
+            self.open.get_or_insert_with(|| Open { announced, ..Open::default() });
             self.advance(event, transaction, self.commit);
             return Ok(Verdict { kind: Kind::New, ..Verdict::default() });
         }
@@ -293,10 +310,8 @@ impl Ledger {
         self.check_snapshot()?;
         let ends_snapshot = self.leave_snapshot();
         let ends_before = if self.open.is_some() { self.close(None) } else { None };
-        self.open = Some(Open {
-            announced: self.announced == Some(transaction),
-            counts: BTreeMap::from([(event.table, 1)]),
-        });
+        self.open =
+            Some(Open { announced: self.announced.contains(&transaction), counts: BTreeMap::from([(event.table, 1)]) });
         self.transaction = Some(transaction);
         self.lsn = 0;
         self.advance(event, transaction, commit);
@@ -318,7 +333,10 @@ impl Ledger {
         let open = match &self.open {
             Some(open) if self.transaction == Some(transaction) => open,
             // Of a transaction that has ended here, or had nothing for us.
-            _ => return Ok(Verdict::default()),
+            _ => {
+                self.announced.retain(|announced| *announced != transaction);
+                return Ok(Verdict::default());
+            }
         };
         let came = |table| open.counts.get(&table).copied().unwrap_or_default();
         if open.announced
@@ -341,7 +359,7 @@ impl Ledger {
     /// Ends the open transaction; `end` is where its commit ends, where that is known.
     fn close(&mut self, end: Option<u64>) -> Option<Lsn> {
         self.open.take()?;
-        self.announced = None;
+        self.announced.retain(|announced| Some(*announced) != self.transaction);
         self.position = self.next_position().max(Lsn(end.unwrap_or_default()));
         Some(self.position)
     }
@@ -351,12 +369,14 @@ fn seen_before(known: bool, event: &Event) -> Result<Verdict, Refusal> {
     if known {
         return Ok(Verdict { kind: Kind::Duplicate, ..Verdict::default() });
     }
-    Err(out_of_order(&format!("the event at {} lies before others that came already, and was never seen", Lsn(event.lsn))))
+    Err(out_of_order(&format!(
+        "the event at {} lies before others that came already, and was never seen",
+        Lsn(event.lsn)
+    )))
 }
 
 fn out_of_order(reason: &str) -> Refusal {
-    let remedy =
-        "send the events of all tables in the order of the log: one topic with one partition, one task, no parallel requests";
+    let remedy = "send the events of all tables in the order of the log: one topic with one partition, one task, no parallel requests";
     Refusal::new("out_of_order", "/source/lsn", reason, remedy)
 }
 
@@ -484,6 +504,11 @@ mod tests {
         assert_eq!(kind(&mut ledger, &of(6, LOG + 99, LOG + 50)), Kind::New);
         assert_eq!(ledger.end_of_request(), Some(Lsn(LOG + 100)));
         assert_eq!(ledger.admit(&end(&[])).unwrap(), Verdict::default());
+        // An earlier transaction that is sent again does not make the next one's marker forgotten.
+        kind(&mut ledger, &Message::Begin { transaction: 7 });
+        kind(&mut ledger, &Message::Begin { transaction: 6 });
+        kind(&mut ledger, &of(7, LOG + 199, LOG + 150));
+        assert_eq!(ledger.end_of_request(), None);
     }
 
     #[test]

@@ -94,7 +94,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: &'static str, pointer: impl Into<String>, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn new(
+        code: &'static str,
+        pointer: impl Into<String>,
+        reason: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Refusal { code, pointer: pointer.into(), reason: reason.into(), remedy: remedy.into() }
     }
 }

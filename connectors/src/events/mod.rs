@@ -98,7 +98,7 @@ pub enum PostError {
         /// Line of the event, or its place in an array; from 1.
         line: usize,
         /// Why.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
 }
 
@@ -127,11 +127,8 @@ pub async fn run(config: EventsConfig, context: SourceContext) {
             Err(error) => error,
         };
         status.send_modify(|status| {
-            status.state = SourceState::Halted {
-                code: halted.code.to_owned(),
-                message: halted.message,
-                remedy: halted.remedy,
-            };
+            status.state =
+                SourceState::Halted { code: halted.code.to_owned(), message: halted.message, remedy: halted.remedy };
         });
         None
     };
@@ -152,11 +149,8 @@ async fn serve(
     mut requests: mpsc::Receiver<Request>,
 ) -> Result<(), SourceError> {
     let tables = config.tables.tables.clone();
-    let identity = SourceIdentity {
-        connector: "events".to_owned(),
-        system: "debezium".to_owned(),
-        ..SourceIdentity::default()
-    };
+    let identity =
+        SourceIdentity { connector: "events".to_owned(), system: "debezium".to_owned(), ..SourceIdentity::default() };
     let resumed = check_resume(&resume, &identity, &tables)?;
     let opened = blocking(move || Intake::open(&config, resumed)).await??;
     let mut intake = opened;
@@ -271,8 +265,9 @@ impl Intake {
             return Err(SourceError {
                 code: "journal_damaged",
                 message: format!("the journal in {} does not belong to the data: {what}", config.directory.display()),
-                remedy: "restore the whole data directory, or start over with an empty one: tidemark serve --data NEWDIR"
-                    .to_owned(),
+                remedy:
+                    "restore the whole data directory, or start over with an empty one: tidemark serve --data NEWDIR"
+                        .to_owned(),
             });
         }
         Ok(Intake { decoder, assembly, journal, answer: None })
@@ -285,8 +280,12 @@ impl Intake {
         drop(body);
         let mut refused = malformed.map(|malformed| {
             let remedy = "send one JSON object per line, or one array of them";
-            let refusal =
-                Refusal { code: "malformed_json", pointer: String::new(), reason: malformed.reason, remedy: remedy.to_owned() };
+            let refusal = Refusal {
+                code: "malformed_json",
+                pointer: String::new(),
+                reason: malformed.reason,
+                remedy: remedy.to_owned(),
+            };
             (malformed.line, refusal)
         });
         let mut messages = Vec::with_capacity(items.len());
@@ -304,13 +303,14 @@ impl Intake {
             refused = items.get(index).map(|item| (item.line, at(item, refusal)));
         }
         messages.truncate(plan.length);
-        let receipt = self.accept(&items, messages, snapshot_done && refused.is_none()).map_err(|error| failed(&error))?;
+        let receipt =
+            self.accept(&items, messages, snapshot_done && refused.is_none()).map_err(|error| failed(&error))?;
         self.journal
             .turn(self.assembly.ledger().position(), || checkpoint(&self.assembly))
             .and_then(|()| self.journal.forget(durable))
             .map_err(|error| failed(&error))?;
         let answer = match refused {
-            Some((line, refusal)) => Err(PostError::Refused { receipt, line, refusal }),
+            Some((line, refusal)) => Err(PostError::Refused { receipt, line, refusal: Box::new(refusal) }),
             None => Ok(receipt),
         };
         self.answer = Some((reply, answer));
@@ -377,8 +377,9 @@ fn failed(error: &io::Error) -> SourceError {
     SourceError {
         code: "journal_failed",
         message: format!("the journal of posted events cannot be read or written: {error}"),
-        remedy: "see that the disk has space and works, then restart tidemark; send again what was not answered with 200"
-            .to_owned(),
+        remedy:
+            "see that the disk has space and works, then restart tidemark; send again what was not answered with 200"
+                .to_owned(),
     }
 }
 
@@ -448,5 +449,110 @@ impl<'a> Replay<'a> {
         let reached = self.assembly.ledger().position();
         let gap = || format!("it goes from {} to {reached}, and {stored} is stored", self.from);
         self.wrong.clone().or_else(|| (stored < self.from || stored > reached).then(gap))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::change::{Column, ColumnType};
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(directory: PathBuf) -> EventsConfig {
+        let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
+        let table = TableSchema {
+            id: TableId(1),
+            namespace: "public".to_owned(),
+            name: "payments".to_owned(),
+            columns: vec![column("id", ColumnType::Int8), column("note", ColumnType::Text)],
+            primary_key: vec![0],
+        };
+        EventsConfig { tables: TableFile { tables: vec![table], debezium: None }, directory, outlet: inlet().1 }
+    }
+
+    /// Log positions begin after those of the snapshot.
+    const LOG: u64 = 0x200_0000;
+
+    fn event(id: u64, note: &str) -> String {
+        let lsn = LOG + id;
+        let source = json!({
+            "connector": "postgresql", "schema": "public", "table": "payments", "txId": 5, "lsn": lsn,
+            "sequence": json!([null, lsn.to_string()]).to_string(), "snapshot": "false", "ts_ms": 946_684_800_000i64,
+        });
+        format!("{}\n", json!({"op": "c", "before": null, "after": {"id": id, "note": note}, "source": source}))
+    }
+
+    fn marker(status: &str, events: u64) -> String {
+        let counts = json!([{"data_collection": "public.payments", "event_count": events}]);
+        format!("{}\n", json!({"status": status, "id": format!("5:{}", LOG + 900_000), "data_collections": counts}))
+    }
+
+    fn take(intake: &mut Intake, body: &str, durable: Lsn) -> Result<Receipt, PostError> {
+        let (reply, _answer) = oneshot::channel();
+        intake.take(Request { body: body.as_bytes().to_vec(), snapshot_done: false, reply }, durable).unwrap();
+        intake.answer.take().unwrap().1
+    }
+
+    #[test]
+    fn a_transaction_that_has_not_ended_survives_with_its_checkpoint() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let long = "x".repeat(9_000);
+        assert_eq!(take(&mut intake, &marker("BEGIN", 0), Lsn::ZERO).unwrap().ignored, 1);
+        for at in 0..60 {
+            let body: String = (at * 10..at * 10 + 10).map(|id| event(id, &long)).collect();
+            assert_eq!(take(&mut intake, &body, Lsn::ZERO).unwrap().accepted, 10);
+        }
+        assert_eq!(intake.assembly.waiting(), 600);
+        // The stream has begun and nothing of it has ended; that is durable, and the first file goes.
+        let position = intake.assembly.ledger().position();
+        take(&mut intake, "", position).unwrap();
+        let files: Vec<_> =
+            std::fs::read_dir(&config.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files, ["journal-00000002"]);
+        let ledger = intake.assembly.ledger().clone();
+        drop(intake);
+
+        // Another store than that of the journal.
+        assert_eq!(Intake::open(&config, None).err().unwrap().code, "journal_damaged");
+        assert_eq!(Intake::open(&config, Some(Lsn(LOG + 1))).err().unwrap().code, "journal_damaged");
+
+        let mut intake = Intake::open(&config, Some(position)).unwrap();
+        assert_eq!(intake.assembly.ledger(), &ledger);
+        assert_eq!(take(&mut intake, &event(599, &long), position).unwrap().duplicates, 1);
+        take(&mut intake, &marker("END", 600), position).unwrap();
+        let ended = intake.assembly.take_ended();
+        assert_eq!(ended.last().map(|ended| (ended.end_lsn, ended.changes.len())), Some((Lsn(LOG + 900_000), 600)));
+        assert_eq!(intake.assembly.waiting(), 0);
+    }
+
+    #[test]
+    fn what_is_refused_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let cut = format!("{}{}{}", event(1, "a"), event(2, "b"), "{\"op\":");
+        let Err(PostError::Refused { receipt, line: 3, refusal }) = take(&mut intake, &cut, Lsn::ZERO) else {
+            panic!()
+        };
+        assert_eq!((receipt, refusal.code), (Receipt::default(), "malformed_json"));
+        assert_eq!(intake.assembly.ledger(), &Ledger::default());
+        assert_eq!(std::fs::metadata(config.directory.join("journal-00000001")).unwrap().len(), 0);
+        assert_eq!(take(&mut intake, &event(1, "a"), Lsn::ZERO).unwrap().accepted, 1);
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_wait_than_there_is_room_for() {
+        let (inlet, outlet) = inlet();
+        let mut posts: Vec<_> = (0..REQUESTS).map(|_| Box::pin(inlet.post(Vec::new(), false))).collect();
+        for post in &mut posts {
+            assert!(futures::poll!(post).is_pending());
+        }
+        assert!(matches!(inlet.post(Vec::new(), false).await, Err(PostError::Busy)));
+        drop((outlet, posts));
+        assert!(matches!(inlet.post(Vec::new(), false).await, Err(PostError::Stopped)));
     }
 }

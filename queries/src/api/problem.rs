@@ -165,7 +165,12 @@ impl From<QueryError> for Problem {
             Fault::Refused => 422,
         };
         let mut problem = Problem::new(status, error.code, error.to_string()).hint(error.hint);
-        problem.errors.push(WrongPart { pointer: None, line: None, parameter: Some(error.parameter), detail: error.detail });
+        problem.errors.push(WrongPart {
+            pointer: None,
+            line: None,
+            parameter: Some(error.parameter),
+            detail: error.detail,
+        });
         problem
     }
 }

@@ -45,9 +45,9 @@ pub(in crate::http) async fn take(
     })?;
     match inlet.post(body.into(), snapshot_done).await {
         Ok(taken) => Ok(Json(taken).into_response()),
-        Err(NotTaken::Busy(detail)) => {
-            Err(Problem::new(429, "overloaded", detail).hint("send them again, one request after another").retry_after(1))
-        }
+        Err(NotTaken::Busy(detail)) => Err(Problem::new(429, "overloaded", detail)
+            .hint("send them again, one request after another")
+            .retry_after(1)),
         Err(NotTaken::Stopped) => Err(match state.engine.status().ready {
             Err(why) => why.into(),
             Ok(()) => Problem::new(503, "stopping", "the source takes no events any more").retry_after(1),
@@ -57,7 +57,12 @@ pub(in crate::http) async fn take(
             let detail = format!("line {line}: {reason}; {} events before it were taken", taken.accepted);
             let mut problem = Problem::new(status, code, detail).hint(remedy);
             problem.taken = Some(taken);
-            problem.errors.push(WrongPart { pointer: Some(pointer), line: Some(line), parameter: None, detail: reason });
+            problem.errors.push(WrongPart {
+                pointer: Some(pointer),
+                line: Some(line),
+                parameter: None,
+                detail: reason,
+            });
             Err(problem)
         }
     }

@@ -38,6 +38,9 @@ mod bulk;
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 
+/// Debezium's change events, posted and recorded.
+mod debezium;
+
 /// Mistakes, and the answers they get.
 mod mistakes;
 

@@ -189,6 +189,9 @@ pub struct ServeArguments {
     /// Follow a recorded file instead
     #[arg(long, value_name = "FILE", env = "TIDEMARK_REPLAY")]
     pub replay: Option<PathBuf>,
+    /// Take change events in Debezium's format that are posted, of the tables this JSON file describes, instead
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_EVENTS")]
+    pub events: Option<PathBuf>,
     /// Worker threads of the engine [default: half of the processors]
     #[arg(long, env = "TIDEMARK_WORKERS")]
     pub workers: Option<usize>,

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use connectors::tables::TableFile;
 use queries::http::check_listen_address;
 use serde::Deserialize;
 
@@ -54,6 +55,11 @@ pub enum SourceConfig {
     Replay {
         /// The file.
         file: PathBuf,
+    },
+    /// Events that are posted.
+    Events {
+        /// The tables, and how their events are written.
+        tables: TableFile,
     },
 }
 
@@ -123,9 +129,34 @@ struct File {
     failover_slot: bool,
     generator: Option<u64>,
     replay: Option<PathBuf>,
+    events: Option<EventsSetting>,
     workers: Option<usize>,
     memory: Option<String>,
     log: Option<LogFormat>,
+}
+
+/// The tables whose events are posted: a file of JSON, or the same right here.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum EventsSetting {
+    File(PathBuf),
+    Here(toml::Table),
+}
+
+impl EventsSetting {
+    fn resolve(self) -> Result<TableFile, Failure> {
+        let (described, place) = match self {
+            EventsSetting::File(path) => {
+                let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+                (text.and_then(|text| TableFile::parse(&text)), path.display().to_string())
+            }
+            EventsSetting::Here(table) => {
+                let parsed = table.try_into::<TableFile>().map_err(|error| error.message().to_owned());
+                (parsed.and_then(TableFile::checked), "the configuration's events".to_owned())
+            }
+        };
+        described.map_err(|what| Failure::Usage(format!("{place}: {what}")))
+    }
 }
 
 impl ServeConfig {
@@ -163,11 +194,12 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     let memory = arguments.memory.or(file.memory);
     let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
     let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
-    let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay);
+    let events = arguments.events.map(EventsSetting::File);
+    let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay, events);
     let source = match stated {
         // A source on the command line or in the environment replaces the file's, of whatever kind that is.
-        (None, None, None) => source(file.postgres, file.generator, file.replay, tables)?,
-        (postgres, generator, replay) => source(postgres, generator, replay, tables)?,
+        (None, None, None, None) => source(file.postgres, file.generator, file.replay, file.events, tables)?,
+        (postgres, generator, replay, events) => source(postgres, generator, replay, events, tables)?,
     };
     Ok(ServeConfig {
         data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
@@ -189,21 +221,23 @@ fn source(
     postgres: Option<Secret>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
+    events: Option<EventsSetting>,
     tables: Vec<String>,
 ) -> Result<SourceConfig, Failure> {
-    match (postgres, generator, replay) {
-        (Some(_), None, None) if tables.is_empty() => {
+    match (postgres, generator, replay, events) {
+        (Some(_), None, None, None) if tables.is_empty() => {
             Err(Failure::Usage("no table to follow: give one with --table schema.name".to_owned()))
         }
-        (Some(url), None, None) => Ok(SourceConfig::Postgres { url, tables }),
-        (None, Some(seed), None) => Ok(SourceConfig::Generator { seed }),
-        (None, None, Some(file)) => Ok(SourceConfig::Replay { file }),
-        (None, None, None) => Err(Failure::Usage(
+        (Some(url), None, None, None) => Ok(SourceConfig::Postgres { url, tables }),
+        (None, Some(seed), None, None) => Ok(SourceConfig::Generator { seed }),
+        (None, None, Some(file), None) => Ok(SourceConfig::Replay { file }),
+        (None, None, None, Some(events)) => Ok(SourceConfig::Events { tables: events.resolve()? }),
+        (None, None, None, None) => Err(Failure::Usage(
             "nothing to follow: give a database with TIDEMARK_POSTGRES or --postgres, or made-up payments with --generator 1"
                 .to_owned(),
         )),
         _ => Err(Failure::Usage(
-            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator and --replay".to_owned(),
+            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator, --replay and --events".to_owned(),
         )),
     }
 }
@@ -271,6 +305,8 @@ mod tests {
         assert!(refused(arguments(), "").contains("nothing to follow"));
         assert!(refused(arguments(), "generator = 1\nreplay = 'f'").contains("more than one source"));
         assert!(refused(arguments(), "postgres = 'x'").contains("--table"));
+        assert!(refused(arguments(), "events = '/nonexistent'").contains("/nonexistent: "));
+        assert!(refused(arguments(), "events = { tables = [] }").contains("no table is described"));
         assert!(refused(arguments(), "generator = 1\nworkers = 0").contains("at least 1"));
         assert!(refused(arguments(), "generator = 1\nmemory = '5 potatoes'").contains("512MiB"));
         assert!(refused(arguments(), "generator = 1\nlisten = '0.0.0.0:7171'").contains("--insecure-listen"));

@@ -34,18 +34,16 @@ impl Server {
         for table in tables {
             command.args(["--table", table]);
         }
-        command.args(more);
-        Self::spawn(command)
+        Self::listen(command.args(more))
     }
 
     /// Starts `tidemark serve` with a source that these arguments name.
     pub fn start_source(data: &Path, source: &[&str]) -> Server {
-        let mut command = serve(data);
-        command.args(source);
-        Self::spawn(command)
+        Self::listen(serve(data).args(source))
     }
 
-    fn spawn(mut command: Command) -> Server {
+    /// Starts this `tidemark serve` on a free port, and waits until it listens.
+    pub fn listen(command: &mut Command) -> Server {
         let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -101,6 +99,11 @@ impl Server {
     /// PUT of a body that may be anything; `None` where nobody answers.
     pub fn try_put(&self, path: &str, body: &[u8]) -> Option<Answer> {
         self.send("PUT", path, Some(body))
+    }
+
+    /// POST of a body; `None` where nobody answers.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> Option<Answer> {
+        self.send("POST", path, Some(body))
     }
 
     /// DELETE of a path.

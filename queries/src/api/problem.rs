@@ -9,6 +9,7 @@ use engine::materialization::DefinitionError;
 use engine::source::SourceError;
 
 use super::description::Progress;
+use crate::inlet::Taken;
 use crate::query::{Fault, QueryError};
 use crate::read::ReadFailure;
 
@@ -51,6 +52,9 @@ pub struct ProblemBody {
     /// The parts of the request that are wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<WrongPart>,
+    /// What was taken before the refused part of a body of events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
     /// How far an aggregate is that cannot answer yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -67,6 +71,9 @@ pub struct WrongPart {
     /// JSON pointer into the body (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
+    /// Line of the body, or place in its array; from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
     /// Parameter of the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
@@ -87,6 +94,7 @@ impl Problem {
             code,
             hint: String::new(),
             errors: Vec::new(),
+            taken: None,
             progress: None,
             request_id: String::new(),
             retry_after_s: None,
@@ -104,7 +112,7 @@ impl Problem {
     #[must_use]
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         let detail = self.detail.clone();
-        self.errors.push(WrongPart { pointer: Some(pointer.into()), parameter: None, detail });
+        self.errors.push(WrongPart { pointer: Some(pointer.into()), line: None, parameter: None, detail });
         self
     }
 
@@ -138,6 +146,7 @@ fn title(status: u16) -> &'static str {
         409 => "Conflict",
         413 => "The request is too large",
         415 => "Unsupported media type",
+        429 => "Too many requests",
         422 => "The request is understood and refused",
         503 => "No answer now",
         _ => "Internal error",
@@ -157,7 +166,12 @@ impl From<QueryError> for Problem {
             Fault::Refused => 422,
         };
         let mut problem = Problem::new(status, error.code, error.to_string()).hint(error.hint);
-        problem.errors.push(WrongPart { pointer: None, parameter: Some(error.parameter), detail: error.detail });
+        problem.errors.push(WrongPart {
+            pointer: None,
+            line: None,
+            parameter: Some(error.parameter),
+            detail: error.detail,
+        });
         problem
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Told {
     Begun(Box<FollowedTable>, Box<Look>),
     /// It has caught up; more so at every moment that the main stream does not move.
     Near,
+    /// It begins anew.
+    Again,
     /// Every change of it up to where the main stream stands is with the engine, and none after.
     There,
     /// It cannot be read.
@@ -106,6 +108,9 @@ impl Joining {
                 Ok(()) => return drop(self.tell.send(Told::There).await),
                 Err(Failure::Transient(reason)) => {
                     tracing::warn!(table = %self.name, %reason, "reading the table begins anew");
+                    if self.tell.send(Told::Again).await.is_err() {
+                        return;
+                    }
                     backoff.pause().await;
                 }
                 Err(Failure::Definite(error)) => return drop(self.tell.send(Told::Failed(error)).await),
@@ -148,8 +153,9 @@ impl Joining {
         client: &Client,
         replication: &mut ReplicationClient,
         table: &FollowedTable,
-        mut reached: Lsn,
+        start: Lsn,
     ) -> Result<(), Failure> {
+        let mut reached = start;
         let limits = Limits { bytes: self.config.max_transaction_bytes, rows: self.config.max_transaction_rows };
         let mut assembler = Assembler::new(limits);
         // It takes what is live, and this one is, as far as this stream is concerned.
@@ -165,7 +171,9 @@ impl Joining {
                 beyond = None;
                 assembler.begin();
             }
-            if !assembler.is_open() && (beyond.is_some() || reached >= main.position) {
+            // Before the main stream has reached the snapshot, the rows are newer than where it stands.
+            let comparable = !assembler.is_open() && main.position >= start;
+            if comparable && (beyond.is_some() || reached >= main.position) {
                 if main.waits {
                     return Ok(());
                 }

@@ -437,9 +437,12 @@ impl<'s> Follower<'s> {
 
     async fn hear(&mut self, told: Option<Told>) -> Result<(), Failure> {
         match told {
-            Some(Told::Begun(table, look)) => {
+            Some(Told::Again) => {
                 self.course.joins.note_near(false);
                 self.course.joins.note_main(self.course.handed_over, false);
+                Ok(())
+            }
+            Some(Told::Begun(table, look)) => {
                 self.course.following.put(*table, &look);
                 self.tables_changed().await?;
                 self.note_signs().await

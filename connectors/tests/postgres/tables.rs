@@ -303,3 +303,20 @@ async fn a_join_survives_restarts_and_alterations() {
     assert_same(&client, &mut engine, "t").await;
     assert!(engine.halted.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_joins_a_source_that_lags() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8); INSERT INTO late SELECT i, i FROM generate_series(1, 1000) i").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    // The engine takes nothing: the stream stands, and the snapshot of the new table will be ahead of it.
+    for n in 1..=1_500i64 {
+        run(&client, &format!("BEGIN; INSERT INTO t VALUES ({n}, {n}); UPDATE late SET v = v + 1 WHERE id = {}; INSERT INTO late VALUES ({}, 0); COMMIT", n % 1000 + 1, n + 5_000)).await;
+    }
+    engine.read_table("late").await.unwrap();
+    run(&client, "UPDATE late SET v = v + 1; INSERT INTO t VALUES (-1, -1)").await;
+    for table in ["t", "late"] {
+        assert_same(&client, &mut engine, table).await;
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use engine::change::Lsn;
-use engine::source::{ResumePoint, SourceState, TableState};
+use engine::source::{ResumePoint, SourceCommand, SourceState, TableState};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
@@ -305,16 +305,25 @@ async fn a_join_survives_restarts_and_alterations() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_joins_a_source_that_lags() {
+async fn a_table_is_read_anew_by_a_source_that_lags() {
     let server = Server::start(&[]);
     let client = server.client().await;
     run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8); INSERT INTO late SELECT i, i FROM generate_series(1, 1000) i").await;
-    let mut engine = begin(&server, &client, &["t"]).await;
-    // The engine takes nothing: the stream stands, and the snapshot of the new table will be ahead of it.
-    for n in 1..=1_500i64 {
-        run(&client, &format!("BEGIN; INSERT INTO t VALUES ({n}, {n}); UPDATE late SET v = v + 1 WHERE id = {}; INSERT INTO late VALUES ({}, 0); COMMIT", n % 1000 + 1, n + 5_000)).await;
+    let mut engine = begin(&server, &client, &["t", "late"]).await;
+    // The engine takes nothing: the stream stands, and the new snapshot of the table will be ahead of it.
+    // More than is taken from the socket before anything else is looked at.
+    run(&client, "DO $$ BEGIN FOR n IN 1..20000 LOOP INSERT INTO t VALUES (n, n); UPDATE late SET v = v + 1 WHERE id = n % 1000 + 1; INSERT INTO late VALUES (n + 5000, 0); COMMIT; END LOOP; END $$").await;
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    engine.commands.send(SourceCommand::ReadTable { table: "late".to_owned(), reply }).await.unwrap();
+    loop {
+        engine.take_what_came();
+        let slots = client.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.unwrap();
+        if slots.get::<_, i64>(0) == 2 {
+            break;
+        }
     }
-    engine.read_table("late").await.unwrap();
+    assert!(engine.transactions.len() < 19_000, "the stream is still behind: {}", engine.transactions.len());
+    engine.until_seen("joined", |engine| engine.joined == 1).await;
     run(&client, "UPDATE late SET v = v + 1; INSERT INTO t VALUES (-1, -1)").await;
     for table in ["t", "late"] {
         assert_same(&client, &mut engine, table).await;

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 
 const DEFAULT_PORT: u16 = 7_171;
 const DEFAULT_MEMORY: u64 = 512 << 20;
+const DEFAULT_MAX_TRANSACTION: u64 = 1 << 30;
 
 /// What `serve` runs with.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct ServeConfig {
     pub source: SourceConfig,
     /// Standbys copy the replication slot.
     pub failover_slot: bool,
+    /// Row data of one transaction beyond which the source halts, in bytes.
+    pub max_transaction_bytes: u64,
     /// Worker threads of the engine.
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
@@ -87,6 +90,7 @@ struct File {
     tables: Vec<String>,
     #[serde(default)]
     failover_slot: bool,
+    max_transaction: Option<String>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     workers: Option<usize>,
@@ -128,6 +132,8 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     )?;
     let memory = arguments.memory.or(file.memory);
     let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
+    let max_transaction = arguments.max_transaction.or(file.max_transaction);
+    let max_transaction_bytes = max_transaction.as_deref().map_or(Ok(DEFAULT_MAX_TRANSACTION), parse_size)?;
     let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
     let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay);
     let source = match stated {
@@ -140,6 +146,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         listen,
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,
+        max_transaction_bytes,
         workers,
         memory_bytes,
         log: arguments.log.or(file.log).unwrap_or_default(),

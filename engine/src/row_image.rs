@@ -161,6 +161,15 @@ impl RowImages {
                 applied.updates += 1;
                 self.update(group, table, old, new)?;
             }
+            Change::Upsert { table, new } => {
+                let part = self.part(table)?;
+                encode_key(&mut self.key, &part, new)?;
+                match self.old_row(group, &part, false) {
+                    Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
+                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
+                    Err(error) => return Err(error),
+                }
+            }
             Change::Delete { table, old } => {
                 applied.deletes += 1;
                 let part = self.part(table)?;

@@ -147,10 +147,17 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
 async fn partitions(client: &Client, name: &TableName, oid: u32, role: &str) -> Result<(Vec<Part>, Vec<u32>), Failure> {
     let rows = client
         .query(
-            "SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relfilenode, c.relkind::text,
+            // Not by the functions for partition trees: they see what is newer than the snapshot.
+            "WITH RECURSIVE tree AS (
+                 SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+                 UNION ALL
+                 SELECT i.inhrelid FROM tree
+                 JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
+             )
+             SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relfilenode, c.relkind::text,
                     has_table_privilege(c.oid, 'SELECT'), c.relreplident::text
-             FROM pg_partition_tree($1::oid::regclass) t JOIN pg_class c ON c.oid = t.relid
-             JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.isleaf AND c.relkind <> 'p' ORDER BY c.oid",
+             FROM tree JOIN pg_class c ON c.oid = tree.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind <> 'p' ORDER BY c.oid",
             &[&oid],
         )
         .await?;

@@ -15,6 +15,9 @@ use super::transport::TlsSettings;
 /// How long connecting and one catalog query may take before the attempt counts as failed.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Postgres cuts longer names off.
+const MAX_APPLICATION_NAME: usize = 63;
+
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 /// Hardly more than fit into the bytes: an event without a row takes some 28.
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 40_000_000;
@@ -49,6 +52,12 @@ impl PostgresConfig {
     /// `sslrootcert`, `sslcert` and `sslkey` as libpq has them), the tables as `name` or `schema.name`, and the name of the replication slot, which is also the publication's unless
     /// [`PostgresConfig::with_publication`] says otherwise. Looks at nothing but the text.
     pub fn new(url: &str, tables: &[String], slot: &str) -> Result<Self, SourceError> {
+        let server = Self::server(url, slot)?;
+        Ok(PostgresConfig { tables: parse_tables(tables)?, ..server })
+    }
+
+    /// As [`PostgresConfig::new`], for looking after a server and a slot without following any table.
+    pub fn server(url: &str, slot: &str) -> Result<Self, SourceError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(bad_url("it does not begin with postgres://"));
         }
@@ -79,7 +88,6 @@ impl PostgresConfig {
         let port = endpoint.get_ports().first().copied().unwrap_or(5432);
         // It gets a stream that is encrypted already, where it is to be; see `transport::Established`.
         endpoint.dbname(&database).ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        let tables = parse_tables(tables)?;
         check_identifier("slot", slot)?;
         Ok(PostgresConfig {
             endpoint: Box::new(endpoint),
@@ -88,7 +96,7 @@ impl PostgresConfig {
             user,
             password,
             database,
-            tables,
+            tables: Vec::new(),
             slot: slot.to_owned(),
             publication: slot.to_owned(),
             failover: false,
@@ -156,6 +164,15 @@ impl PostgresConfig {
     #[must_use]
     pub fn slot(&self) -> &str {
         &self.slot
+    }
+
+    /// Shown in `pg_stat_activity`, with the slot, which names the data directory: how a session that one of us left
+    /// behind is told from another's.
+    #[must_use]
+    pub fn application_name(&self) -> String {
+        let mut name = format!("tidemark/{}", self.slot);
+        name.truncate(MAX_APPLICATION_NAME);
+        name
     }
 
     /// `user@host:port/database`, for messages.

@@ -104,6 +104,9 @@ pub(crate) fn not_authenticated(what: &str) -> Failure {
 
 fn by_state(state: &str, message: &str) -> Failure {
     let said = format!("Postgres said: {message} (SQLSTATE {state})");
+    if POOLER_SAYS.iter().any(|words| message.contains(words)) {
+        return pooler(&said).into();
+    }
     match state {
         "28P01" | "28000" => Failure::definite(
             "authentication_failed",
@@ -125,6 +128,27 @@ fn by_state(state: &str, message: &str) -> Failure {
         ),
         _ => Failure::Transient(said),
     }
+}
+
+/// How connection poolers refuse what they cannot do: our start-up options, or replication itself. Postgres says none of
+/// these.
+const POOLER_SAYS: [&str; 7] = [
+    "unsupported startup parameter",
+    "no such database: ",
+    "pgbouncer",
+    "RDS Proxy",
+    "Tenant or user not found",
+    "odyssey: ",
+    "replication is not supported by pooler",
+];
+
+/// What answers is a connection pooler.
+pub(crate) fn pooler(said: &str) -> SourceError {
+    source_error(
+        "pooler",
+        format!("{said}; replication is not possible through a pooler"),
+        "use the direct host and port of Postgres in the URL, not the pooler's",
+    )
 }
 
 /// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is published.
@@ -162,6 +186,8 @@ mod tests {
         };
         assert_eq!(definite("28P01"), Some("authentication_failed"));
         assert_eq!(definite("3D000"), Some("database_missing"));
+        let refused = by_state("08P01", "unsupported startup parameter: replication");
+        assert!(matches!(refused, Failure::Definite(error) if error.code == "pooler"));
         for transient in ["57P01", "57P03", "08006", "53300", "55006", "XX000"] {
             assert_eq!(definite(transient), None, "{transient}");
         }

@@ -35,7 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::change::Lsn;
-use engine::change::value::EPOCH_UNIX_US;
 use engine::source::{
     FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
     SourceStatus, TableState,
@@ -43,12 +42,15 @@ use engine::source::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
+pub use preflight::{Finding, Stage, check, repair};
+pub use slot::{Dropped, Orphan, drop_slot};
 
 use config::TableName;
 use error::{Failure, source_error};
 use following::Following;
 use joins::Joins;
 use monitor::Monitor;
+use preflight::Lookout;
 use snapshot::Snapshot;
 use stream::{Course, Follower};
 use upstream::Upstream;
@@ -98,6 +100,7 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
     let status = Arc::new(status);
     let watched = events.clone();
     let link = Link { events, durable, durable_open: true, status: Arc::clone(&status) };
+    let lookout = Lookout::start(&config, &resume, &status);
     let outcome = tokio::select! {
         () = watched.closed() => Failure::Closed,
         failure = drive(&config, resume, link, commands) => failure,
@@ -111,6 +114,10 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
                 remedy: error.remedy.replace("<slot>", &config.slot),
             };
         });
+        tokio::select! {
+            () = watched.closed() => {}
+            () = lookout.look_again() => {}
+        }
     }
 }
 
@@ -277,11 +284,6 @@ impl Backoff {
         let longest = FIRST_BACKOFF.saturating_mul(1 << (self.attempt - 1).min(10)).min(LONGEST_BACKOFF);
         tokio::time::sleep(longest.mul_f64(rand::random_range(0.5..=1.0))).await;
     }
-}
-
-/// Microseconds since 2000-01-01 UTC.
-fn now_us() -> i64 {
-    chrono::Utc::now().timestamp_micros().saturating_sub(EPOCH_UNIX_US)
 }
 
 /// The engine's end of the connector.

@@ -7,6 +7,7 @@
 //! with a new `xmin` of a column's catalog row is a column whose values may be others now.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use engine::change::{Lsn, TableId, TableSchema};
 use engine::source::FollowedTable;
@@ -101,6 +102,19 @@ async fn end_of_log(client: &Client) -> Result<Lsn, Failure> {
     Ok(Lsn(at.into()))
 }
 
+/// Waits until others can see what a transaction did. Postgres sends a transaction as soon as its commit is in the log; to
+/// other sessions it is over only a moment later, with synchronous standbys perhaps much later.
+pub(super) async fn until_visible(client: &Client, xid: u32) -> Result<(), Failure> {
+    let running =
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid
+                                  AND mode = 'ExclusiveLock' AND granted)";
+    let xid = xid.to_string();
+    while client.query_one(running, &[&xid]).await?.try_get(0)? {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
 /// The table that a relation is a partition of, directly or not: the topmost one.
 pub(super) async fn partition_root(client: &Client, relation: TableId) -> Result<Option<TableId>, Failure> {
     let row = client
@@ -179,10 +193,16 @@ impl TableSigns {
 async fn partitions(client: &Client, root: TableId) -> Result<BTreeMap<u32, PartSigns>, Failure> {
     let rows = client
         .query(
-            "SELECT c.oid, c.relfilenode,
-                    (SELECT coalesce(string_agg(i.xmin::text, ',' ORDER BY i.inhrelid), '')
-                     FROM pg_inherits i WHERE i.inhrelid IN (SELECT relid FROM pg_partition_ancestors(c.oid)))
-             FROM pg_partition_tree($1::oid::regclass) t JOIN pg_class c ON c.oid = t.relid WHERE t.isleaf AND c.relkind = 'r'",
+            // Not by the functions for partition trees: they see what is newer than the statement.
+            "WITH RECURSIVE tree AS (
+                 SELECT i.inhrelid, i.xmin::text AS attached FROM pg_inherits i
+                 WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+                 UNION ALL
+                 SELECT i.inhrelid, tree.attached || ',' || i.xmin::text FROM tree
+                 JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
+             )
+             SELECT c.oid, c.relfilenode, tree.attached FROM tree JOIN pg_class c ON c.oid = tree.inhrelid
+             WHERE c.relkind = 'r'",
             &[&root.0],
         )
         .await?;

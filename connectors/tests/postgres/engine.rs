@@ -325,7 +325,7 @@ impl FakeEngine {
                 assert!(!row.contains(&show(ValueRef::Unchanged)));
                 let key = self.key(table, &row);
                 let before = self.rows.entry(table).or_default().insert(key, row);
-                assert!(before.is_none(), "inserted twice: {before:?}");
+                assert!(before.is_none(), "inserted twice: {before:?} at {}, reading {:?}", self.applied, self.reading);
             }
             Change::Update { table, old, new } => {
                 let mut row = read(new);
@@ -346,6 +346,7 @@ impl FakeEngine {
                 let key = self.key(table, &row);
                 assert!(self.rows.entry(table).or_default().insert(key, row).is_none());
             }
+            Change::Upsert { .. } => panic!("a log says what happened, not what is"),
             Change::Delete { table, old } => {
                 let (OldImage::Key(old) | OldImage::Full(old)) = old else { panic!("delete without its row") };
                 let key = self.key(table, &read(old));
@@ -377,6 +378,7 @@ fn describe(change: Change<'_>) -> String {
         Change::Update { old: OldImage::Absent, .. } => "update".into(),
         Change::Update { old: OldImage::Key(_), .. } => "update with key".into(),
         Change::Update { old: OldImage::Full(_), .. } => "update with row".into(),
+        Change::Upsert { .. } => "upsert".into(),
         Change::Delete { old: OldImage::Full(_), .. } => "delete with row".into(),
         Change::Delete { .. } => "delete".into(),
         Change::Truncate { .. } => "truncate".into(),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod checks;
 mod engine;
 mod server;
 mod tables;
@@ -703,7 +704,7 @@ async fn an_interrupted_snapshot_halts_and_starts_over() {
     let settings = config(&server.url(), &["payments"], "tidemark_again");
     let mut engine = FakeEngine::start_any(ConnectorConfig::Postgres(settings.clone()), ResumePoint::Fresh, 1);
     wait_for("the snapshot is being read", async || {
-        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name = 'tidemark'";
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND application_name LIKE 'tidemark/%'";
         client.execute(kill, &[]).await.unwrap() > 0
     })
     .await;

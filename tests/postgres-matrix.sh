@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 logs=${TMPDIR:-/tmp}/tidemark-matrix
 mkdir -p "$logs"
-cargo test --release -p connectors -p tidemark --no-run || exit 1
+cargo test --release -p connectors -p tidemark --test postgres --test tests --no-run || exit 1
 
 table="" all_passed=0 all_failed=0
 for major in ${*:-14 15 16 17 18}; do
@@ -22,8 +22,8 @@ $major	no programs"
     echo "Postgres $version ($TIDEMARK_PG_BIN)"
     log=$logs/$major.log
     # One test at a time: a version that is slow on a busy machine is not a version that fails.
-    cargo test --release -p connectors --test postgres >"$log" 2>&1
-    cargo test --release -p tidemark --test tests -- --nocapture --test-threads=2 \
+    cargo test --release -p connectors -p tidemark --test postgres >"$log" 2>&1
+    cargo test --release -p connectors -p tidemark --test tests -- --nocapture --test-threads=2 \
         oracle transfers pgbench faults primary failover bulk >>"$log" 2>&1
     passed=$(sed -n 's/^test result: .* \([0-9]*\) passed; .*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
     failed=$(sed -n 's/^test result: .* \([0-9]*\) failed; .*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')

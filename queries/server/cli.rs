@@ -183,6 +183,9 @@ pub struct ServeArguments {
     /// Make the replication slot one that standbys copy, to go on after a failover; takes Postgres 17 or newer
     #[arg(long, env = "TIDEMARK_FAILOVER_SLOT")]
     pub failover_slot: bool,
+    /// Halt at a transaction with more row data than this; it is held in memory [default: 1GiB]
+    #[arg(long, value_name = "SIZE", env = "TIDEMARK_MAX_TRANSACTION")]
+    pub max_transaction: Option<String>,
     /// Follow made-up payments instead, from this seed
     #[arg(long, value_name = "SEED", env = "TIDEMARK_GENERATOR")]
     pub generator: Option<u64>,

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 const DEFAULT_PORT: u16 = 7_171;
 const DEFAULT_DATA: &str = "tidemark-data";
 const DEFAULT_MEMORY: u64 = 512 << 20;
+const DEFAULT_MAX_TRANSACTION: u64 = 1 << 30;
 
 /// What `serve` runs with.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct ServeConfig {
     pub source: SourceConfig,
     /// Standbys copy the replication slot.
     pub failover_slot: bool,
+    /// Row data of one transaction beyond which the source halts, in bytes.
+    pub max_transaction_bytes: u64,
     /// Worker threads of the engine.
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
@@ -127,6 +130,7 @@ struct File {
     tables: Vec<String>,
     #[serde(default)]
     failover_slot: bool,
+    max_transaction: Option<String>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     events: Option<EventsSetting>,
@@ -193,6 +197,8 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     )?;
     let memory = arguments.memory.or(file.memory);
     let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
+    let max_transaction = arguments.max_transaction.or(file.max_transaction);
+    let max_transaction_bytes = max_transaction.as_deref().map_or(Ok(DEFAULT_MAX_TRANSACTION), parse_size)?;
     let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
     let events = arguments.events.map(EventsSetting::File);
     let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay, events);
@@ -206,6 +212,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         listen,
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,
+        max_transaction_bytes,
         workers,
         memory_bytes,
         log: arguments.log.or(file.log).unwrap_or_default(),

@@ -133,7 +133,9 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<In
             // A URL that cannot work leaves no data directory behind.
             named("tidemark")?;
             let instance = claim(&config.data).map_err(|error| usage(&error))?;
-            let postgres = named(&format!("tidemark_{instance}"))?.with_failover(config.failover_slot);
+            let postgres = named(&format!("tidemark_{instance}"))?
+                .with_failover(config.failover_slot)
+                .with_max_transaction_bytes(usize::try_from(config.max_transaction_bytes).unwrap_or(usize::MAX));
             (ConnectorConfig::Postgres(postgres), "postgres")
         }
         SourceConfig::Generator { seed } => {

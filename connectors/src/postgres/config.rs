@@ -19,7 +19,8 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_APPLICATION_NAME: usize = 63;
 
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
-const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
+/// Hardly more than fit into the bytes: an event without a row takes some 28.
+const DEFAULT_MAX_TRANSACTION_ROWS: usize = 40_000_000;
 const DEFAULT_SNAPSHOT_READERS: usize = 2;
 const MOST_SNAPSHOT_READERS: usize = 16;
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -149,6 +150,13 @@ impl PostgresConfig {
     #[must_use]
     pub fn with_message_limit(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Row data of one transaction, in bytes, beyond which the source halts.
+    #[must_use]
+    pub fn with_max_transaction_bytes(mut self, bytes: usize) -> Self {
+        self.max_transaction_bytes = bytes;
         self
     }
 

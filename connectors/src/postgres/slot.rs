@@ -243,7 +243,7 @@ pub(super) async fn keep_on_standbys(
         .await?
         .try_get(0)?;
     if !copied {
-        replication.simple_query(&format!("ALTER_REPLICATION_SLOT {slot} (FAILOVER true)")).await?;
+        replication.simple_query(&format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quote_identifier(slot))).await?;
         tracing::info!(%slot, "standbys copy the slot from here on");
     }
     Ok(())

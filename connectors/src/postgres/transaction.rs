@@ -227,7 +227,10 @@ impl Assembler {
                  it commits",
                 self.limits.rows, self.limits.bytes
             ),
-            format!("raise max_transaction_rows or max_transaction_bytes and restart, or: {}", START_OVER),
+            format!(
+                "restart with a larger --max-transaction (it takes about four times as much memory), or: {}",
+                START_OVER
+            ),
         )
     }
 }

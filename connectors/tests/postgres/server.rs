@@ -1,5 +1,6 @@
 //! A throwaway Postgres with the settings that these tests need, and sessions on it.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
@@ -35,6 +36,14 @@ impl Server {
         std::fs::write(&file, rules).unwrap();
         self.client().await.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    pub fn socket_directory(&self) -> &Path {
+        self.0.socket_directory()
+    }
+
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.program(name)
     }
 
     pub fn url(&self) -> String {

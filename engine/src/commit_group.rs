@@ -56,9 +56,9 @@ pub struct GroupRows {
 
 /// What a group knows of a row image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written<'a> {
+pub enum Written<R> {
     /// It was written to this.
-    Row(RowRef<'a>),
+    Row(R),
     /// It went away, or its table was truncated.
     Gone,
     /// The group did not touch it.
@@ -138,11 +138,21 @@ impl GroupRows {
 
     /// What the group knows of the row image of a key.
     #[must_use]
-    pub fn look_up(&self, part: TableId, key: &[u8]) -> Written<'_> {
+    pub fn look_up(&self, part: TableId, key: &[u8]) -> Written<RowRef<'_>> {
+        match self.find(part, key) {
+            Written::Row(row) => Written::Row(RowRef(self.get(row))),
+            Written::Gone => Written::Gone,
+            Written::Untouched => Written::Untouched,
+        }
+    }
+
+    /// As [`GroupRows::look_up`]: the piece of this group's arena that holds the row.
+    #[must_use]
+    pub fn find(&self, part: TableId, key: &[u8]) -> Written<Span> {
         let hash = HASHER.hash_one(key);
         let same = |at: &u32| self.writes.get(*at as usize).is_some_and(|write| self.get(write.key) == key);
         match self.index.find(hash, same).and_then(|at| self.writes.get(*at as usize)) {
-            Some(RowWrite { row: Some(row), .. }) => Written::Row(RowRef(self.get(*row))),
+            Some(RowWrite { row: Some(row), .. }) => Written::Row(*row),
             Some(RowWrite { row: None, .. }) => Written::Gone,
             None if self.truncated.contains(&part) => Written::Gone,
             None => Written::Untouched,

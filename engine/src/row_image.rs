@@ -11,6 +11,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+
 use crate::change::{Change, OldImage, RowRef, RowWriter, TableId, TableSchema, ValueRef};
 use crate::commit_group::{GroupRows, GroupTooLarge, Span, Written};
 use crate::materialization::group_key;
@@ -51,7 +53,6 @@ pub struct Applied {
 }
 
 /// A relation that holds rows.
-#[derive(Clone)]
 struct Part {
     id: TableId,
     schema: Arc<TableSchema>,
@@ -72,7 +73,7 @@ impl Part {
 pub struct RowImages {
     store: Store,
     /// By the relation that rows are told under: the table, or one of its partitions.
-    parts: HashMap<TableId, Part>,
+    parts: HashMap<TableId, Arc<Part>, FixedState>,
     pending: VecDeque<(u64, Arc<GroupRows>)>,
     key: Vec<u8>,
     old_key: Vec<u8>,
@@ -82,15 +83,16 @@ impl RowImages {
     /// Over a store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        RowImages { store, parts: HashMap::new(), pending: VecDeque::new(), key: Vec::new(), old_key: Vec::new() }
+        RowImages { store, parts: HashMap::default(), pending: VecDeque::new(), key: Vec::new(), old_key: Vec::new() }
     }
 
     /// Announces a table as it is from here on.
     pub fn add_table(&mut self, table: &FollowedTable) {
         let schema = Arc::new(table.schema.clone());
         let halted = matches!(table.standing, TableState::Halted { .. });
-        let part =
-            |id: TableId, partitions: Arc<[TableId]>| Part { id, schema: Arc::clone(&schema), partitions, halted };
+        let part = |id: TableId, partitions: Arc<[TableId]>| {
+            Arc::new(Part { id, schema: Arc::clone(&schema), partitions, halted })
+        };
         self.parts.insert(schema.id, part(schema.id, table.partitions.clone().into()));
         for id in &table.partitions {
             self.parts.insert(*id, part(*id, Arc::default()));
@@ -228,17 +230,14 @@ impl RowImages {
         Ok(())
     }
 
-    /// The stored row of the current key (or of the old key), copied into the open group.
+    /// The stored row of the current key (or of the old key), in the open group's arena.
     fn old_row(&self, group: &mut GroupRows, part: &Part, by_old_key: bool) -> Result<Span, RowImageError> {
         let key = if by_old_key { &self.old_key } else { &self.key };
         let missing = || RowImageError::Missing(part.schema.qualified_name());
-        let written = match group.look_up(part.id, key) {
-            Written::Row(row) => Some(row.0.to_vec()),
+        match group.find(part.id, key) {
+            Written::Row(row) => return Ok(row),
             Written::Gone => return Err(missing()),
-            Written::Untouched => None,
-        };
-        if let Some(row) = written {
-            return Ok(group.store(&row)?);
+            Written::Untouched => {}
         }
         for (_, rows) in self.pending.iter().rev() {
             match rows.look_up(part.id, key) {
@@ -250,8 +249,8 @@ impl RowImages {
         self.store.get_with(key, |row| group.store(row))?.ok_or_else(missing)?.map_err(RowImageError::from)
     }
 
-    fn part(&self, id: TableId) -> Result<Part, RowImageError> {
-        self.parts.get(&id).cloned().ok_or(RowImageError::UnknownTable(id))
+    fn part(&self, id: TableId) -> Result<Arc<Part>, RowImageError> {
+        self.parts.get(&id).map(Arc::clone).ok_or(RowImageError::UnknownTable(id))
     }
 }
 

@@ -275,6 +275,81 @@ fn the_source_shows_its_checks_tables_and_metrics() {
     assert_eq!(problem["errors"][0]["pointer"], "/table", "{problem}");
 }
 
+#[test]
+fn a_table_joins_a_running_source_and_is_checked_with_the_others() {
+    let database = Database::start(&[], TABLES);
+    database.sql(
+        "CREATE TABLE orders (id bigint PRIMARY KEY, amount int4); INSERT INTO orders SELECT i, i FROM generate_series(1, 500) i;
+         CREATE TABLE unkeyed (id bigint)",
+    );
+    let data = tempfile::tempdir().unwrap();
+    let url = database.postgres.url();
+    let server = Server::start(data.path(), &url, &["payments"], &[]);
+    server.get_ok("/readyz");
+    database.until_read();
+    let join = |table: &str| {
+        let body = json!({"table": table}).to_string();
+        let headers = [("content-type", "application/json")];
+        let reply = server.exchange("POST", "/v1/sources/postgres/tables", &headers, body.as_bytes()).unwrap();
+        (reply.status, serde_json::from_str::<Value>(&reply.text).unwrap())
+    };
+    let until = |state: &str| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (_, source) = server.get("/v1/sources/postgres");
+            let orders = source["tables"].as_array().unwrap().iter().find(|table| table["name"] == "public.orders");
+            if orders.is_some_and(|orders| orders["state"] == state) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "orders is not {state}: {source}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    for (table, code, words) in [
+        ("unkeyed", "missing_primary_key", "ADD PRIMARY KEY"),
+        ("ordres", "table_missing", "did you mean public.orders?"),
+    ] {
+        let (status, problem) = join(table);
+        assert_eq!((status, &problem["code"]), (422, &json!(code)), "{problem}");
+        assert!(problem["hint"].as_str().unwrap().contains(words), "{problem}");
+    }
+    let members = "SELECT count(*) FROM pg_publication_tables";
+    assert_eq!(database.value(members), "1", "what cannot be followed is not published");
+
+    let (status, answer) = join("orders");
+    assert_eq!((status, &answer["name"]), (202, &json!("public.orders")), "{answer}");
+    assert!(["reading", "live"].contains(&answer["state"].as_str().unwrap()), "{answer}");
+    until("live");
+    let arguments = ["--table", "payments", "--data", data.path().to_str().unwrap()];
+    let publication = || {
+        let (code, document) = checks(&url, &arguments);
+        let checks = document["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["name"] == "publication").unwrap().clone();
+        (code, found["outcome"].as_str().unwrap().to_owned(), found)
+    };
+    let (code, outcome, found) = publication();
+    assert_eq!((code, outcome.as_str()), (Some(0), "ok"), "{found}");
+    assert!(found["message"].as_str().unwrap().contains("all 2 tables"), "{found}");
+
+    // One that is taken out of the publication halts alone, and comes back by the same request.
+    let slot = database.value("SELECT slot_name FROM pg_replication_slots");
+    database.sql(&format!("ALTER PUBLICATION {slot} DROP TABLE orders; INSERT INTO orders VALUES (1000, 1)"));
+    until("halted");
+    assert_eq!(join("orders").0, 202);
+    until("live");
+    let definition = json!({"table": "orders", "measures": [{"name": "amount", "sum": "amount"}]});
+    assert_eq!(server.put("/v1/aggregates/orders", &definition).0, 202);
+    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let answer = server.get_ok(&format!("/v1/aggregates/orders/data?min_lsn={lsn}&wait=10s"));
+    assert_eq!(answer["data"][0]["amount"], database.value("SELECT sum(amount) FROM orders"), "{answer}");
+
+    // Changed as a whole, it is told that nothing of it can be trusted.
+    database.sql(&format!("ALTER PUBLICATION {slot} SET (publish = 'insert')"));
+    let (code, outcome, found) = publication();
+    assert_eq!((code, outcome.as_str(), &found["code"]), (Some(2), "failed", &json!("publication_changed")), "{found}");
+    assert!(found["remedy"].as_str().unwrap().contains("start over"), "{found}");
+}
+
 /// A copy of a data directory, as a restored backup is one.
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());

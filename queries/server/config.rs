@@ -24,6 +24,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// What is followed.
     pub source: SourceConfig,
+    /// Standbys copy the replication slot.
+    pub failover_slot: bool,
     /// Worker threads of the engine.
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
@@ -83,6 +85,8 @@ struct File {
     postgres: Option<Secret>,
     #[serde(default)]
     tables: Vec<String>,
+    #[serde(default)]
+    failover_slot: bool,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     workers: Option<usize>,
@@ -135,6 +139,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from("tidemark-data")),
         listen,
         source,
+        failover_slot: arguments.failover_slot || file.failover_slot,
         workers,
         memory_bytes,
         log: arguments.log.or(file.log).unwrap_or_default(),

@@ -88,7 +88,8 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str), Failure>
             // A URL that cannot work leaves no data directory behind.
             named("tidemark")?;
             let instance = claim(&config.data).map_err(|error| usage(&error))?;
-            (ConnectorConfig::Postgres(named(&format!("tidemark_{instance}"))?), "postgres")
+            let postgres = named(&format!("tidemark_{instance}"))?.with_failover(config.failover_slot);
+            (ConnectorConfig::Postgres(postgres), "postgres")
         }
         SourceConfig::Generator { seed } => {
             (ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() }), "generator")

@@ -7,6 +7,7 @@ use connectors::{ConnectorConfig, PostgresConfig};
 use engine::change::Lsn;
 use engine::engine::{EngineConfig, Registered};
 use engine::materialization::{AggregateState, Definition};
+use engine::source::ResumePoint;
 use engine::{Engine, Snapshot};
 use std::sync::Arc;
 
@@ -21,9 +22,16 @@ impl Embedded {
     pub async fn start(data: &Path, url: &str, tables: &[&str], slot: &str, workers: usize) -> Embedded {
         let config = EngineConfig { workers, ..EngineConfig::new(data) };
         let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
-        let connector = ConnectorConfig::Postgres(PostgresConfig::new(url, &tables, slot).unwrap());
-        connectors::preflight(&connector).await.unwrap_or_else(|error| panic!("{error}"));
-        let (engine, context) = Engine::start(&config).unwrap_or_else(|error| panic!("{error}"));
+        Self::start_with(&config, PostgresConfig::new(url, &tables, slot).unwrap()).await
+    }
+
+    /// Starts with these settings. As the binary does, it looks for mistakes upstream only where the data directory is new.
+    pub async fn start_with(config: &EngineConfig, postgres: PostgresConfig) -> Embedded {
+        let connector = ConnectorConfig::Postgres(postgres);
+        let (engine, context) = Engine::start(config).unwrap_or_else(|error| panic!("{error}"));
+        if matches!(context.resume, ResumePoint::Fresh) {
+            connectors::preflight(&connector).await.unwrap_or_else(|error| panic!("{error}"));
+        }
         Embedded { engine, connector: tokio::spawn(connectors::run(connector, context)) }
     }
 

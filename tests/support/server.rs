@@ -115,6 +115,13 @@ impl Server {
         Some(Reply { status: response.status().as_u16(), headers: response.headers().clone(), text })
     }
 
+    /// The most memory it has had resident so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Where it serves, as `host:port`.
     pub fn address(&self) -> &str {
         &self.address

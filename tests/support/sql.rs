@@ -11,11 +11,28 @@ pub fn postgres(settings: &[&str]) -> ThrowawayPostgres {
 
 /// A session.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    try_connect(url).await.unwrap()
+}
+
+/// A session, or why there is none.
+pub async fn try_connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    client
+    Ok(client)
+}
+
+/// A session with a server that may be restarting; at most a minute.
+pub async fn connect_again(url: &str) -> Client {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        match try_connect(url).await {
+            Ok(client) => return client,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 /// All rows of a query; NULL is `None`.

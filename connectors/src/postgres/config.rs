@@ -7,9 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use engine::source::SourceError;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
-use super::error::{source_error, tls_unavailable};
+use super::error::{bad_url, source_error};
+use super::transport::TlsSettings;
 
 /// How long connecting and one catalog query may take before the attempt counts as failed.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +19,7 @@ const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
 const DEFAULT_SNAPSHOT_READERS: usize = 2;
 const MOST_SNAPSHOT_READERS: usize = 16;
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// Settings of the Postgres source.
 #[derive(Clone)]
@@ -32,26 +34,30 @@ pub struct PostgresConfig {
     pub(super) tables: Vec<TableName>,
     pub(super) slot: String,
     pub(super) publication: String,
+    /// The slot is made so that standbys copy it.
+    pub(super) failover: bool,
     pub(super) max_transaction_bytes: usize,
     pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
+    pub(super) max_message_bytes: usize,
+    pub(super) tls: TlsSettings,
 }
 
 impl PostgresConfig {
-    /// Reads a URL `postgres://user:password@host:port/database` (`?host=/directory` for a unix socket), the tables as
-    /// `name` or `schema.name`, and the name of the replication slot, which is also the publication's unless
+    /// Reads a URL `postgres://user:password@host:port/database` (`?host=/directory` for a unix socket; `sslmode`,
+    /// `sslrootcert`, `sslcert` and `sslkey` as libpq has them), the tables as `name` or `schema.name`, and the name of the replication slot, which is also the publication's unless
     /// [`PostgresConfig::with_publication`] says otherwise. Looks at nothing but the text.
     pub fn new(url: &str, tables: &[String], slot: &str) -> Result<Self, SourceError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(bad_url("it does not begin with postgres://"));
         }
-        refuse_tls(url)?;
-        let mut endpoint = tokio_postgres::Config::from_str(url).map_err(|error| {
+        let (url, tls) = TlsSettings::take_from(url)?;
+        let mut endpoint = tokio_postgres::Config::from_str(&url).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             bad_url(&cause)
         })?;
-        if endpoint.get_ssl_mode() == SslMode::Require {
-            return Err(tls_unavailable("sslmode=require"));
+        if endpoint.get_ssl_mode() != SslMode::Prefer {
+            return Err(bad_url("sslmode stands where it is not understood"));
         }
         let host = match endpoint.get_hosts() {
             [Host::Tcp(host)] if host.contains('@') => {
@@ -70,12 +76,8 @@ impl PostgresConfig {
             .map_err(|_| bad_url("the password is not UTF-8"))?;
         let database = endpoint.get_dbname().unwrap_or(&user).to_owned();
         let port = endpoint.get_ports().first().copied().unwrap_or(5432);
-        endpoint
-            .dbname(&database)
-            .ssl_mode(SslMode::Disable)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(Duration::from_secs(30))
-            .tcp_user_timeout(Duration::from_secs(60));
+        // It gets a stream that is encrypted already, where it is to be; see `transport::Established`.
+        endpoint.dbname(&database).ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         let tables = parse_tables(tables)?;
         check_identifier("slot", slot)?;
         Ok(PostgresConfig {
@@ -88,9 +90,12 @@ impl PostgresConfig {
             tables,
             slot: slot.to_owned(),
             publication: slot.to_owned(),
+            failover: false,
             max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            tls,
         })
     }
 
@@ -99,6 +104,14 @@ impl PostgresConfig {
         check_identifier("publication", name)?;
         self.publication = name.to_owned();
         Ok(self)
+    }
+
+    /// Makes the slot one that standbys copy (`sync_replication_slots`), so that the source goes on after one of them is
+    /// promoted. Takes Postgres 17 or newer; a slot that exists already is changed accordingly on connecting.
+    #[must_use]
+    pub fn with_failover(mut self, failover: bool) -> Self {
+        self.failover = failover;
+        self
     }
 
     /// Transactions beyond either limit halt the source: they are held in memory until their commit.
@@ -124,6 +137,13 @@ impl PostgresConfig {
         Ok(self)
     }
 
+    /// One row change of more bytes than this halts the source with `row_too_large`. It is held in memory at least twice.
+    #[must_use]
+    pub fn with_message_limit(mut self, bytes: usize) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
     /// Name of the replication slot.
     #[must_use]
     pub fn slot(&self) -> &str {
@@ -144,38 +164,17 @@ impl fmt::Debug for PostgresConfig {
             .field("tables", &self.tables)
             .field("slot", &self.slot)
             .field("publication", &self.publication)
+            .field("failover", &self.failover)
             .field("max_transaction_bytes", &self.max_transaction_bytes)
             .field("max_transaction_rows", &self.max_transaction_rows)
             .field("snapshot_readers", &self.snapshot_readers)
+            .field("max_message_bytes", &self.max_message_bytes)
+            .field("tls", &self.tls)
             .finish()
     }
 }
 
-fn bad_url(what: &str) -> SourceError {
-    source_error(
-        "bad_url",
-        format!("the Postgres URL cannot be used: {what}"),
-        "write it as postgres://user:password@host:5432/database, with special characters of the password percent-encoded",
-    )
-}
-
-/// Looked for in the text, because the parser knows no `verify-full` and would answer with "invalid value".
-fn refuse_tls(url: &str) -> Result<(), SourceError> {
-    let query = url.split_once('?').map(|(_, query)| query).unwrap_or_default();
-    for mode in query.split('&').filter_map(|pair| pair.strip_prefix("sslmode=")) {
-        match mode {
-            "disable" | "prefer" => {}
-            "require" | "verify-ca" | "verify-full" => return Err(tls_unavailable(&format!("sslmode={mode}"))),
-            _ => return Err(bad_url("sslmode is none of disable, prefer, require, verify-ca, verify-full")),
-        }
-    }
-    if query.split('&').any(|pair| pair == "sslnegotiation=direct") {
-        return Err(tls_unavailable("sslnegotiation=direct"));
-    }
-    Ok(())
-}
-
-/// The replication commands take these names unquoted, so nothing that would need quotes is let through.
+/// Slots have no other names, and publications are named unquoted in remedies.
 fn check_identifier(what: &str, name: &str) -> Result<(), SourceError> {
     let good = !name.is_empty()
         && name.len() <= 63
@@ -297,10 +296,9 @@ mod tests {
         assert_eq!(code("postgres://a@h:notaport/d", "t", "s"), "bad_url");
         assert_eq!(code("postgres://a:p@ss@h/d", "t", "s"), "bad_url");
         assert_eq!(code("postgres://a@h,i/d", "t", "s"), "bad_url");
-        for mode in ["require", "verify-ca", "verify-full"] {
-            assert_eq!(code(&format!("{good}?sslmode={mode}"), "t", "s"), "tls_unavailable");
-        }
-        assert_eq!(code(&format!("{good}?sslmode=maybe"), "t", "s"), "bad_url");
+        assert_eq!(code(&format!("{good}?sslmode=maybe"), "t", "s"), "bad_tls_settings");
+        assert_eq!(code(&format!("{good}?ssl%6Dode=require"), "t", "s"), "bad_url", "never read by the wrong one");
+        assert_eq!(code(&format!("{good}?sslcrl=f"), "t", "s"), "bad_url");
         assert_eq!(code(good, "t", "Upper"), "bad_slot_name");
         for readers in [0, 17] {
             let config = PostgresConfig::new(good, &["t".into()], "s").unwrap();

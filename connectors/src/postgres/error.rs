@@ -4,8 +4,11 @@
 //! failure was handed to the engine; only what an operator must repair stops the source.
 
 use engine::source::SourceError;
-use pgwire_replication::PgWireError;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::ErrorResponseBody;
 use tokio_postgres::error::SqlState;
+
+use super::transport::failure_of;
 
 /// Why an attempt ended.
 #[derive(Debug)]
@@ -42,6 +45,9 @@ impl From<tokio_postgres::Error> for Failure {
                 by_state(db.code().code(), &format!("{}{detail}", db.message()))
             }
             None => {
+                if let Some(error) = failure_of(&error, "Postgres") {
+                    return error.into();
+                }
                 let text = chain(&error);
                 match error.code() {
                     Some(code) => by_state(code.code(), &text),
@@ -70,29 +76,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-impl From<PgWireError> for Failure {
-    fn from(error: PgWireError) -> Self {
-        match &error {
-            PgWireError::Server(text) => match sql_state(text) {
-                Some((state, message)) => by_state(state, message),
-                None => Failure::Transient(text.clone()),
-            },
-            PgWireError::Auth(text) => by_state(SqlState::INVALID_PASSWORD.code(), text),
-            PgWireError::Tls(text) => tls_unavailable(text).into(),
-            PgWireError::MessageTooLarge { payload_bytes, limit_bytes } => Failure::definite(
-                "row_too_large",
-                format!("Postgres sent one row of {payload_bytes} bytes; the limit is {limit_bytes}"),
-                "leave the table out of the source, or make the row smaller and start over with an empty data directory",
-            ),
-            other => Failure::Transient(other.to_string()),
+/// What the server says on a replication session. Before it knows us, in whatever encoding it has.
+pub(crate) fn server_said(error: &ErrorResponseBody) -> Failure {
+    let (mut state, mut message, mut detail) = (String::new(), String::new(), String::new());
+    let mut fields = error.fields();
+    while let Ok(Some(field)) = fields.next() {
+        let text = String::from_utf8_lossy(field.value_bytes());
+        match field.type_() {
+            b'C' => state = text.into_owned(),
+            b'M' => message = text.into_owned(),
+            b'D' => detail = format!(" ({text})"),
+            _ => {}
         }
     }
+    by_state(&state, &format!("{message}{detail}"))
 }
 
-/// The crate gives server errors as `message (SQLSTATE 55006)`.
-fn sql_state(text: &str) -> Option<(&str, &str)> {
-    let (message, tail) = text.rsplit_once(" (SQLSTATE ")?;
-    Some((tail.strip_suffix(')')?, message))
+/// Who we are could not be shown.
+pub(crate) fn not_authenticated(what: &str) -> Failure {
+    by_state(SqlState::INVALID_PASSWORD.code(), what)
 }
 
 fn by_state(state: &str, message: &str) -> Failure {
@@ -124,12 +126,11 @@ fn by_state(state: &str, message: &str) -> Failure {
 pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
                                      over with an empty data directory: tidemark serve --data NEWDIR";
 
-pub(crate) fn tls_unavailable(what: &str) -> SourceError {
+pub(crate) fn bad_url(what: &str) -> SourceError {
     source_error(
-        "tls_unavailable",
-        format!("TLS to Postgres is not available yet ({what})"),
-        "connect over a unix socket or a private network with sslmode=disable, or through a TLS tunnel; the connection is \
-         never downgraded silently",
+        "bad_url",
+        format!("the Postgres URL cannot be used: {what}"),
+        "write it as postgres://user:password@host:5432/database, with special characters of the password percent-encoded",
     )
 }
 
@@ -140,7 +141,17 @@ mod tests {
 
     #[test]
     fn server_errors_are_sorted_by_state() {
-        let definite = |state: &str| match Failure::from(PgWireError::Server(format!("x (y) (SQLSTATE {state})"))) {
+        let said = |state: &str| {
+            let fields = format!("SFATAL\0C{state}\0Mx (y)\0DABC\0\0").replace("ABC", "z");
+            let mut bytes =
+                bytes::BytesMut::from([&b"E"[..], &(fields.len() as u32 + 4).to_be_bytes()].concat().as_slice());
+            bytes.extend_from_slice(fields.as_bytes());
+            match postgres_protocol::message::backend::Message::parse(&mut bytes) {
+                Ok(Some(postgres_protocol::message::backend::Message::ErrorResponse(error))) => server_said(&error),
+                _ => panic!("{fields}"),
+            }
+        };
+        let definite = |state: &str| match said(state) {
             Failure::Definite(error) => Some(error.code),
             _ => None,
         };

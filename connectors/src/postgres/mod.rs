@@ -19,7 +19,9 @@ mod snapshot;
 mod stream;
 /// A private server for the demo and for tests.
 pub mod throwaway;
+mod timeline;
 mod transaction;
+mod transport;
 /// The demo's payments.
 pub mod workload;
 
@@ -180,12 +182,16 @@ fn begin_resumed(
 
 /// Connects and follows, again and again.
 async fn follow(config: &PostgresConfig, started: Started, link: &mut Link) -> Failure {
-    let Started { identity, tables, mut fingerprint, mut position, mut announced, mut monitor } = started;
+    let Started { mut identity, tables, mut fingerprint, mut position, mut announced, mut monitor } = started;
     let mut backoff = Backoff::default();
     let mut connections = 0u64;
     loop {
-        let mut upstream = Upstream { config, identity: &identity, tables: &tables, fingerprint: &mut fingerprint };
-        let failure = match upstream.connect(position, link).await {
+        let timeline = identity.timeline;
+        let mut upstream = Upstream { config, identity: &mut identity, tables: &tables, fingerprint: &mut fingerprint };
+        let connected = upstream.connect(position, link).await;
+        // A new timeline is told to the engine before anything that happened on it.
+        announced &= identity.timeline == timeline;
+        let failure = match connected {
             Ok(session) => {
                 if !announced {
                     let event = SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() };

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::catalog::{CatalogTable, PublicationState, check_publication, create_publication, resolve_tables};
 use super::config::{PostgresConfig, quote_identifier};
-use super::connect::{Positions, replication_session, sql_session};
+use super::connect::{replication_session, sql_session};
 use super::error::{Failure, source_error};
 use super::slot;
 
@@ -33,7 +33,7 @@ async fn check(config: &PostgresConfig) -> Result<(), Failure> {
     }
     check_capacity(&client, config).await?;
     // Replication sessions have their own lines in pg_hba.conf and are what connection poolers cannot do.
-    replication_session(config, Positions::default()).await?;
+    replication_session(config).await?;
     Ok(())
 }
 

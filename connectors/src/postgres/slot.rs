@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use engine::change::Lsn;
-use pgwire_replication::ReplicationClient;
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
 
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, quote_identifier};
 use super::connect::APPLICATION_NAME;
 use super::error::{Failure, START_OVER};
+use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
@@ -156,10 +156,16 @@ pub(super) struct CreatedSlot {
 pub(super) async fn create(
     replication: &mut ReplicationClient,
     observer: &Client,
-    slot: &str,
+    config: &PostgresConfig,
 ) -> Result<CreatedSlot, Failure> {
-    // The spelling that all versions from 14 take; the one in parentheses came with 15.
-    let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT");
+    let slot = quote_identifier(&config.slot);
+    let command = if config.failover {
+        require_failover_slots(observer).await?;
+        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
+    } else {
+        // The spelling that all versions from 14 take; the one in parentheses came with 15.
+        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT")
+    };
     let creating = replication.simple_query(&command);
     tokio::pin!(creating);
     let rows = loop {
@@ -173,6 +179,40 @@ pub(super) async fn create(
     let (consistent_point, snapshot) =
         created.ok_or_else(|| Failure::Transient("CREATE_REPLICATION_SLOT answered without a snapshot".to_owned()))?;
     Ok(CreatedSlot { consistent_point, snapshot: snapshot.to_owned() })
+}
+
+async fn require_failover_slots(client: &Client) -> Result<(), Failure> {
+    let version: i32 = client.query_one("SELECT current_setting('server_version_num')::int4", &[]).await?.try_get(0)?;
+    if version >= 170_000 {
+        return Ok(());
+    }
+    Err(Failure::definite(
+        "failover_slots_unavailable",
+        format!("the server is Postgres {}; slots that standbys copy came with 17", version / 10_000),
+        "leave failover_slot out, or upgrade Postgres",
+    ))
+}
+
+/// Makes an existing slot one that standbys copy, where that is wanted and not so yet. The slot must be free.
+pub(super) async fn keep_on_standbys(
+    replication: &mut ReplicationClient,
+    client: &Client,
+    config: &PostgresConfig,
+) -> Result<(), Failure> {
+    if !config.failover {
+        return Ok(());
+    }
+    require_failover_slots(client).await?;
+    let slot = &config.slot;
+    let copied: bool = client
+        .query_one("SELECT failover FROM pg_replication_slots WHERE slot_name = $1", &[slot])
+        .await?
+        .try_get(0)?;
+    if !copied {
+        replication.simple_query(&format!("ALTER_REPLICATION_SLOT {slot} (FAILOVER true)")).await?;
+        tracing::info!(%slot, "standbys copy the slot from here on");
+    }
+    Ok(())
 }
 
 async fn tell_who_is_waited_for(observer: &Client) -> Result<(), Failure> {

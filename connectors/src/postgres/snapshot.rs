@@ -16,7 +16,7 @@ use super::catalog::{
     resolve_tables,
 };
 use super::config::PostgresConfig;
-use super::connect::{Positions, replication_session, sql_session};
+use super::connect::{replication_session, sql_session};
 use super::error::Failure;
 use super::preflight::check_server;
 use super::readers::{Part, Reading, import, lock_statement, read_all};
@@ -47,8 +47,8 @@ impl Snapshot {
         let fingerprint = Fingerprint::read(&client, &config.publication, &schemas).await?;
         let database = database_identity(&client).await?;
 
-        let (mut exporter, server) = replication_session(config, Positions::default()).await?;
-        let created = slot::create(&mut exporter, &client, &config.slot).await?;
+        let (mut exporter, server) = replication_session(config).await?;
+        let created = slot::create(&mut exporter, &client, config).await?;
         let reader = import(config, &created.snapshot).await?;
         drop(exporter);
         let names: Vec<String> = visible.iter().map(|table| quoted_name(&table.schema)).collect();

@@ -1,14 +1,13 @@
 //! Following the log: one replication session from its checks to its end.
 //!
 //! The surprise: acknowledging must go on while the engine takes nothing. So every wait for the engine also watches the
-//! durable position, and the transport's own task keeps telling Postgres that we live.
+//! durable position, and lets the transport keep telling Postgres that we live.
 
 use std::time::Duration;
 
 use engine::change::{Lsn, TableSchema};
 use engine::source::{SourceEvent, SourceIdentity, SourceState};
 use futures::FutureExt;
-use pgwire_replication::{ReplicationClient, ReplicationEvent};
 use postgres_types::PgLsn;
 use tokio::sync::watch;
 use tokio::task::unconstrained;
@@ -18,13 +17,15 @@ use tokio_postgres::Client;
 use super::Link;
 use super::catalog::{Fingerprint, PublicationState, TypeCatalog, check_publication, database_identity};
 use super::config::PostgresConfig;
-use super::connect::{Positions, ServerIdentity, replication_session, sql_session};
+use super::connect::{replication_session, sql_session};
 use super::error::{Failure, START_OVER, source_error};
 use super::monitor::{View, drifted};
 use super::pgoutput::RelationMessage;
 use super::relation;
 use super::slot;
+use super::timeline::{self, TimelineHistory};
 use super::transaction::{Applied, Assembler, Limits};
+use super::transport::{Event, Positions, ReplicationClient, ServerIdentity};
 
 /// Idle positions are sent at most this often: a busy neighbour table makes thousands a second.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
@@ -41,7 +42,8 @@ const DETACHED: Duration = Duration::from_secs(6);
 /// What must be the same upstream whenever we come back.
 pub(super) struct Upstream<'c> {
     pub(super) config: &'c PostgresConfig,
-    pub(super) identity: &'c SourceIdentity,
+    /// Its timeline follows the server's through a promotion that loses nothing.
+    pub(super) identity: &'c mut SourceIdentity,
     pub(super) tables: &'c [TableSchema],
     /// `None` before the first connection of a resumed source.
     pub(super) fingerprint: &'c mut Option<Fingerprint>,
@@ -70,21 +72,26 @@ impl Upstream<'_> {
         }
         let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
         let positions = Positions { start, durable: link.durable().min(start) };
-        let (mut client, server) = replication_session(config, positions).await?;
-        self.check_server(&server, start)?;
+        let (mut client, server) = replication_session(config).await?;
+        self.check_server(&server, &mut client, start).await?;
         self.check_database(&sql).await?;
         slot::check_resume(&sql, config, start).await?;
+        slot::keep_on_standbys(&mut client, &sql, config).await?;
         self.check_published(&sql).await?;
         link.note_upstream(Lsn(upstream.into()));
-        client.start().await?;
-        timeout(START_TIMEOUT, client.wait_started())
+        timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
             .await
             .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
         link.note_acknowledged(positions.durable);
         Ok(Session { client, sql, started: Instant::now(), start })
     }
 
-    fn check_server(&self, server: &ServerIdentity, start: Lsn) -> Result<(), Failure> {
+    async fn check_server(
+        &mut self,
+        server: &ServerIdentity,
+        client: &mut ReplicationClient,
+        start: Lsn,
+    ) -> Result<(), Failure> {
         if server.system != self.identity.system {
             return Err(Failure::definite(
                 "different_server",
@@ -95,16 +102,19 @@ impl Upstream<'_> {
                 format!("name the original server in the URL; or {}", START_OVER),
             ));
         }
-        if server.timeline != self.identity.timeline {
-            return Err(Failure::definite(
-                "timeline_changed",
-                format!(
-                    "the server is on timeline {}; the stored totals come from timeline {}: after a failover or restore some \
-                     transactions may not exist any more",
-                    server.timeline, self.identity.timeline
-                ),
-                START_OVER,
-            ));
+        let stored = self.identity.timeline;
+        if server.timeline != stored {
+            // The first timeline has no history file.
+            let history = if server.timeline > 1 {
+                let file = client.timeline_history(server.timeline).await?;
+                TimelineHistory::parse(file.as_bytes()).ok_or_else(|| {
+                    Failure::Transient(format!("the history of timeline {} cannot be read", server.timeline))
+                })?
+            } else {
+                TimelineHistory::default()
+            };
+            timeline::check(stored, start, server.timeline, &history)?;
+            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
         }
         if start > server.flushed {
             return Err(Failure::definite(
@@ -113,6 +123,7 @@ impl Upstream<'_> {
                 START_OVER,
             ));
         }
+        self.identity.timeline = server.timeline;
         Ok(())
     }
 
@@ -220,11 +231,8 @@ impl<'s> Follower<'s> {
     /// Takes what has arrived already, without looking at anything else for each row.
     async fn drain(&mut self) -> Result<(), Failure> {
         for _ in 0..MAX_DRAINED {
-            let Some(event) = unconstrained(self.client.recv()).now_or_never() else { break };
-            let Some(event) = event? else {
-                return Err(Failure::Transient("Postgres ended the stream".to_owned()));
-            };
-            self.take(event).await?;
+            let Some(event) = unconstrained(self.client.receive()).now_or_never() else { break };
+            self.take(event?).await?;
         }
         Ok(())
     }
@@ -232,16 +240,13 @@ impl<'s> Follower<'s> {
     async fn step(&mut self, view: &mut watch::Receiver<View>) -> Result<(), Failure> {
         let idle_due = self.idle.is_some() && !self.assembler.is_open();
         tokio::select! {
-            event = self.client.recv() => match event? {
-                Some(event) => {
-                    self.heard_at = Instant::now();
-                    self.fruitful = true;
-                    self.take(event).await
-                }
-                None => Err(Failure::Transient("Postgres ended the stream".to_owned())),
-            },
+            event = self.client.receive() => {
+                self.heard_at = Instant::now();
+                self.fruitful = true;
+                self.take(event?).await
+            }
             durable = self.link.durable_changed() => {
-                acknowledge(&self.client, self.link, durable, self.received);
+                acknowledge(&mut self.client, self.link, durable, self.received);
                 Ok(())
             }
             () = tokio::time::sleep_until(self.next_progress), if idle_due => self.send_idle().await,
@@ -265,41 +270,47 @@ impl<'s> Follower<'s> {
         Ok(())
     }
 
-    async fn take(&mut self, event: ReplicationEvent) -> Result<(), Failure> {
+    async fn take(&mut self, event: Event) -> Result<(), Failure> {
         match event {
-            ReplicationEvent::Begin { .. } => {
+            Event::Begin => {
                 self.assembler.begin();
                 Ok(())
             }
-            ReplicationEvent::XLogData { wal_start, data, .. } => {
-                match self.assembler.apply(&data, Lsn(wal_start.0))? {
-                    Applied::Done => Ok(()),
-                    Applied::Relation(index, message) => self.bind(index, &message).await,
+            Event::Change { position, body } => match self.assembler.apply(self.client.bytes(body), position)? {
+                Applied::Done => Ok(()),
+                Applied::Relation(index, message) => {
+                    Self::bind(&mut self.assembler, &mut self.types, &self.sql, index, &message).await
                 }
-            }
-            ReplicationEvent::Commit { end_lsn, commit_time_micros, .. } => {
-                self.commit(Lsn(end_lsn.0), commit_time_micros).await
-            }
-            ReplicationEvent::KeepAlive { wal_end, server_time_micros, .. } => {
-                let position = Lsn(wal_end.0);
+            },
+            Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
+            Event::KeepAlive { position, time_us } => {
                 if !self.assembler.is_open() && position > *self.handed_over {
-                    self.idle = Some((position, server_time_micros));
+                    self.idle = Some((position, time_us));
                     if self.next_progress <= self.heard_at {
                         return self.send_idle().await;
                     }
                 }
                 Ok(())
             }
-            ReplicationEvent::Message { .. } | ReplicationEvent::StoppedAt { .. } => Ok(()),
+            Event::TooLarge { position, bytes, limit, relation } => {
+                Err(self.assembler.row_too_large(position, bytes, limit, relation).into())
+            }
         }
     }
 
-    async fn bind(&mut self, index: usize, message: &RelationMessage<'_>) -> Result<(), Failure> {
+    /// Not of `self`: the message lies in the session's buffer.
+    async fn bind(
+        assembler: &mut Assembler,
+        types: &mut TypeCatalog,
+        sql: &Client,
+        index: usize,
+        message: &RelationMessage<'_>,
+    ) -> Result<(), Failure> {
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
-        self.types.learn(&self.sql, &oids).await?;
-        let Some(schema) = self.assembler.table(index) else { return Ok(()) };
-        let bound = relation::bind(message, schema, &self.types)?;
-        self.assembler.bind(index, bound);
+        types.learn(sql, &oids).await?;
+        let Some(schema) = assembler.table(index) else { return Ok(()) };
+        let bound = relation::bind(message, schema, types)?;
+        assembler.bind(index, bound);
         Ok(())
     }
 
@@ -340,8 +351,9 @@ impl<'s> Follower<'s> {
                     return Ok(());
                 }
                 durable = self.link.durable_changed() => {
-                    acknowledge(&self.client, self.link, durable, self.received);
+                    acknowledge(&mut self.client, self.link, durable, self.received);
                 }
+                failure = self.client.attend() => return Err(failure),
             }
         }
     }
@@ -349,8 +361,8 @@ impl<'s> Follower<'s> {
 
 /// Tells upstream what is durable, and never more than it sent: Postgres would believe a position it never reached and
 /// skip transactions up to it.
-fn acknowledge(client: &ReplicationClient, link: &Link, durable: Lsn, received: Lsn) {
+fn acknowledge(client: &mut ReplicationClient, link: &Link, durable: Lsn, received: Lsn) {
     let position = durable.min(received);
-    client.update_applied_lsn(pgwire_replication::Lsn(position.0));
+    client.acknowledge(position);
     link.note_acknowledged(position);
 }

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,13 +40,7 @@ impl ThrowawayPostgres {
     /// Creates a cluster with logical replication and starts it; `settings` are further `name=value` pairs.
     pub fn start(settings: &[&str]) -> Result<Self, SourceError> {
         let binaries = find_binaries()?;
-        let directory =
-            tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
-        if is_root() {
-            fs::set_permissions(directory.path(), Permissions::from_mode(0o755))
-                .map_err(|e| failed("its directory", &e))?;
-            run(Command::new("chown").arg("postgres").arg(directory.path()))?;
-        }
+        let directory = own_directory()?;
         let mut server = ThrowawayPostgres {
             settings: server_settings(directory.path(), settings),
             directory,
@@ -63,6 +56,42 @@ impl ThrowawayPostgres {
         Ok(server)
     }
 
+    /// Copies the cluster of this stopped server and starts the copy as a hot standby of it, which waits until the primary
+    /// is launched again. It streams through the primary's physical slot `standby`, which is the caller's to create;
+    /// `settings` are added to the primary's own.
+    pub fn standby(&self, settings: &[&str]) -> Result<Self, SourceError> {
+        let directory = own_directory()?;
+        let mut standby = ThrowawayPostgres {
+            settings: self.settings.clone(),
+            directory,
+            binaries: self.binaries.clone(),
+            server: None,
+        };
+        standby.settings.extend([
+            format!("unix_socket_directories={}", standby.directory.path().display()),
+            format!(
+                "primary_conninfo=host={} port={} user=postgres dbname=postgres application_name=standby",
+                self.socket_directory().display(),
+                self.port()
+            ),
+            "primary_slot_name=standby".to_owned(),
+            "hot_standby_feedback=on".to_owned(),
+            "wal_retrieve_retry_interval=100ms".to_owned(),
+        ]);
+        standby.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(standby.data()))?;
+        File::create(standby.data().join("standby.signal")).map_err(|e| failed("the sign of a standby", &e))?;
+        standby.launch()?;
+        Ok(standby)
+    }
+
+    /// Copies the files of a replication slot to a stopped standby, as cluster managers do for servers that do not copy
+    /// slots themselves.
+    pub fn copy_slot_to(&self, standby: &ThrowawayPostgres, slot: &str) -> Result<(), SourceError> {
+        let home = |server: &ThrowawayPostgres| server.data().join("pg_replslot").join(slot);
+        run(Command::new("cp").arg("-a").arg(home(self)).arg(home(standby)))
+    }
+
     /// Starts the server of this cluster; after [`ThrowawayPostgres::stop`] again.
     pub fn launch(&mut self) -> Result<(), SourceError> {
         let log = self.directory.path().join("log");
@@ -73,10 +102,10 @@ impl ThrowawayPostgres {
             command.arg("-c").arg(setting);
         }
         let child = command.stdout(Stdio::null()).stderr(output).spawn().map_err(|e| failed("the server", &e))?;
+        let pid = child.id();
         self.server = Some(child);
         let deadline = Instant::now() + START_TIMEOUT;
-        // Postgres listens before it has recovered: only a session that answers counts.
-        while !self.answers() {
+        while !self.answers(pid) {
             let ended = self.server.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)));
             if ended || Instant::now() > deadline {
                 let log = fs::read_to_string(&log).unwrap_or_default();
@@ -89,13 +118,11 @@ impl ThrowawayPostgres {
         Ok(())
     }
 
-    fn answers(&self) -> bool {
-        UnixStream::connect(self.socket_directory().join(format!(".s.PGSQL.{}", self.port()))).is_ok()
-            && Command::new(self.binaries.join("pg_isready"))
-                .args(["-q", "-p", self.port(), "-h"])
-                .arg(self.socket_directory())
-                .status()
-                .is_ok_and(|status| status.success())
+    /// Postgres listens before it has recovered; that it lets sessions in is what its lock file says last.
+    fn answers(&self, pid: u32) -> bool {
+        let lock = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let mut lines = lock.lines();
+        lines.next() == Some(pid.to_string().as_str()) && lines.next_back().is_some_and(|state| state.trim() == "ready")
     }
 
     /// Stops the server and keeps its cluster.
@@ -118,10 +145,15 @@ impl ThrowawayPostgres {
         self.directory.path()
     }
 
-    /// Where the programs of this Postgres are (`psql`, `pgbench`, `pg_recvlogical`).
+    /// A program that works with this Postgres (`psql`, `pgbench`, `pg_recvlogical`): its own, or where it came without any,
+    /// that of another version installed here.
     #[must_use]
-    pub fn binaries(&self) -> &Path {
-        &self.binaries
+    pub fn program(&self, name: &str) -> PathBuf {
+        let own = self.binaries.join(name);
+        if own.exists() {
+            return own;
+        }
+        installed().into_iter().map(|bin| bin.join(name)).rfind(|program| program.exists()).unwrap_or(own)
     }
 
     /// The URL of its database `postgres`.
@@ -186,15 +218,7 @@ fn find_binaries() -> Result<PathBuf, SourceError> {
     if let Some(named) = std::env::var_os("TIDEMARK_PG_BIN") {
         return Ok(PathBuf::from(named));
     }
-    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
-        .filter(|(_, path): &(u32, PathBuf)| path.join("initdb").exists())
-        .collect();
-    found.sort();
-    if let Some((_, newest)) = found.pop() {
+    if let Some(newest) = installed().pop() {
         return Ok(newest);
     }
     let on_path = std::env::var_os("PATH").unwrap_or_default();
@@ -207,6 +231,31 @@ fn find_binaries() -> Result<PathBuf, SourceError> {
             )
         },
     )
+}
+
+/// The servers' programs where Debian puts them, the newest last.
+fn installed() -> Vec<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, path): &(u32, PathBuf)| path.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+/// A directory that the server's user may write to.
+fn own_directory() -> Result<tempfile::TempDir, SourceError> {
+    let directory =
+        tempfile::Builder::new().prefix("tidemark-postgres-").tempdir().map_err(|e| failed("a directory", &e))?;
+    if is_root() {
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))
+            .map_err(|e| failed("its directory", &e))?;
+        run(Command::new("chown").arg("postgres").arg(directory.path()))?;
+    }
+    Ok(directory)
 }
 
 fn is_root() -> bool {

@@ -154,6 +154,27 @@ impl Assembler {
         self.tables.iter().position(|table| table.id.0 == relation)
     }
 
+    /// A row that the transport did not take.
+    pub(super) fn row_too_large(
+        &self,
+        position: Lsn,
+        bytes: usize,
+        limit: usize,
+        relation: Option<u32>,
+    ) -> SourceError {
+        let table = relation.and_then(|relation| self.tables.get(self.index_of(relation)?));
+        let whose = match (table, relation) {
+            (Some(table), _) => format!("a row of table {}", table.qualified_name()),
+            (None, Some(relation)) => format!("a row of the table with OID {relation}"),
+            (None, None) => "a message".to_owned(),
+        };
+        source_error(
+            "row_too_large",
+            format!("{whose} at log position {position} has {bytes} bytes; the limit is {limit}"),
+            format!("raise max_message_bytes and restart, or leave the table out of the source and {START_OVER}"),
+        )
+    }
+
     fn explain(&self, error: RowError, index: usize, position: Lsn) -> SourceError {
         match error {
             RowError::TooLarge => self.too_large(position),

@@ -183,7 +183,7 @@ async fn write_backlog(client: &Client, scale: Scale) -> anyhow::Result<i64> {
 
 async fn reference_round(postgres: &ThrowawayPostgres, url: &str, slot: &str, end: &str) -> anyhow::Result<Round> {
     let walsender = Walsender::watch(url, "load_reference").await?;
-    let mut command = Command::new(postgres.binaries().join("pg_recvlogical"));
+    let mut command = Command::new(postgres.program("pg_recvlogical"));
     command.args(["-U", "postgres", "-d", "drain", "-S", "load_reference", "--start", "--no-loop", "-f", "/dev/null"]);
     command.arg("-h").arg(postgres.socket_directory()).arg("--endpos").arg(end);
     // The publication is the one that Tidemark made, named as its slot.

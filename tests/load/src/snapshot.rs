@@ -31,7 +31,7 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
     let (mut copies, mut snapshots, mut cpus, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut peak, mut bytes, mut by_thread) = (0, 0, String::new());
     for round in 1..=scale.rounds {
-        let mut psql = Command::new(postgres.binaries().join("psql"));
+        let mut psql = Command::new(postgres.program("psql"));
         psql.args(["-X", "-U", "postgres", "-d", "snapshot", "-h"]).arg(postgres.socket_directory());
         psql.args(["-c", "\\copy (select * from payments) to '/dev/null' (format binary)"]);
         let (copy, _, said) = timed(&mut psql).await?;

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::error::Failure;
-use super::transport::{Established, ReplicationClient, ServerIdentity, Socket};
+use super::transport::{CopySession, Established, ReplicationClient, ServerIdentity, Socket};
 
 /// Shown in `pg_stat_activity`; how we recognise a walsender of our own that was left behind.
 pub(super) const APPLICATION_NAME: &str = "tidemark";
@@ -49,6 +49,16 @@ pub(super) async fn sql_session(config: &PostgresConfig) -> Result<Client, Failu
 
 fn timed_out(config: &PostgresConfig) -> Failure {
     Failure::Transient(format!("no answer from {} within {} s", config.display(), CONNECT_TIMEOUT.as_secs()))
+}
+
+/// A session to copy rows out.
+pub(super) async fn copy_session(config: &PostgresConfig) -> Result<CopySession, Failure> {
+    let opening = async {
+        let mut session = CopySession::connect(config, &options(config), APPLICATION_NAME).await?;
+        session.execute(LIFT_TRANSACTION_TIMEOUT).await?;
+        Ok(session)
+    };
+    timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| timed_out(config))?
 }
 
 /// A replication session that has authenticated and not started to stream.

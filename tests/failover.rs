@@ -40,8 +40,9 @@ impl Pair {
         });
         let copies_slots = version >= 170_000;
         primary.stop(Stop::Fast);
-        let standby = primary.standby(if copies_slots { &["sync_replication_slots=on"] } else { &[] }).unwrap();
+        let mut standby = primary.standby(if copies_slots { &["sync_replication_slots=on"] } else { &[] }).unwrap();
         primary.launch().unwrap();
+        standby.launch().unwrap();
         let pair = Pair { primary, standby, copies_slots };
         runtime.block_on(async {
             let client = sql::connect(&pair.primary.url()).await;
@@ -112,11 +113,17 @@ fn a_promoted_standby_goes_on_exactly() {
     });
     if pair.copies_slots {
         runtime.block_on(async {
-            let client = sql::connect(&pair.standby.url()).await;
+            let (primary, standby) = (sql::connect(&pair.primary.url()).await, sql::connect(&pair.standby.url()).await);
             let ready = format!(
-                "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND synced AND NOT temporary AND invalidation_reason IS NULL"
+                "SELECT count(*) FROM pg_replication_slots
+                 WHERE slot_name = '{SLOT}' AND synced AND NOT temporary AND invalidation_reason IS NULL"
             );
-            until("the slot is on the standby", async || sql::value(&client, &ready).await == "1").await;
+            until("the slot is on the standby", async || {
+                // What moves a slot on is a record of the transactions that run.
+                sql::run(&primary, "SELECT pg_log_standby_snapshot()").await;
+                sql::value(&standby, &ready).await == "1"
+            })
+            .await;
         });
     } else {
         pair.copy_slot();

@@ -13,6 +13,7 @@ use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::Client;
 
 use crate::support::embedded::Embedded;
 use crate::support::proxy::{NetworkFault, Proxy};
@@ -56,12 +57,12 @@ impl Fault {
     }
 }
 
-/// The process on the other end of our stream.
-async fn walsender(url: &str) -> Option<i32> {
+/// A session, and the process on the other end of our stream.
+async fn walsender(url: &str) -> (Client, Option<i32>) {
     let client = sql::connect_again(url).await;
-    let pid =
-        sql::value(&client, &format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{SLOT}'")).await;
-    pid.parse().ok()
+    let pid = format!("SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
+    let pid = sql::value(&client, &pid).await.parse().ok();
+    (client, pid)
 }
 
 struct Bench {
@@ -82,13 +83,18 @@ impl Bench {
                 self.postgres.launch().unwrap();
             }
             Fault::KillWalsender => {
-                if let Some(pid) = walsender(&self.postgres.url()).await {
+                let (client, pid) = walsender(&self.postgres.url()).await;
+                if let Some(pid) = pid {
                     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+                    // Every session ends; who asks sooner would meet the end.
+                    while !client.is_closed() {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
                 }
             }
             Fault::TerminateWalsender => {
-                if let Some(pid) = walsender(&self.postgres.url()).await {
-                    let client = sql::connect_again(&self.postgres.url()).await;
+                let (client, pid) = walsender(&self.postgres.url()).await;
+                if let Some(pid) = pid {
                     sql::run(&client, &format!("SELECT pg_terminate_backend({pid})")).await;
                 }
             }

@@ -38,8 +38,14 @@ mod bulk;
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 
+/// Debezium's change events, posted and recorded.
+mod debezium;
+
 /// Mistakes, and the answers they get.
 mod mistakes;
+
+/// What an operator does with a shell.
+mod operator;
 
 /// The layer rules.
 mod tidy;

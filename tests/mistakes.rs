@@ -184,8 +184,16 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
             format!("postgres://reader@/postgres?host={socket}"),
             &["ALTER ROLE \"reader\" REPLICATION;"],
         ),
-        ("TLS", format!("postgres://u:{SECRET}@h/db?sslmode=require"), &["TLS", "sslmode=disable"]),
-        ("verified TLS", format!("postgres://u:{SECRET}@h/db?sslmode=verify-full"), &["TLS", "sslmode=disable"]),
+        (
+            "verified TLS without an authority",
+            format!("postgres://u:{SECRET}@h/db?sslmode=verify-full"),
+            &["sslrootcert=FILE or sslrootcert=system", "?sslmode=verify-full&sslrootcert="],
+        ),
+        (
+            "half a certificate",
+            format!("postgres://u:{SECRET}@h/db?sslcert=c.pem"),
+            &["sslcert and sslkey go together"],
+        ),
     ];
     for (mistake, wrong, words) in &wrong_urls {
         refused(mistake, &mut serve_from(&data, wrong, &right), words);

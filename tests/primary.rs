@@ -25,10 +25,11 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// How long `pg_ctl stop -m fast` takes; the server is up again afterwards.
-fn fast_shutdown(postgres: &mut ThrowawayPostgres) -> Duration {
+fn fast_shutdown(postgres: &mut ThrowawayPostgres, how: &str) -> Duration {
     let began = Instant::now();
     postgres.stop(Stop::Fast);
     let took = began.elapsed();
+    println!("fast shutdown, {how}: {took:?}");
     postgres.launch().unwrap();
     took
 }
@@ -64,19 +65,19 @@ fn a_fast_shutdown_is_not_delayed() {
     let mut postgres = sql::postgres(&["deadlock_timeout=20ms", "autovacuum=off"]);
     let runtime = runtime();
     let (shop, data) = runtime.block_on(async { (Shop::open(&postgres.url(), 1).await, tempfile::tempdir().unwrap()) });
-    let alone = fast_shutdown(&mut postgres);
+    let alone = fast_shutdown(&mut postgres, "without Tidemark");
     let tidemark = runtime.block_on(async {
         let tidemark = Embedded::start(data.path(), &postgres.url(), &TABLES, "shutdown", 1).await;
         shop.register(&tidemark).await;
         shop.compare(&tidemark, "before the shutdowns").await;
         tidemark
     });
-    let loaded = fast_shutdown(&mut postgres);
+    let loaded = fast_shutdown(&mut postgres, "under load");
     runtime.block_on(async {
         shop.compare(&tidemark, "after a shutdown under load").await;
         shop.pause().await;
     });
-    let idle = fast_shutdown(&mut postgres);
+    let idle = fast_shutdown(&mut postgres, "at rest");
     runtime.block_on(async {
         shop.compare(&tidemark, "after a shutdown at rest").await;
         tidemark.stop().await;
@@ -92,10 +93,7 @@ fn a_fast_shutdown_is_not_delayed() {
         .await;
         stuck
     });
-    let blocked = fast_shutdown(&mut postgres);
-    println!(
-        "fast shutdown: {alone:?} without Tidemark, {idle:?} idle, {loaded:?} under load, {blocked:?} with a stuck engine"
-    );
+    let blocked = fast_shutdown(&mut postgres, "with a stuck engine");
     for (took, how) in [(loaded, "under load"), (idle, "at rest"), (blocked, "stuck")] {
         assert!(took < alone + PATIENCE, "{how}: {took:?}, without us {alone:?}");
     }
@@ -149,7 +147,8 @@ fn the_log_kept_for_us_stays_small() {
     let data = tempfile::tempdir().unwrap();
     runtime().block_on(async {
         let client = sql::connect(&postgres.url()).await;
-        sql::run(&client, "CREATE TABLE payments (id int PRIMARY KEY, amount int); CREATE DATABASE neighbour").await;
+        sql::run(&client, "CREATE TABLE payments (id int PRIMARY KEY, amount int)").await;
+        sql::run(&client, "CREATE DATABASE neighbour").await;
         sql::run(&client, "INSERT INTO payments VALUES (1, 1)").await;
         let neighbour = sql::connect(&postgres.url_of("neighbour")).await;
         let tidemark = Embedded::start(data.path(), &postgres.url(), &["payments"], "retention", 1).await;

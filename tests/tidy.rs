@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word, and the only places where sources may contain it.
-const HOMES: [(&str, &[&str]); 8] = [
+const HOMES: [(&str, &[&str]); 9] = [
     ("timely", &["engine/src/dataflow/"]),
     ("differential_dataflow", &["engine/src/dataflow/"]),
     ("rocksdb", &["engine/src/store/"]),
     ("tokio_postgres", &["connectors/src/postgres/"]),
-    ("pgwire_replication", &["connectors/src/postgres/"]),
+    ("postgres_protocol", &["connectors/src/postgres/"]),
+    ("rustls", &["connectors/src/postgres/transport/"]),
     ("axum", &["queries/src/http/", "queries/src/dashboard/"]),
     ("hyper_util", &["queries/src/http/"]),
     ("sqlparser", &["engine/src/materialization/filter.rs"]),

@@ -52,7 +52,9 @@ impl Default for GeneratorConfig {
 
 /// Runs until the channel closes.
 pub async fn run(config: GeneratorConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
+    let SourceContext { resume, events, mut durable, status, commands } = context;
+    // Nothing listens: who asks is told so at once.
+    drop(commands);
     let identity = SourceIdentity {
         connector: "generator".to_owned(),
         // The snapshot is part of what the seed makes: another size is another history.

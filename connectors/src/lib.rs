@@ -1,15 +1,23 @@
 //! Where changes come from. One module per connector, all behind the engine's port [`engine::source`].
 
 mod acknowledge;
+/// Change events in Debezium's format.
+pub mod debezium;
+/// Change events that are posted.
+pub mod events;
 #[cfg(test)]
 mod fuzzing;
 /// Made-up payments, the same for the same seed.
 pub mod generator;
+mod json_value;
 /// A Postgres database: snapshot, then logical replication.
 pub mod postgres;
 /// Change events recorded in a file.
 pub mod replay;
+/// The description of tables where no catalog can be asked.
+pub mod tables;
 
+pub use events::EventsConfig;
 pub use generator::GeneratorConfig;
 pub use postgres::PostgresConfig;
 pub use replay::ReplayConfig;
@@ -25,13 +33,15 @@ pub enum ConnectorConfig {
     Generator(GeneratorConfig),
     /// Read recorded events from a file.
     Replay(ReplayConfig),
+    /// Take events that are posted.
+    Events(EventsConfig),
 }
 
 /// Finds start-up mistakes before anything starts.
 pub async fn preflight(config: &ConnectorConfig) -> Result<(), SourceError> {
     match config {
         ConnectorConfig::Postgres(config) => postgres::preflight(config).await,
-        ConnectorConfig::Generator(_) => Ok(()),
+        ConnectorConfig::Generator(_) | ConnectorConfig::Events(_) => Ok(()),
         ConnectorConfig::Replay(config) => replay::preflight(config),
     }
 }
@@ -42,5 +52,6 @@ pub async fn run(config: ConnectorConfig, context: SourceContext) {
         ConnectorConfig::Postgres(config) => postgres::run(config, context).await,
         ConnectorConfig::Generator(config) => generator::run(config, context).await,
         ConnectorConfig::Replay(config) => replay::run(config, context).await,
+        ConnectorConfig::Events(config) => events::run(config, context).await,
     }
 }

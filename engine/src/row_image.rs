@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::change::{Change, OldImage, RowRef, RowWriter, TableId, TableSchema, ValueRef};
 use crate::commit_group::{GroupRows, GroupTooLarge, Span, Written};
 use crate::materialization::group_key;
-use crate::source::FollowedTable;
+use crate::source::{FollowedTable, TableState};
 use crate::store::{Store, StoreError, key};
 
 /// Why a change cannot be applied exactly.
@@ -57,6 +57,8 @@ struct Part {
     schema: Arc<TableSchema>,
     /// Of a partitioned table told under its own id: where its rows really are.
     partitions: Arc<[TableId]>,
+    /// The table halted: whatever still comes of it is not looked at.
+    halted: bool,
 }
 
 impl Part {
@@ -86,11 +88,12 @@ impl RowImages {
     /// Announces a table as it is from here on.
     pub fn add_table(&mut self, table: &FollowedTable) {
         let schema = Arc::new(table.schema.clone());
-        let own = Part { id: schema.id, schema: Arc::clone(&schema), partitions: table.partitions.clone().into() };
-        self.parts.insert(schema.id, own);
+        let halted = matches!(table.standing, TableState::Halted { .. });
+        let part =
+            |id: TableId, partitions: Arc<[TableId]>| Part { id, schema: Arc::clone(&schema), partitions, halted };
+        self.parts.insert(schema.id, part(schema.id, table.partitions.clone().into()));
         for id in &table.partitions {
-            let part = Part { id: *id, schema: Arc::clone(&schema), partitions: Arc::default() };
-            self.parts.insert(*id, part);
+            self.parts.insert(*id, part(*id, Arc::default()));
         }
     }
 
@@ -141,6 +144,9 @@ impl RowImages {
         change: Change<'_>,
         applied: &mut Applied,
     ) -> Result<(), RowImageError> {
+        if self.parts.get(&change.table()).is_some_and(|part| part.halted) {
+            return Ok(());
+        }
         match change {
             Change::Insert { table, new } => {
                 applied.inserts += 1;
@@ -154,6 +160,15 @@ impl RowImages {
             Change::Update { table, old, new } => {
                 applied.updates += 1;
                 self.update(group, table, old, new)?;
+            }
+            Change::Upsert { table, new } => {
+                let part = self.part(table)?;
+                encode_key(&mut self.key, &part, new)?;
+                match self.old_row(group, &part, false) {
+                    Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
+                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
+                    Err(error) => return Err(error),
+                }
             }
             Change::Delete { table, old } => {
                 applied.deletes += 1;

@@ -117,6 +117,9 @@ impl Shared {
         }
         // Readers must never see time go back: what was served before a restart is reached again first.
         let applied = self.applied.borrow().lsn;
+        if let (SourceState::Snapshotting { rows_done, .. }, None) = (&source.state, source.upstream_lsn_at_start) {
+            return wait("snapshotting", format!("taking the existing rows: {rows_done} so far"));
+        }
         match source.upstream_lsn_at_start {
             Some(start) if applied >= start => {
                 self.caught_up.store(true, Ordering::Release);

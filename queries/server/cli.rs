@@ -11,6 +11,21 @@ const EXIT_CODES: &str = "Exit codes:
   1  the server or the engine failed, or could not be reached
   2  the usage or the configuration is wrong, or something needed to start is not there";
 
+const CHECK_HELP: &str = "Nothing is changed without --fix. With it, the statements of failed checks that lose nothing are run, each shown \
+before: grants, REPLICATION for the role, the publication, REPLICA IDENTITY DEFAULT in place of NOTHING, and ALTER SYSTEM for \
+what counts after the next restart of Postgres. Warnings are left to you.
+
+Exit codes:
+  0  nothing failed; there may be warnings
+  2  a check failed, or the usage or the configuration is wrong";
+
+const DROP_SLOT_HELP: &str =
+    "What is gone already is no error. Slots of other data directories are listed, and dropped only when named.
+
+Exit codes:
+  0  slot and publication are gone
+  2  the slot is in use, is not Tidemark's, or Postgres cannot be asked; or the usage is wrong";
+
 /// Exact, live totals of a Postgres table.
 #[derive(Debug, Parser)]
 #[command(name = "tidemark", version, after_help = EXIT_CODES)]
@@ -33,6 +48,12 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN", default_value = "127.0.0.1:7171")]
         listen: SocketAddr,
     },
+    /// Look at Postgres as `serve` would, and name what has to be repaired with the statement that does
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArguments),
+    /// Remove the replication slot and publication of a data directory that is not wanted any more
+    #[command(after_help = DROP_SLOT_HELP)]
+    DropSlot(DropSlotArguments),
     /// List the aggregates of a running server
     List {
         #[command(flatten)]
@@ -82,6 +103,62 @@ pub struct ServerAddress {
     pub url: String,
 }
 
+/// Where Postgres is, for the commands that ask it themselves. The configuration file is that of `serve`.
+#[derive(Debug, Default, Args)]
+pub struct UpstreamArguments {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Data directory, which names slot and publication [default: ./tidemark-data]
+    #[arg(long, value_name = "DIR", env = "TIDEMARK_DATA")]
+    pub data: Option<PathBuf>,
+    /// The Postgres database; better given in the environment, where others do not see its password
+    #[arg(long, value_name = "URL", env = "TIDEMARK_POSTGRES", hide_env_values = true)]
+    pub postgres: Option<String>,
+}
+
+/// What `check` can be told.
+#[derive(Debug, Default, Args)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    pub upstream: UpstreamArguments,
+    /// Look at this table too, as schema.name; can be repeated
+    #[arg(long = "table", value_name = "TABLE", env = "TIDEMARK_TABLE", value_delimiter = ',')]
+    pub tables: Vec<String>,
+    /// Repair what can be repaired without losing anything
+    #[arg(long)]
+    pub fix: bool,
+    /// Repair as this user, who may more than Tidemark's own; implies --fix
+    #[arg(long, value_name = "URL", env = "TIDEMARK_POSTGRES_ADMIN", hide_env_values = true)]
+    pub fix_as: Option<String>,
+    /// How to print the checks
+    #[arg(long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// What `drop-slot` can be told.
+#[derive(Debug, Default, Args)]
+pub struct DropSlotArguments {
+    #[command(flatten)]
+    pub upstream: UpstreamArguments,
+    /// Drop this slot in place of the data directory's
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+    /// Drop it even while it is in use; whoever reads it is cut off
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
 /// What `serve` can be told. Each has a key in the configuration file.
 #[derive(Debug, Default, Args)]
 pub struct ServeArguments {
@@ -112,6 +189,9 @@ pub struct ServeArguments {
     /// Follow a recorded file instead
     #[arg(long, value_name = "FILE", env = "TIDEMARK_REPLAY")]
     pub replay: Option<PathBuf>,
+    /// Take change events in Debezium's format that are posted, of the tables this JSON file describes, instead
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_EVENTS")]
+    pub events: Option<PathBuf>,
     /// Worker threads of the engine [default: half of the processors]
     #[arg(long, env = "TIDEMARK_WORKERS")]
     pub workers: Option<usize>,

@@ -6,13 +6,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use connectors::tables::TableFile;
 use queries::http::check_listen_address;
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, ServeArguments};
+use crate::cli::{LogFormat, ServeArguments, UpstreamArguments};
 use crate::failure::Failure;
 
 const DEFAULT_PORT: u16 = 7_171;
+const DEFAULT_DATA: &str = "tidemark-data";
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
 /// What `serve` runs with.
@@ -54,6 +56,11 @@ pub enum SourceConfig {
         /// The file.
         file: PathBuf,
     },
+    /// Events that are posted.
+    Events {
+        /// The tables, and how their events are written.
+        tables: TableFile,
+    },
 }
 
 /// Text that must not be shown.
@@ -74,6 +81,39 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The Postgres that `check` and `drop-slot` ask themselves.
+#[derive(Debug)]
+pub struct UpstreamConfig {
+    /// How to connect.
+    pub url: Secret,
+    /// The tables of the configuration file.
+    pub tables: Vec<String>,
+    /// The slot shall be one that standbys copy.
+    pub failover_slot: bool,
+    /// The data directory.
+    pub data: PathBuf,
+    /// It was named, so it is meant even where it does not exist yet.
+    pub data_named: bool,
+}
+
+impl UpstreamConfig {
+    /// Puts together what the command line, the environment and the file say.
+    pub fn resolve(arguments: &UpstreamArguments) -> Result<UpstreamConfig, Failure> {
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let url = arguments.postgres.clone().map(Secret).or(file.postgres).ok_or_else(|| {
+            Failure::Usage("no database to ask: give it with TIDEMARK_POSTGRES or --postgres".to_owned())
+        })?;
+        let data = arguments.data.clone().or(file.data);
+        Ok(UpstreamConfig {
+            url,
+            tables: file.tables,
+            failover_slot: file.failover_slot,
+            data_named: data.is_some(),
+            data: data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+        })
+    }
+}
+
 /// The configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,9 +129,34 @@ struct File {
     failover_slot: bool,
     generator: Option<u64>,
     replay: Option<PathBuf>,
+    events: Option<EventsSetting>,
     workers: Option<usize>,
     memory: Option<String>,
     log: Option<LogFormat>,
+}
+
+/// The tables whose events are posted: a file of JSON, or the same right here.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum EventsSetting {
+    File(PathBuf),
+    Here(toml::Table),
+}
+
+impl EventsSetting {
+    fn resolve(self) -> Result<TableFile, Failure> {
+        let (described, place) = match self {
+            EventsSetting::File(path) => {
+                let text = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+                (text.and_then(|text| TableFile::parse(&text)), path.display().to_string())
+            }
+            EventsSetting::Here(table) => {
+                let parsed = table.try_into::<TableFile>().map_err(|error| error.message().to_owned());
+                (parsed.and_then(TableFile::checked), "the configuration's events".to_owned())
+            }
+        };
+        described.map_err(|what| Failure::Usage(format!("{place}: {what}")))
+    }
 }
 
 impl ServeConfig {
@@ -129,14 +194,15 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     let memory = arguments.memory.or(file.memory);
     let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
     let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
-    let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay);
+    let events = arguments.events.map(EventsSetting::File);
+    let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay, events);
     let source = match stated {
         // A source on the command line or in the environment replaces the file's, of whatever kind that is.
-        (None, None, None) => source(file.postgres, file.generator, file.replay, tables)?,
-        (postgres, generator, replay) => source(postgres, generator, replay, tables)?,
+        (None, None, None, None) => source(file.postgres, file.generator, file.replay, file.events, tables)?,
+        (postgres, generator, replay, events) => source(postgres, generator, replay, events, tables)?,
     };
     Ok(ServeConfig {
-        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from("tidemark-data")),
+        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         listen,
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,
@@ -155,21 +221,23 @@ fn source(
     postgres: Option<Secret>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
+    events: Option<EventsSetting>,
     tables: Vec<String>,
 ) -> Result<SourceConfig, Failure> {
-    match (postgres, generator, replay) {
-        (Some(_), None, None) if tables.is_empty() => {
+    match (postgres, generator, replay, events) {
+        (Some(_), None, None, None) if tables.is_empty() => {
             Err(Failure::Usage("no table to follow: give one with --table schema.name".to_owned()))
         }
-        (Some(url), None, None) => Ok(SourceConfig::Postgres { url, tables }),
-        (None, Some(seed), None) => Ok(SourceConfig::Generator { seed }),
-        (None, None, Some(file)) => Ok(SourceConfig::Replay { file }),
-        (None, None, None) => Err(Failure::Usage(
+        (Some(url), None, None, None) => Ok(SourceConfig::Postgres { url, tables }),
+        (None, Some(seed), None, None) => Ok(SourceConfig::Generator { seed }),
+        (None, None, Some(file), None) => Ok(SourceConfig::Replay { file }),
+        (None, None, None, Some(events)) => Ok(SourceConfig::Events { tables: events.resolve()? }),
+        (None, None, None, None) => Err(Failure::Usage(
             "nothing to follow: give a database with TIDEMARK_POSTGRES or --postgres, or made-up payments with --generator 1"
                 .to_owned(),
         )),
         _ => Err(Failure::Usage(
-            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator and --replay".to_owned(),
+            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator, --replay and --events".to_owned(),
         )),
     }
 }
@@ -237,6 +305,8 @@ mod tests {
         assert!(refused(arguments(), "").contains("nothing to follow"));
         assert!(refused(arguments(), "generator = 1\nreplay = 'f'").contains("more than one source"));
         assert!(refused(arguments(), "postgres = 'x'").contains("--table"));
+        assert!(refused(arguments(), "events = '/nonexistent'").contains("/nonexistent: "));
+        assert!(refused(arguments(), "events = { tables = [] }").contains("no table is described"));
         assert!(refused(arguments(), "generator = 1\nworkers = 0").contains("at least 1"));
         assert!(refused(arguments(), "generator = 1\nmemory = '5 potatoes'").contains("512MiB"));
         assert!(refused(arguments(), "generator = 1\nlisten = '0.0.0.0:7171'").contains("--insecure-listen"));

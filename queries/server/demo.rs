@@ -13,7 +13,7 @@ use connectors::{ConnectorConfig, GeneratorConfig, PostgresConfig};
 use engine::engine::EngineConfig;
 use engine::materialization::Definition;
 use engine::{Engine, pipeline};
-use queries::http::check_listen_address;
+use queries::http::{AppState, check_listen_address};
 use tokio::task::JoinSet;
 
 use crate::cli::LogFormat;
@@ -116,7 +116,7 @@ async fn demonstrate(
     };
     let outcome = tokio::select! {
         outcome = demo => outcome,
-        () = serve_engine(listener, running.engine.clone(), source_name, shutdown.clone()) => Ok(()),
+        () = serve_engine(listener, AppState::new(running.engine.clone(), source_name), shutdown.clone()) => Ok(()),
     };
     sessions.shutdown().await;
     running.stop().await;

@@ -1,9 +1,11 @@
 //! The binary `tidemark`: reads the command line and the configuration, and runs one command.
 
+mod check;
 mod cli;
 mod client;
 mod config;
 mod demo;
+mod drop_slot;
 mod failure;
 mod logging;
 mod serve;
@@ -32,6 +34,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(arguments)?),
         Command::Demo { listen } => demo::run(listen),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::DropSlot(arguments) => drop_slot::run(&arguments),
         Command::List { server } => client::Client::new(&server)?.list(),
         Command::Describe { name, server } => client::Client::new(&server)?.describe(&name),
         Command::Drop { name, server } => client::Client::new(&server)?.drop_aggregate(&name),

@@ -1,10 +1,14 @@
 //! `tidemark serve`: starts the engine with its source, serves HTTP over it, and stops both in that order.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use connectors::{ConnectorConfig, GeneratorConfig, PostgresConfig, ReplayConfig};
+use connectors::events::{Inlet, PostError, Receipt};
+use connectors::{ConnectorConfig, EventsConfig, GeneratorConfig, PostgresConfig, ReplayConfig};
 use engine::Engine;
 use engine::engine::EngineConfig;
 use engine::pipeline::abort_on_engine_panic;
@@ -12,6 +16,7 @@ use engine::source::ResumePoint;
 use engine::store::StoreMemory;
 use engine::store::format::claim;
 use queries::http::{AppState, serve};
+use queries::inlet::{EventInlet, NotTaken, Taken};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,8 +35,13 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
     runtime.block_on(async {
         let listener = bind(config.listen).await?;
         let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
-        let (running, source_name) = start(&config).await?;
-        serve_engine(listener, running.engine.clone(), source_name, shutdown).await;
+        let (running, source_name, inlet) = start(&config).await?;
+        let state = AppState::new(running.engine.clone(), source_name);
+        let state = match inlet {
+            Some(inlet) => state.with_inlet(Arc::new(Posted(inlet))),
+            None => state,
+        };
+        serve_engine(listener, state, shutdown).await;
         running.stop().await;
         Ok(())
     })
@@ -79,9 +89,44 @@ impl Running {
 /// How long a connector may take to say goodbye.
 const CONNECTOR_STOP: Duration = Duration::from_secs(5);
 
-/// Starts what the configuration says. The second part is the name of its source in `/v1/sources`.
-async fn start(config: &ServeConfig) -> Result<(Running, &'static str), Failure> {
+/// What the HTTP face posts events to.
+struct Posted(Inlet);
+
+impl EventInlet for Posted {
+    fn post(
+        &self,
+        body: Vec<u8>,
+        snapshot_done: bool,
+    ) -> Pin<Box<dyn Future<Output = Result<Taken, NotTaken>> + Send + '_>> {
+        Box::pin(async move { self.0.post(body, snapshot_done).await.map(taken).map_err(not_taken) })
+    }
+}
+
+fn taken(receipt: Receipt) -> Taken {
+    let Receipt { accepted, duplicates, ignored, waiting, lsn } = receipt;
+    Taken { accepted, duplicates, ignored, waiting, lsn }
+}
+
+fn not_taken(error: PostError) -> NotTaken {
+    match error {
+        PostError::Busy => NotTaken::Busy(error.to_string()),
+        PostError::Stopped => NotTaken::Stopped,
+        PostError::Refused { receipt, line, refusal } => NotTaken::Refused {
+            taken: taken(receipt),
+            line: line as u64,
+            code: refusal.code.to_owned(),
+            pointer: refusal.pointer,
+            reason: refusal.reason,
+            remedy: refusal.remedy,
+        },
+    }
+}
+
+/// Starts what the configuration says. The second part is the name of its source in `/v1/sources`, the third where events
+/// are posted to it.
+async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<Inlet>), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let mut inlet = None;
     let (connector, name) = match &config.source {
         SourceConfig::Postgres { url, tables } => {
             let named = |slot: &str| PostgresConfig::new(url.reveal(), tables, slot).map_err(|error| usage(&error));
@@ -95,8 +140,14 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str), Failure>
             (ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() }), "generator")
         }
         SourceConfig::Replay { file } => (ConnectorConfig::Replay(ReplayConfig { file: file.clone() }), "replay"),
+        SourceConfig::Events { tables } => {
+            let (posted_to, outlet) = connectors::events::inlet();
+            inlet = Some(posted_to);
+            let directory = config.data.join("events");
+            (ConnectorConfig::Events(EventsConfig { tables: tables.clone(), directory, outlet }), "events")
+        }
     };
-    Ok((Running::start(&engine_config(config), connector).await?, name))
+    Ok((Running::start(&engine_config(config), connector).await?, name, inlet))
 }
 
 /// Half of the memory for blocks, a quarter for cells, the rest for what is being written.
@@ -116,14 +167,14 @@ fn engine_config(config: &ServeConfig) -> EngineConfig {
 }
 
 /// Serves HTTP over a running engine until `shutdown`.
-pub async fn serve_engine(listener: TcpListener, engine: Engine, source_name: &str, shutdown: CancellationToken) {
+pub async fn serve_engine(listener: TcpListener, state: AppState, shutdown: CancellationToken) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!("serving on http://{address}");
         if !address.ip().is_loopback() {
             tracing::warn!("{address} is reachable by others, without tokens or TLS");
         }
     }
-    serve(listener, AppState::new(engine, source_name), shutdown).await;
+    serve(listener, state, shutdown).await;
 }
 
 /// Listens, or says why not.

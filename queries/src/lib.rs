@@ -9,6 +9,8 @@ pub mod api;
 pub mod dashboard;
 /// The HTTP face. Only here, and in the page's routes, is the web framework named.
 pub mod http;
+/// Where change events are posted.
+pub mod inlet;
 /// Questions, and what to read for them.
 pub mod query;
 /// Reads cells of one Snapshot and merges them into rows.

@@ -65,8 +65,6 @@ struct Weather {
     away_until: Instant,
     /// Bytes from Postgres until everything is cut.
     allowance: Option<u64>,
-    /// Bytes passed on from Postgres.
-    passed: u64,
 }
 
 /// What ends connections: each looks at what changed since it began.
@@ -101,7 +99,6 @@ impl Proxy {
             delayed_until: now,
             away_until: now,
             allowance: None,
-            passed: 0,
         };
         let shared = Arc::new(Shared { weather: Mutex::new(weather), ends: watch::Sender::new(Ends::default()) });
         let accepting = Arc::clone(&shared);
@@ -132,11 +129,6 @@ impl Proxy {
     pub fn lead_to(&self, socket_directory: &std::path::Path) {
         self.shared.look(|weather| weather.target = socket_directory.join(".s.PGSQL.5432"));
         self.inject(NetworkFault::Cut { reset: false });
-    }
-
-    /// Bytes passed on from Postgres.
-    pub fn passed(&self) -> u64 {
-        self.shared.look(|weather| weather.passed)
     }
 
     /// Lets it happen.
@@ -260,7 +252,6 @@ impl Shared {
                 }
                 None => false,
             };
-            weather.passed += passes as u64;
             (passes, cut)
         })
     }

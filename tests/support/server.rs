@@ -30,11 +30,21 @@ impl Server {
     /// Starts `tidemark serve` on a free port with these arguments, and waits until it listens.
     pub fn start(data: &Path, postgres: &str, tables: &[&str], more: &[&str]) -> Server {
         let mut command = serve(data);
-        command.args(["--listen", "127.0.0.1:0"]).env("TIDEMARK_POSTGRES", postgres);
+        command.env("TIDEMARK_POSTGRES", postgres);
         for table in tables {
             command.args(["--table", table]);
         }
-        let mut child = command.args(more).stderr(Stdio::piped()).spawn().unwrap();
+        Self::listen(command.args(more))
+    }
+
+    /// Starts `tidemark serve` with a source that these arguments name.
+    pub fn start_source(data: &Path, source: &[&str]) -> Server {
+        Self::listen(serve(data).args(source))
+    }
+
+    /// Starts this `tidemark serve` on a free port, and waits until it listens.
+    pub fn listen(command: &mut Command) -> Server {
+        let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
@@ -91,6 +101,11 @@ impl Server {
         self.send("PUT", path, Some(body))
     }
 
+    /// POST of a body; `None` where nobody answers.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> Option<Answer> {
+        self.send("POST", path, Some(body))
+    }
+
     /// DELETE of a path.
     pub fn delete(&self, path: &str) -> Option<Answer> {
         self.send("DELETE", path, None)
@@ -125,6 +140,11 @@ impl Server {
     /// Where it serves, as `host:port`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Sends a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// `kill -9`.

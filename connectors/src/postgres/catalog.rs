@@ -1,13 +1,14 @@
-//! What the catalog says about our tables: their shape, whether they can be followed, and the signs by which a later
-//! change that the stream does not tell is noticed.
+//! What the catalog says about our tables: their shape, the relations that hold their rows, and whether they can be followed.
 
 use std::collections::BTreeMap;
 
 use engine::change::{Column, ColumnType, TableId, TableSchema};
+use engine::source::{FollowedTable, TableState};
 use tokio_postgres::Client;
 
 use super::config::{TableName, quote_identifier};
 use super::error::{Failure, source_error};
+use super::readers::{Part, Reading};
 
 /// A table that can be followed, with what the snapshot needs to read it.
 #[derive(Clone, Debug)]
@@ -19,14 +20,28 @@ pub(super) struct CatalogTable {
     pub(super) rows_estimated: u64,
     /// This role may add it to a publication.
     pub(super) owned: bool,
-    /// Its file, new after TRUNCATE and after every ALTER that writes all rows anew.
-    filenode: u32,
+    /// The relations that hold its rows: itself, or its partitions.
+    pub(super) parts: Vec<Part>,
+    pub(super) partitioned: bool,
+    /// Their files, new after TRUNCATE and after every ALTER that writes all rows anew.
+    filenodes: Vec<u32>,
 }
 
 impl CatalogTable {
     /// Equal for two looks between which nothing happened that a snapshot could not see.
-    pub(super) fn version(&self) -> (&TableSchema, u32) {
-        (&self.schema, self.filenode)
+    pub(super) fn version(&self) -> (&TableSchema, &[Part], &[u32]) {
+        (&self.schema, &self.parts, &self.filenodes)
+    }
+
+    /// As the engine is to know it.
+    pub(super) fn followed(&self, standing: TableState) -> FollowedTable {
+        let partitions = if self.partitioned { self.parts.iter().map(|part| part.id).collect() } else { Vec::new() };
+        FollowedTable { schema: self.schema.clone(), partitions, standing }
+    }
+
+    /// As the readers are to read it.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        Reading { schema: &self.schema, copy_columns: &self.copy_columns, parts: &self.parts }
     }
 }
 
@@ -103,6 +118,11 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
     let primary_key: Option<Vec<usize>> =
         key.iter().map(|attnum| columns.iter().position(|column| column.attnum == *attnum)).collect();
     let primary_key = primary_key.filter(|key| !key.is_empty()).ok_or_else(|| missing_primary_key(name))?;
+    let partitioned = kind == "p";
+    let (parts, filenodes) = match partitioned {
+        true => partitions(client, name, oid, &role).await?,
+        false => (vec![Part { id: TableId(oid), quoted: name.quoted() }], vec![row.try_get(8)?]),
+    };
     Ok(CatalogTable {
         schema: TableSchema {
             id: TableId(oid),
@@ -117,23 +137,75 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
         copy_columns: columns.iter().map(CatalogColumn::copy_expression).collect(),
         rows_estimated: if estimate > 0.0 { estimate as u64 } else { 0 },
         owned,
-        filenode: row.try_get(8)?,
+        parts,
+        partitioned,
+        filenodes,
     })
+}
+
+/// The partitions that hold rows, and their files.
+async fn partitions(client: &Client, name: &TableName, oid: u32, role: &str) -> Result<(Vec<Part>, Vec<u32>), Failure> {
+    let rows = client
+        .query(
+            // Not by the functions for partition trees: they see what is newer than the snapshot.
+            "WITH RECURSIVE tree AS (
+                 SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+                 UNION ALL
+                 SELECT i.inhrelid FROM tree
+                 JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
+             )
+             SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relfilenode, c.relkind::text,
+                    has_table_privilege(c.oid, 'SELECT'), c.relreplident::text
+             FROM tree JOIN pg_class c ON c.oid = tree.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind <> 'p' ORDER BY c.oid",
+            &[&oid],
+        )
+        .await?;
+    let (mut parts, mut filenodes) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for row in rows {
+        let (id, quoted, filenode): (u32, String, u32) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (kind, readable, identity): (String, bool, String) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        if kind != "r" {
+            return Err(Failure::definite(
+                "unsupported_table",
+                format!("partition {quoted} of {name} is a foreign table, whose rows are not in this server's log"),
+                "list the partitions that are ordinary tables one by one",
+            ));
+        }
+        if !readable {
+            return Err(Failure::definite(
+                "permission_denied",
+                format!("role {role} may not read partition {quoted} of table {name}"),
+                format!("GRANT SELECT ON {quoted} TO {role};"),
+            ));
+        }
+        if identity == "n" {
+            return Err(Failure::definite(
+                "replica_identity_nothing",
+                format!(
+                    "partition {quoted} of {name} has REPLICA IDENTITY NOTHING: once published, Postgres would refuse the \
+                     application's own updates and deletes"
+                ),
+                format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT;"),
+            ));
+        }
+        parts.push(Part { id: TableId(id), quoted });
+        filenodes.push(filenode);
+    }
+    Ok((parts, filenodes))
 }
 
 fn check_kind(name: &TableName, kind: &str, persistence: &str) -> Result<(), Failure> {
     let what = match (kind, persistence) {
-        ("r", "p") => return Ok(()),
+        ("r" | "p", "p") => return Ok(()),
         ("r", "u") => "an unlogged table, which has no log to follow",
         ("r", _) => "a temporary table",
-        ("p", _) => "a partitioned table, which is not supported yet",
         ("v" | "m", _) => "a view",
         ("f", _) => "a foreign table",
         _ => "not a table",
     };
     let remedy = match (kind, persistence) {
         ("r", "u") => format!("ALTER TABLE {} SET LOGGED;", name.quoted()),
-        ("p", _) => "list its partitions one by one".to_owned(),
         _ => "list ordinary tables only; for a view, list the tables it reads".to_owned(),
     };
     Err(Failure::definite("unsupported_table", format!("{name} is {what}"), remedy))
@@ -360,107 +432,6 @@ impl TypeCatalog {
     }
 }
 
-/// What the stream does not tell: which publication and membership these are, which column is behind which name, and
-/// what the key is. A table taken out of the publication and added again has lost changes, without any message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    /// OID and flags.
-    publication: Option<(u32, String)>,
-    tables: Vec<TableSigns>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct TableSigns {
-    name: String,
-    /// OID of the row that makes the table a member of the publication; new whenever it is added.
-    membership: Option<u32>,
-    /// `name=attnum` of the columns we read.
-    columns: Vec<String>,
-    /// Names, in key order.
-    key: Vec<String>,
-}
-
-/// How a fingerprint differs from the earlier one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Drift {
-    Publication(String),
-    Table(String),
-}
-
-impl Fingerprint {
-    pub(super) async fn read(client: &Client, publication: &str, tables: &[TableSchema]) -> Result<Self, Failure> {
-        let publication = client
-            .query_opt(
-                "SELECT oid, concat_ws(',', puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot)
-                 FROM pg_publication WHERE pubname = $1",
-                &[&publication],
-            )
-            .await?
-            .map(|row| Ok::<_, Failure>((row.try_get(0)?, row.try_get(1)?)))
-            .transpose()?;
-        let publication_oid = publication.as_ref().map_or(0, |(oid, _)| *oid);
-        let mut signs = Vec::with_capacity(tables.len());
-        for table in tables {
-            let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            let row = client
-                .query_one(
-                    "SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = $2),
-                            ARRAY(SELECT a.attname::text || '=' || a.attnum FROM pg_attribute a
-                                  WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
-                                    AND a.attname::text = ANY($3) ORDER BY a.attnum),
-                            ARRAY(SELECT a.attname::text
-                                  FROM pg_class c JOIN pg_index i ON i.indrelid = c.oid,
-                                       unnest(i.indkey) WITH ORDINALITY AS k(attnum, position), pg_attribute a
-                                  WHERE c.oid = $2 AND i.indisvalid AND i.indimmediate AND k.position <= i.indnkeyatts
-                                    AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END
-                                    AND a.attrelid = c.oid AND a.attnum = k.attnum
-                                  ORDER BY k.position)",
-                    &[&publication_oid, &table.id.0, &names],
-                )
-                .await?;
-            signs.push(TableSigns {
-                name: table.qualified_name(),
-                membership: row.try_get(0)?,
-                columns: row.try_get(1)?,
-                key: row.try_get(2)?,
-            });
-        }
-        Ok(Fingerprint { publication, tables: signs })
-    }
-
-    /// Whether the keys are those the rows were stored under: no message tells of a changed primary key where the
-    /// replica identity is FULL.
-    pub(super) fn key_drift(&self, tables: &[TableSchema]) -> Option<Drift> {
-        let differs = |(signs, table): &(&TableSigns, &TableSchema)| {
-            let stored = table.primary_key.iter().filter_map(|&index| table.columns.get(index)).map(|c| &c.name);
-            !stored.eq(signs.key.iter())
-        };
-        let (signs, _) = self.tables.iter().zip(tables).find(differs)?;
-        Some(Drift::Table(format!("the primary key of {}", signs.name)))
-    }
-
-    pub(super) fn drift_to(&self, now: &Fingerprint) -> Option<Drift> {
-        if self.publication != now.publication {
-            let what = if now.publication.is_none() { "was dropped" } else { "was changed or created anew" };
-            return Some(Drift::Publication(what.to_owned()));
-        }
-        for (before, after) in self.tables.iter().zip(&now.tables) {
-            if before.membership != after.membership {
-                let what = if after.membership.is_none() { "lost" } else { "lost and got back" };
-                return Some(Drift::Publication(format!("{what} table {}", before.name)));
-            }
-            if let Some(changed) = before.columns.iter().find(|column| !after.columns.contains(column)) {
-                let column = changed.rsplit_once('=').map_or(changed.as_str(), |(name, _)| name);
-                return Some(Drift::Table(format!("column {column} of {}", before.name)));
-            }
-            if before.key != after.key {
-                return Some(Drift::Table(format!("the primary key of {}", before.name)));
-            }
-        }
-        None
-    }
-}
-
 /// Name and OID of the database of this session, as kept in the source's identity.
 pub(super) async fn database_identity(client: &Client) -> Result<String, Failure> {
     let row = client
@@ -503,8 +474,7 @@ pub(super) async fn check_publication(
     }
     let published: Vec<u32> = client
         .query(
-            "SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
-             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = $1",
+            "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
             &[&publication],
         )
         .await?

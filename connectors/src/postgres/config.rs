@@ -15,6 +15,9 @@ use super::transport::TlsSettings;
 /// How long connecting and one catalog query may take before the attempt counts as failed.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Postgres cuts longer names off.
+const MAX_APPLICATION_NAME: usize = 63;
+
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 1_000_000;
 const DEFAULT_SNAPSHOT_READERS: usize = 2;
@@ -40,7 +43,7 @@ pub struct PostgresConfig {
     pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
     pub(super) max_message_bytes: usize,
-    pub(super) tls: TlsSettings,
+    pub(super) tls: Box<TlsSettings>,
 }
 
 impl PostgresConfig {
@@ -48,6 +51,12 @@ impl PostgresConfig {
     /// `sslrootcert`, `sslcert` and `sslkey` as libpq has them), the tables as `name` or `schema.name`, and the name of the replication slot, which is also the publication's unless
     /// [`PostgresConfig::with_publication`] says otherwise. Looks at nothing but the text.
     pub fn new(url: &str, tables: &[String], slot: &str) -> Result<Self, SourceError> {
+        let server = Self::server(url, slot)?;
+        Ok(PostgresConfig { tables: parse_tables(tables)?, ..server })
+    }
+
+    /// As [`PostgresConfig::new`], for looking after a server and a slot without following any table.
+    pub fn server(url: &str, slot: &str) -> Result<Self, SourceError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(bad_url("it does not begin with postgres://"));
         }
@@ -78,7 +87,6 @@ impl PostgresConfig {
         let port = endpoint.get_ports().first().copied().unwrap_or(5432);
         // It gets a stream that is encrypted already, where it is to be; see `transport::Established`.
         endpoint.dbname(&database).ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        let tables = parse_tables(tables)?;
         check_identifier("slot", slot)?;
         Ok(PostgresConfig {
             endpoint: Box::new(endpoint),
@@ -87,7 +95,7 @@ impl PostgresConfig {
             user,
             password,
             database,
-            tables,
+            tables: Vec::new(),
             slot: slot.to_owned(),
             publication: slot.to_owned(),
             failover: false,
@@ -95,7 +103,7 @@ impl PostgresConfig {
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-            tls,
+            tls: Box::new(tls),
         })
     }
 
@@ -148,6 +156,15 @@ impl PostgresConfig {
     #[must_use]
     pub fn slot(&self) -> &str {
         &self.slot
+    }
+
+    /// Shown in `pg_stat_activity`, with the slot, which names the data directory: how a session that one of us left
+    /// behind is told from another's.
+    #[must_use]
+    pub fn application_name(&self) -> String {
+        let mut name = format!("tidemark/{}", self.slot);
+        name.truncate(MAX_APPLICATION_NAME);
+        name
     }
 
     /// `user@host:port/database`, for messages.
@@ -215,13 +232,7 @@ pub(super) fn quote_identifier(name: &str) -> String {
 fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
     let mut tables = Vec::with_capacity(names.len());
     for name in names {
-        let table = parse_table(name).ok_or_else(|| {
-            source_error(
-                "bad_table_name",
-                format!("{name:?} is not the name of a table"),
-                "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
-            )
-        })?;
+        let table = parse_table_name(name)?;
         if tables.contains(&table) {
             return Err(source_error(
                 "duplicate_table",
@@ -239,6 +250,17 @@ fn parse_tables(names: &[String]) -> Result<Vec<TableName>, SourceError> {
         ));
     }
     Ok(tables)
+}
+
+/// A table as named by the user.
+pub(super) fn parse_table_name(text: &str) -> Result<TableName, SourceError> {
+    parse_table(text).ok_or_else(|| {
+        source_error(
+            "bad_table_name",
+            format!("{text:?} is not the name of a table"),
+            "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
+        )
+    })
 }
 
 fn parse_table(text: &str) -> Option<TableName> {

@@ -10,10 +10,8 @@ use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::error::Failure;
 use super::transport::{CopySession, Established, ReplicationClient, ServerIdentity, Socket};
 
-/// Shown in `pg_stat_activity`; how we recognise a walsender of our own that was left behind.
-pub(super) const APPLICATION_NAME: &str = "tidemark";
-
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
+                               -c idle_session_timeout=0 \
                                -c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
                                -c search_path=pg_catalog";
 
@@ -33,7 +31,7 @@ pub(super) async fn sql_session(config: &PostgresConfig) -> Result<Client, Failu
     let opening = async {
         let socket = Socket::open(config).await?;
         let mut endpoint = config.endpoint.clone();
-        endpoint.application_name(APPLICATION_NAME).options(options(config));
+        endpoint.application_name(config.application_name()).options(options(config));
         let (client, connection) = endpoint.connect_raw(socket, Established).await?;
         tokio::spawn(async move {
             // The error also reaches the query that waits for it.
@@ -66,7 +64,7 @@ pub(super) async fn replication_session(
     config: &PostgresConfig,
 ) -> Result<(ReplicationClient, ServerIdentity), Failure> {
     let opening = async {
-        let mut client = ReplicationClient::connect(config, &options(config), APPLICATION_NAME).await?;
+        let mut client = ReplicationClient::connect(config, &options(config), &config.application_name()).await?;
         let identity = client.identify_system().await?;
         client.simple_query(LIFT_TRANSACTION_TIMEOUT).await?;
         Ok((client, identity))

@@ -22,6 +22,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The server is up and takes no sessions: it is going down, or not up yet.
+    pub(crate) fn lets_nobody_in(&self) -> bool {
+        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 57P03)"))
+    }
+
     pub(crate) fn definite(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Failure::Definite(source_error(code, message, remedy))
     }
@@ -99,6 +104,9 @@ pub(crate) fn not_authenticated(what: &str) -> Failure {
 
 fn by_state(state: &str, message: &str) -> Failure {
     let said = format!("Postgres said: {message} (SQLSTATE {state})");
+    if POOLER_SAYS.iter().any(|words| message.contains(words)) {
+        return pooler(&said).into();
+    }
     match state {
         "28P01" | "28000" => Failure::definite(
             "authentication_failed",
@@ -120,6 +128,27 @@ fn by_state(state: &str, message: &str) -> Failure {
         ),
         _ => Failure::Transient(said),
     }
+}
+
+/// How connection poolers refuse what they cannot do: our start-up options, or replication itself. Postgres says none of
+/// these.
+const POOLER_SAYS: [&str; 7] = [
+    "unsupported startup parameter",
+    "no such database: ",
+    "pgbouncer",
+    "RDS Proxy",
+    "Tenant or user not found",
+    "odyssey: ",
+    "replication is not supported by pooler",
+];
+
+/// What answers is a connection pooler.
+pub(crate) fn pooler(said: &str) -> SourceError {
+    source_error(
+        "pooler",
+        format!("{said}; replication is not possible through a pooler"),
+        "use the direct host and port of Postgres in the URL, not the pooler's",
+    )
 }
 
 /// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is published.
@@ -157,8 +186,12 @@ mod tests {
         };
         assert_eq!(definite("28P01"), Some("authentication_failed"));
         assert_eq!(definite("3D000"), Some("database_missing"));
+        let refused = by_state("08P01", "unsupported startup parameter: replication");
+        assert!(matches!(refused, Failure::Definite(error) if error.code == "pooler"));
         for transient in ["57P01", "57P03", "08006", "53300", "55006", "XX000"] {
             assert_eq!(definite(transient), None, "{transient}");
         }
+        assert!(by_state("57P03", "the database system is shutting down").lets_nobody_in());
+        assert!(!by_state("57P01", "terminating connection").lets_nobody_in());
     }
 }

@@ -9,11 +9,15 @@ mod config;
 mod connect;
 pub(crate) mod copy;
 mod error;
+mod following;
+mod joiner;
+mod joins;
 mod monitor;
 pub(crate) mod pgoutput;
 mod preflight;
 mod readers;
 mod relation;
+mod signs;
 mod slot;
 mod snapshot;
 mod stream;
@@ -22,23 +26,35 @@ pub mod throwaway;
 mod timeline;
 mod transaction;
 mod transport;
+mod upstream;
 /// The demo's payments.
 pub mod workload;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::change::{Lsn, TableSchema};
-use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus};
+use engine::change::Lsn;
+use engine::change::value::EPOCH_UNIX_US;
+use engine::source::{
+    FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
+    SourceStatus, TableState,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
+pub use preflight::{Finding, Stage, check, repair};
+pub use slot::{Dropped, Orphan, drop_slot};
 
-use catalog::Fingerprint;
+use config::TableName;
 use error::{Failure, source_error};
+use following::Following;
+use joins::Joins;
 use monitor::Monitor;
+use preflight::Lookout;
 use snapshot::Snapshot;
-use stream::{Follower, Upstream};
+use stream::{Course, Follower};
+use upstream::Upstream;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -81,13 +97,14 @@ pub async fn run(config: PostgresConfig, context: SourceContext) {
 }
 
 async fn run_here(config: PostgresConfig, context: SourceContext) {
-    let SourceContext { resume, events, durable, status, commands: _ } = context;
+    let SourceContext { resume, events, durable, status, commands } = context;
     let status = Arc::new(status);
     let watched = events.clone();
     let link = Link { events, durable, durable_open: true, status: Arc::clone(&status) };
+    let lookout = Lookout::start(&config, &resume, &status);
     let outcome = tokio::select! {
         () = watched.closed() => Failure::Closed,
-        failure = drive(&config, resume, link) => failure,
+        failure = drive(&config, resume, link, commands) => failure,
     };
     if let Failure::Definite(error) = outcome {
         tracing::error!(code = error.code, message = %error.message, remedy = %error.remedy, "the Postgres source halted");
@@ -98,18 +115,25 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
                 remedy: error.remedy.replace("<slot>", &config.slot),
             };
         });
+        tokio::select! {
+            () = watched.closed() => {}
+            () = lookout.look_again() => {}
+        }
     }
 }
 
-async fn drive(config: &PostgresConfig, resume: ResumePoint, mut link: Link) -> Failure {
+async fn drive(
+    config: &PostgresConfig,
+    resume: ResumePoint,
+    mut link: Link,
+    commands: mpsc::Receiver<SourceCommand>,
+) -> Failure {
     let started = match resume {
         ResumePoint::Fresh => begin_fresh(config, &link).await,
-        ResumePoint::Resume { lsn, identity, tables, .. } => {
-            begin_resumed(config, lsn, identity, tables.into_iter().map(|table| table.schema).collect())
-        }
+        ResumePoint::Resume { lsn, identity, tables, notes } => begin_resumed(config, lsn, identity, tables, notes),
     };
     match started {
-        Ok(started) => follow(config, started, &mut link).await,
+        Ok(started) => follow(config, started, &mut link, commands).await,
         Err(failure) => failure,
     }
 }
@@ -117,29 +141,34 @@ async fn drive(config: &PostgresConfig, resume: ResumePoint, mut link: Link) -> 
 /// A source whose rows up to `position` are with the engine.
 struct Started {
     identity: SourceIdentity,
-    tables: Vec<TableSchema>,
-    fingerprint: Option<Fingerprint>,
+    following: Following,
+    joins: Joins,
     position: Lsn,
     /// Not told to the engine yet: a resumed source says so only once upstream has passed all checks.
     announced: bool,
-    monitor: Option<Monitor>,
 }
 
 async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Failure> {
     let mut backoff = Backoff::default();
     let snapshot = loop {
-        match Snapshot::open(config).await {
+        link.set_state(SourceState::CreatingSlot { waiting_for: 0, oldest_pid: 0, oldest_age_s: 0 });
+        match Snapshot::open(config, link).await {
             Ok(snapshot) => break snapshot,
             Err(Failure::Transient(reason)) => backoff.wait(reason, link).await,
             Err(other) => return Err(other),
         }
     };
-    let (identity, tables, position) = (snapshot.identity.clone(), snapshot.schemas.clone(), snapshot.lsn);
-    let fingerprint = snapshot.fingerprint.clone();
-    let monitor = Monitor::start(config.clone(), tables.clone(), fingerprint.clone(), Arc::clone(&link.status));
+    let (identity, following, position) = (snapshot.identity.clone(), snapshot.following(), snapshot.lsn());
     link.note_upstream(position);
     link.note_received(position);
-    link.send(SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() }).await?;
+    // Shows what upstream keeps for us meanwhile.
+    let _monitor = Monitor::start(config.clone(), Vec::new(), Arc::clone(&link.status));
+    link.send(announcement(&identity, &following)).await?;
+    for table in following.tables() {
+        for partition in &table.partitions {
+            link.send(SourceEvent::PartitionAdded { table: table.schema.id, partition: *partition }).await?;
+        }
+    }
     snapshot.send(config, link).await.map_err(|failure| match failure {
         Failure::Transient(reason) => Failure::definite(
             "snapshot_interrupted",
@@ -148,54 +177,69 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         ),
         other => other,
     })?;
-    Ok(Started { identity, tables, fingerprint: Some(fingerprint), position, announced: true, monitor: Some(monitor) })
+    Ok(Started { identity, following, joins: Joins::default(), position, announced: true })
 }
 
+fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent {
+    let tables = following.tables().iter().map(|table| table.schema.clone()).collect();
+    SourceEvent::Tables { identity: identity.clone(), tables }
+}
+
+/// Tables that the configuration names and the engine does not know join; those it knows are followed, named or not.
 fn begin_resumed(
     config: &PostgresConfig,
     lsn: Lsn,
     identity: SourceIdentity,
-    tables: Vec<TableSchema>,
+    tables: Vec<FollowedTable>,
+    notes: Option<String>,
 ) -> Result<Started, Failure> {
-    let mut stored: Vec<String> = tables.iter().map(TableSchema::qualified_name).collect();
-    let mut wanted: Vec<String> = config.tables.iter().map(ToString::to_string).collect();
-    stored.sort();
-    wanted.sort();
-    if identity.connector != "postgres" || identity.slot != config.slot || stored != wanted {
+    if identity.connector != "postgres" || identity.slot != config.slot {
         return Err(source_error(
             "source_changed",
             format!(
-                "the data directory belongs to the {} source with slot {} and tables {}, the configuration names slot {} and \
-                 tables {}",
-                identity.connector,
-                identity.slot,
-                stored.join(", "),
-                config.slot,
-                wanted.join(", ")
+                "the data directory belongs to the {} source with slot {}, the configuration names slot {}",
+                identity.connector, identity.slot, config.slot
             ),
             "restore the configuration, or start over with an empty data directory: tidemark serve --data NEWDIR",
         )
         .into());
     }
-    Ok(Started { identity, tables, fingerprint: None, position: lsn, announced: false, monitor: None })
+    let following = Following::resume(tables, notes.as_deref());
+    let mut joins = Joins::default();
+    for name in &config.tables {
+        if following.by_name(&name.to_string()).is_none() {
+            joins.wait_for(name.clone());
+        }
+    }
+    for table in following.tables().iter().filter(|table| table.standing == TableState::Reading) {
+        joins.wait_for(TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() });
+    }
+    Ok(Started { identity, following, joins, position: lsn, announced: false })
 }
 
 /// Connects and follows, again and again.
-async fn follow(config: &PostgresConfig, started: Started, link: &mut Link) -> Failure {
-    let Started { mut identity, tables, mut fingerprint, mut position, mut announced, mut monitor } = started;
+async fn follow(
+    config: &PostgresConfig,
+    started: Started,
+    link: &mut Link,
+    commands: mpsc::Receiver<SourceCommand>,
+) -> Failure {
+    let Started { mut identity, following, joins, position, mut announced } = started;
+    let mut course =
+        Course { handed_over: position, following, joins, outbox: VecDeque::new(), commands, commands_ended: false };
     let mut backoff = Backoff::default();
+    let mut monitor = None;
     let mut connections = 0u64;
     loop {
         let timeline = identity.timeline;
-        let mut upstream = Upstream { config, identity: &mut identity, tables: &tables, fingerprint: &mut fingerprint };
-        let connected = upstream.connect(position, link).await;
+        let mut upstream = Upstream { config, identity: &mut identity, following: &mut course.following };
+        let connected = upstream.connect(course.handed_over, link).await;
         // A new timeline is told to the engine before anything that happened on it.
         announced &= identity.timeline == timeline;
         let failure = match connected {
             Ok(session) => {
                 if !announced {
-                    let event = SourceEvent::Tables { identity: identity.clone(), tables: tables.clone() };
-                    if let Err(failure) = link.send(event).await {
+                    if let Err(failure) = link.send(announcement(&identity, &course.following)).await {
                         return failure;
                     }
                     announced = true;
@@ -204,18 +248,11 @@ async fn follow(config: &PostgresConfig, started: Started, link: &mut Link) -> F
                     link.status.send_modify(|status| status.reconnects += 1);
                 }
                 connections += 1;
-                let monitor = match (&mut monitor, &fingerprint) {
-                    (Some(monitor), _) => monitor,
-                    (empty @ None, Some(baseline)) => empty.insert(Monitor::start(
-                        config.clone(),
-                        tables.clone(),
-                        baseline.clone(),
-                        Arc::clone(&link.status),
-                    )),
-                    (None, None) => return Failure::Closed,
-                };
-                let mut follower = Follower::new(config, &tables, link, &mut position, session);
-                let failure = follower.run(&mut monitor.view).await;
+                let monitor = monitor.get_or_insert_with(|| {
+                    Monitor::start(config.clone(), course.following.ids(), Arc::clone(&link.status))
+                });
+                let (mut follower, look, judgement) = Follower::new(config, link, &mut course, monitor, session);
+                let failure = follower.run(look, judgement).await;
                 if follower.fruitful {
                     backoff = Backoff::default();
                 }
@@ -238,15 +275,25 @@ struct Backoff {
 
 impl Backoff {
     async fn wait(&mut self, reason: String, link: &Link) {
+        tracing::warn!(%reason, attempt = self.attempt + 1, "Postgres: trying again");
+        link.set_state(SourceState::Reconnecting { reason, attempt: self.attempt + 1 });
+        self.pause().await;
+    }
+
+    async fn pause(&mut self) {
         self.attempt = self.attempt.saturating_add(1);
-        tracing::warn!(%reason, attempt = self.attempt, "Postgres: trying again");
-        link.set_state(SourceState::Reconnecting { reason, attempt: self.attempt });
         let longest = FIRST_BACKOFF.saturating_mul(1 << (self.attempt - 1).min(10)).min(LONGEST_BACKOFF);
         tokio::time::sleep(longest.mul_f64(rand::random_range(0.5..=1.0))).await;
     }
 }
 
+/// Microseconds since 2000-01-01 UTC.
+fn now_us() -> i64 {
+    chrono::Utc::now().timestamp_micros().saturating_sub(EPOCH_UNIX_US)
+}
+
 /// The engine's end of the connector.
+#[derive(Clone)]
 struct Link {
     events: mpsc::Sender<SourceEvent>,
     durable: watch::Receiver<Lsn>,

@@ -36,7 +36,7 @@ const LEAST_BLOCKS: u64 = 64;
 const MOST_ROWS: u64 = 250_000;
 
 /// One relation that holds rows: an ordinary table, or one partition of a partitioned one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     /// OID of the relation; its rows are told under it.
     pub(super) id: TableId,

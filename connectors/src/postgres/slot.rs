@@ -1,23 +1,36 @@
 //! The replication slot: upstream's promise to keep the log for us.
 //!
-//! Owns the rule that a slot is never recreated behind a stored position: the changes in between would be lost silently.
+//! Owns the rule that a slot is never recreated behind a stored position: the changes in between would be lost silently;
+//! and the rule whose session may be ended: only one that says it is of this slot's own tidemark and does not answer.
 
+use std::fmt;
 use std::time::Duration;
 
 use engine::change::Lsn;
+use engine::source::{SourceError, SourceState};
 use postgres_types::PgLsn;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
+use super::Link;
 use super::config::{PostgresConfig, quote_identifier};
-use super::connect::APPLICATION_NAME;
-use super::error::{Failure, START_OVER};
+use super::connect::sql_session;
+use super::error::{Failure, START_OVER, source_error};
 use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
 const ZOMBIE_SILENCE_S: f64 = 5.0;
 
+/// When it is shown for whom the slot waits, and how often.
+const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the end of a session of ours may take to free the slot.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a slot stays in use after its tidemark has stopped, at most.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+const POLL: Duration = Duration::from_millis(50);
 
 /// The slot as the server shows it.
 #[derive(Clone, Debug)]
@@ -78,7 +91,7 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
     match facts.active_pid {
         None => Ok(()),
         Some(pid) => {
-            terminate_zombie(client, pid).await?;
+            terminate_zombie(client, config, pid).await?;
             Err(Failure::Transient(format!("replication slot {slot} is in use by the session with pid {pid}")))
         }
     }
@@ -104,17 +117,21 @@ pub(super) fn lost(slot: &str) -> Failure {
     )
 }
 
-/// Ends a walsender of ours that nobody reads any more: its own timeout may be a minute away. Another running tidemark
-/// has the same application name but answers its server, so it is left alone.
-async fn terminate_zombie(client: &Client, pid: i32) -> Result<(), Failure> {
-    client
+/// Ends a walsender that a tidemark of this data directory left behind: its own timeout may be a minute away. A running
+/// one has the same name but answers its server, so it is left alone. So is one whose answers this role may not see:
+/// `pg_stat_replication` shows them to `pg_read_all_stats` only, and then `state` is NULL too.
+async fn terminate_zombie(client: &Client, config: &PostgresConfig, pid: i32) -> Result<(), Failure> {
+    let ended = client
         .execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_replication
-             WHERE pid = $1 AND application_name = $2 AND usename = current_user
+             WHERE pid = $1 AND application_name = $2 AND usename = current_user AND state IS NOT NULL
                AND extract(epoch FROM clock_timestamp() - coalesce(reply_time, backend_start))::float8 > $3",
-            &[&pid, &APPLICATION_NAME, &ZOMBIE_SILENCE_S],
+            &[&pid, &config.application_name(), &ZOMBIE_SILENCE_S],
         )
         .await?;
+    if ended > 0 {
+        tracing::warn!(pid, slot = %config.slot, "ended a session of ours that did not answer any more");
+    }
     Ok(())
 }
 
@@ -132,7 +149,7 @@ pub(super) async fn drop_leftover(client: &Client, config: &PostgresConfig) -> R
             tracing::info!(%slot, "dropped the slot of an earlier attempt");
             return Ok(());
         };
-        terminate_zombie(client, pid).await?;
+        terminate_zombie(client, config, pid).await?;
         if tokio::time::Instant::now() > deadline {
             return Err(Failure::definite(
                 "slot_in_use",
@@ -152,26 +169,43 @@ pub(super) struct CreatedSlot {
     pub(super) snapshot: String,
 }
 
+/// What kind of slot is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewSlot<'n> {
+    /// The source's own.
+    Permanent,
+    /// Of this name, and gone with its session.
+    Temporary(&'n str),
+}
+
 /// Waits for every transaction that is writing now, without a time limit: that is Postgres' price for a consistent point.
 pub(super) async fn create(
     replication: &mut ReplicationClient,
     observer: &Client,
     config: &PostgresConfig,
+    new_slot: NewSlot<'_>,
+    link: &Link,
 ) -> Result<CreatedSlot, Failure> {
-    let slot = quote_identifier(&config.slot);
-    let command = if config.failover {
-        require_failover_slots(observer).await?;
-        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
-    } else {
-        // The spelling that all versions from 14 take; the one in parentheses came with 15.
-        format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT")
+    // The spelling that all versions from 14 take; the one in parentheses came with 15.
+    let command = match new_slot {
+        NewSlot::Temporary(name) => {
+            format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(name))
+        }
+        NewSlot::Permanent if config.failover => {
+            require_failover_slots(observer).await?;
+            let slot = quote_identifier(&config.slot);
+            format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
+        }
+        NewSlot::Permanent => {
+            format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(&config.slot))
+        }
     };
     let creating = replication.simple_query(&command);
     tokio::pin!(creating);
     let rows = loop {
         tokio::select! {
             rows = &mut creating => break rows?,
-            () = tokio::time::sleep(Duration::from_secs(5)) => tell_who_is_waited_for(observer).await?,
+            () = tokio::time::sleep(WAITING_SHOWN_AFTER) => show_who_is_waited_for(observer, new_slot, link).await?,
         }
     };
     let field = |index: usize| -> Option<&str> { std::str::from_utf8(rows.first()?.get(index)?.as_deref()?).ok() };
@@ -215,15 +249,185 @@ pub(super) async fn keep_on_standbys(
     Ok(())
 }
 
-async fn tell_who_is_waited_for(observer: &Client) -> Result<(), Failure> {
+async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>, link: &Link) -> Result<(), Failure> {
     let row = observer
         .query_one(
-            "SELECT count(*), coalesce((array_agg(pid ORDER BY xact_start))[1], 0)
+            "SELECT count(*), coalesce((array_agg(pid ORDER BY xact_start))[1], 0),
+                    coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::int8
              FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname IS NOT NULL",
             &[],
         )
         .await?;
-    let (transactions, oldest_pid): (i64, i32) = (row.try_get(0)?, row.try_get(1)?);
-    tracing::info!(transactions, oldest_pid, "slot creation waits for transactions that were writing before it");
+    let (transactions, oldest_pid, age_s): (i64, i32, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    tracing::info!(transactions, oldest_pid, age_s, "slot creation waits for transactions that were writing before it");
+    if matches!(new_slot, NewSlot::Permanent) {
+        let not_negative = |number: i64| u64::try_from(number).unwrap_or_default();
+        let (waiting_for, oldest_age_s) = (not_negative(transactions), not_negative(age_s));
+        link.set_state(SourceState::CreatingSlot { waiting_for, oldest_pid, oldest_age_s });
+    }
     Ok(())
+}
+
+/// A slot of another data directory that nobody reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its name.
+    pub name: String,
+    /// Its database.
+    pub database: String,
+    /// Log that Postgres keeps for it, such as `16 MB`.
+    pub retained: String,
+    /// Since when nobody reads it, where this version says so.
+    pub inactive_since: Option<String>,
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of database {} holds {} of log", self.name, self.database, self.retained)?;
+        match &self.inactive_since {
+            Some(since) => write!(f, ", inactive since {since}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Slots that are a tidemark's by name, not `ours`, and read by nobody.
+pub(super) async fn orphans(client: &Client, ours: &str) -> Result<Vec<Orphan>, Failure> {
+    let rows = client
+        .query(
+            "SELECT s.slot_name::text, coalesce(s.database::text, '?'),
+                    coalesce(pg_size_pretty(pg_wal_lsn_diff(
+                        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+                        s.restart_lsn)), 'none'),
+                    to_jsonb(s) ->> 'inactive_since'
+             FROM pg_replication_slots s
+             WHERE s.slot_name LIKE 'tidemark\\_%' AND s.slot_name <> $1 AND s.plugin = 'pgoutput'
+               AND NOT s.active AND NOT s.temporary
+             ORDER BY s.slot_name",
+            &[&ours],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Orphan {
+                name: row.try_get(0)?,
+                database: row.try_get(1)?,
+                retained: row.try_get(2)?,
+                inactive_since: row.try_get(3)?,
+            })
+        })
+        .collect()
+}
+
+/// What [`drop_slot`] found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// There was a slot, and it is gone.
+    pub slot: bool,
+    /// There was a publication, and it is gone.
+    pub publication: bool,
+    /// Slots of other data directories that nobody reads; they are still there.
+    pub orphans: Vec<Orphan>,
+}
+
+/// Removes slot and publication of a source that is not wanted any more; not an error where they are gone already.
+///
+/// A slot in use is waited for, as one whose tidemark has just stopped is free a moment later; after that it is refused
+/// with `slot_in_use`, or with `force` taken from whoever reads it.
+pub async fn drop_slot(config: &PostgresConfig, force: bool) -> Result<Dropped, SourceError> {
+    drop_all(config, force).await.map_err(|failure| match failure {
+        Failure::Definite(error) => error,
+        Failure::Transient(message) => source_error(
+            "cannot_connect",
+            format!("cannot work with Postgres at {}: {message}", config.display()),
+            "check that Postgres runs there, and try again",
+        ),
+        Failure::Closed => source_error("cannot_connect", "the session was closed", "try again"),
+    })
+}
+
+async fn drop_all(config: &PostgresConfig, force: bool) -> Result<Dropped, Failure> {
+    if !config.slot.starts_with("tidemark") {
+        return Err(Failure::definite(
+            "slot_not_ours",
+            format!("replication slot {} is none of tidemark's by its name", config.slot),
+            format!("if nobody needs it: SELECT pg_drop_replication_slot('{}');", config.slot),
+        ));
+    }
+    let client = sql_session(config).await?;
+    let slot = drop_waiting(&client, config, force).await?;
+    let publication = &config.publication;
+    let there = client.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[publication]).await?.is_some();
+    if there {
+        client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {publication}")).await?;
+    }
+    Ok(Dropped { slot, publication: there, orphans: orphans(&client, &config.slot).await? })
+}
+
+/// False where there is no slot.
+async fn drop_waiting(client: &Client, config: &PostgresConfig, force: bool) -> Result<bool, Failure> {
+    let slot = &config.slot;
+    let deadline = tokio::time::Instant::now() + if force { RELEASE_PATIENCE } else { STOP_PATIENCE };
+    loop {
+        let Some(facts) = read(client, slot).await? else { return Ok(false) };
+        if facts.plugin.as_deref() != Some("pgoutput") || facts.database.as_deref() != Some(config.database.as_str()) {
+            return Err(not_ours(slot, &facts));
+        }
+        if force && let Some(pid) = facts.active_pid {
+            // Waits for its end, so that the reader is not back before we are.
+            client.execute("SELECT pg_terminate_backend($1, 1000)", &[&pid]).await?;
+        }
+        let user = match facts.active_pid {
+            None => other_session(client, config).await?,
+            reader => reader,
+        };
+        if let Some(pid) = user.filter(|_| !force) {
+            if tokio::time::Instant::now() > deadline {
+                return Err(in_use(client, slot, pid).await?);
+            }
+            tokio::time::sleep(POLL).await;
+            continue;
+        }
+        match client.execute("SELECT pg_drop_replication_slot($1)", &[slot]).await {
+            Ok(_) => return Ok(true),
+            // Taken by someone, or gone, since we looked.
+            Err(error) if matches!(error.code(), Some(&SqlState::OBJECT_IN_USE | &SqlState::UNDEFINED_OBJECT)) => {
+                if tokio::time::Instant::now() > deadline {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A session of a tidemark of this data directory, which reads its snapshot or is about to come back for the slot.
+async fn other_session(client: &Client, config: &PostgresConfig) -> Result<Option<i32>, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid() ORDER BY 1 LIMIT 1",
+            &[&config.application_name()],
+        )
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+async fn in_use(client: &Client, slot: &str, pid: i32) -> Result<Failure, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT application_name, coalesce(' from ' || host(client_addr), '') FROM pg_stat_activity WHERE pid = $1",
+            &[&pid],
+        )
+        .await?;
+    let (who, whence): (String, String) = match row {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?),
+        None => (String::new(), String::new()),
+    };
+    let who = if who.is_empty() { "a nameless session".to_owned() } else { who };
+    Ok(Failure::definite(
+        "slot_in_use",
+        format!("replication slot {slot} is in use by {who} with pid {pid}{whence}"),
+        "stop that tidemark first, or drop the slot all the same: tidemark drop-slot --force",
+    ))
 }

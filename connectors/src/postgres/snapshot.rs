@@ -6,107 +6,157 @@
 //! lock comes after the import, and then the catalog as of the snapshot must be the catalog of now, down to the files.
 //! If it is not, slot and snapshot are made again.
 
-use engine::change::{Lsn, TableSchema};
-use engine::source::{SourceEvent, SourceIdentity, SourceState};
+use engine::change::{Changes, Lsn, TableId, TableSchema};
+use engine::source::{SourceEvent, SourceIdentity, SourceState, TableState};
 use tokio_postgres::Client;
 
 use super::Link;
 use super::catalog::{
-    CatalogTable, Fingerprint, PublicationState, check_publication, create_publication, database_identity, quoted_name,
+    CatalogTable, PublicationState, check_publication, create_publication, database_identity, quoted_name,
     resolve_tables,
 };
-use super::config::PostgresConfig;
+use super::config::{PostgresConfig, TableName};
 use super::connect::{replication_session, sql_session};
 use super::error::Failure;
+use super::following::Following;
 use super::preflight::check_server;
-use super::readers::{Part, Reading, import, lock_statement, read_all};
-use super::slot;
+use super::readers::{Reading, import, lock_statement, read_all};
+use super::signs::Look;
+use super::slot::{self, NewSlot};
+use super::transport::{ReplicationClient, ServerIdentity};
 
-/// A reader that sees the tables exactly as they were at `lsn`, where the stream begins.
-pub(super) struct Snapshot {
+/// A reader that sees tables exactly as they were at `lsn`, where the new slot begins.
+pub(super) struct Exported {
     reader: Client,
-    tables: Vec<CatalogTable>,
-    pub(super) schemas: Vec<TableSchema>,
-    pub(super) identity: SourceIdentity,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) tables: Vec<CatalogTable>,
+    pub(super) look: Look,
     pub(super) lsn: Lsn,
+    pub(super) server: ServerIdentity,
+    /// The session that made the slot.
+    pub(super) replication: ReplicationClient,
+}
+
+impl Exported {
+    /// Makes the slot and opens the reader. Transient where a table changed meanwhile.
+    pub(super) async fn open(
+        config: &PostgresConfig,
+        client: &Client,
+        names: &[TableName],
+        new_slot: NewSlot<'_>,
+        link: &Link,
+    ) -> Result<Exported, Failure> {
+        // Only what to lock: between slot and lock nothing else may take time.
+        let to_lock = relations(&resolve_tables(client, names, &config.user).await?);
+        let (mut replication, server) = replication_session(config).await?;
+        let created = slot::create(&mut replication, client, config, new_slot, link).await?;
+        let reader = import(config, &created.snapshot).await?;
+        reader.batch_execute(&lock_statement(to_lock.iter().map(String::as_str))).await?;
+        let tables = resolve_tables(&reader, names, &config.user).await?;
+        let ids: Vec<TableId> = tables.iter().map(|table| table.schema.id).collect();
+        let then = Look::take(&reader, &config.publication, &ids).await?;
+        let look = Look::take(client, &config.publication, &ids).await?;
+        let now = resolve_tables(client, names, &config.user).await?;
+        let unchanged = tables.iter().map(CatalogTable::version).eq(now.iter().map(CatalogTable::version));
+        if !unchanged
+            || relations(&tables) != to_lock
+            || (&then.publication, &then.tables) != (&look.publication, &look.tables)
+        {
+            return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
+        }
+        Ok(Exported { reader, tables, look, lsn: created.consistent_point, server, replication })
+    }
+
+    /// Reads every row; `emit` gets them with the number of rows so far. Consumes the reader's transaction.
+    pub(super) async fn read(
+        &self,
+        config: &PostgresConfig,
+        emit: impl AsyncFnMut(Changes, u64) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let readings: Vec<Reading<'_>> = self.tables.iter().map(CatalogTable::reading).collect();
+        read_all(config, &self.reader, &readings, emit).await?;
+        Ok(self.reader.batch_execute("COMMIT").await?)
+    }
+
+    pub(super) fn rows_estimated(&self) -> u64 {
+        self.tables.iter().map(|table| table.rows_estimated).sum()
+    }
+}
+
+/// The tables and what holds their rows, as SQL names them.
+fn relations(tables: &[CatalogTable]) -> Vec<String> {
+    let mut relations: Vec<String> = tables.iter().map(|table| quoted_name(&table.schema)).collect();
+    relations.extend(tables.iter().flat_map(|table| &table.parts).map(|part| part.quoted.clone()));
+    relations.sort();
+    relations.dedup();
+    relations
+}
+
+/// The initial snapshot of a source.
+pub(super) struct Snapshot {
+    exported: Exported,
+    pub(super) identity: SourceIdentity,
     time_us: i64,
 }
 
 impl Snapshot {
     /// Creates publication and slot and opens the reader. Nothing was sent to the engine yet, so this may be tried again.
-    pub(super) async fn open(config: &PostgresConfig) -> Result<Snapshot, Failure> {
+    pub(super) async fn open(config: &PostgresConfig, link: &Link) -> Result<Snapshot, Failure> {
         let client = sql_session(config).await?;
         check_server(&client, config).await?;
         slot::drop_leftover(&client, config).await?;
-        let visible = resolve_tables(&client, &config.tables, &config.user).await?;
-        let schemas = schemas_of(&visible);
+        let schemas: Vec<TableSchema> = resolve_tables(&client, &config.tables, &config.user)
+            .await?
+            .into_iter()
+            .map(|table| table.schema)
+            .collect();
         if check_publication(&client, &config.publication, &schemas).await? == PublicationState::Missing {
             client.batch_execute(&create_publication(&config.publication, &schemas)).await?;
         }
-        let fingerprint = Fingerprint::read(&client, &config.publication, &schemas).await?;
         let database = database_identity(&client).await?;
-
-        let (mut exporter, server) = replication_session(config).await?;
-        let created = slot::create(&mut exporter, &client, config).await?;
-        let reader = import(config, &created.snapshot).await?;
-        drop(exporter);
-        let names: Vec<String> = visible.iter().map(|table| quoted_name(&table.schema)).collect();
-        reader.batch_execute(&lock_statement(names.iter().map(String::as_str))).await?;
-        let tables = resolve_tables(&reader, &config.tables, &config.user).await?;
-        let schemas = schemas_of(&tables);
-        let now = resolve_tables(&client, &config.tables, &config.user).await?;
-        let unchanged = tables.iter().map(CatalogTable::version).eq(now.iter().map(CatalogTable::version));
-        if !unchanged || fingerprint != Fingerprint::read(&client, &config.publication, &schemas).await? {
-            return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
-        }
-        let time_us: i64 = reader
+        let exported = Exported::open(config, &client, &config.tables, NewSlot::Permanent, link).await?;
+        let time_us: i64 = exported
+            .reader
             .query_one(
                 "SELECT (extract(epoch FROM clock_timestamp() - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::int8",
                 &[],
             )
             .await?
             .try_get(0)?;
-        Ok(Snapshot {
-            reader,
-            tables,
-            schemas,
-            identity: SourceIdentity {
-                connector: "postgres".to_owned(),
-                system: server.system,
-                timeline: server.timeline,
-                database,
-                slot: config.slot.clone(),
-            },
-            fingerprint,
-            lsn: created.consistent_point,
-            time_us,
-        })
+        let identity = SourceIdentity {
+            connector: "postgres".to_owned(),
+            system: exported.server.system.clone(),
+            timeline: exported.server.timeline,
+            database,
+            slot: config.slot.clone(),
+        };
+        Ok(Snapshot { exported, identity, time_us })
+    }
+
+    /// Where the stream begins.
+    pub(super) fn lsn(&self) -> Lsn {
+        self.exported.lsn
+    }
+
+    /// The tables as they are to be followed.
+    pub(super) fn following(&self) -> Following {
+        let mut following = Following::default();
+        for table in &self.exported.tables {
+            following.put(table.followed(TableState::Live), &self.exported.look);
+        }
+        following.note_publication(self.exported.look.publication.clone());
+        following
     }
 
     /// Sends every row, then the end of the snapshot.
     pub(super) async fn send(self, config: &PostgresConfig, link: &Link) -> Result<(), Failure> {
-        let rows_estimated = self.tables.iter().map(|table| table.rows_estimated).sum();
+        let rows_estimated = self.exported.rows_estimated();
         link.set_state(SourceState::Snapshotting { rows_done: 0, rows_estimated });
-        let part = |schema: &TableSchema| [Part { id: schema.id, quoted: quoted_name(schema) }];
-        let parts: Vec<[Part; 1]> = self.schemas.iter().map(part).collect();
-        let readings: Vec<Reading<'_>> = self
-            .tables
-            .iter()
-            .zip(&parts)
-            .map(|(table, parts)| Reading { schema: &table.schema, copy_columns: &table.copy_columns, parts })
-            .collect();
-        read_all(config, &self.reader, &readings, async |rows, rows_done| {
+        let emit = async |rows, rows_done| {
             link.send(SourceEvent::SnapshotRows(rows)).await?;
             link.set_state(SourceState::Snapshotting { rows_done, rows_estimated });
             Ok(())
-        })
-        .await?;
-        self.reader.batch_execute("COMMIT").await?;
-        link.send(SourceEvent::SnapshotDone { lsn: self.lsn, time_us: self.time_us }).await
+        };
+        self.exported.read(config, emit).await?;
+        link.send(SourceEvent::SnapshotDone { lsn: self.exported.lsn, time_us: self.time_us }).await
     }
-}
-
-fn schemas_of(tables: &[CatalogTable]) -> Vec<TableSchema> {
-    tables.iter().map(|table| table.schema.clone()).collect()
 }

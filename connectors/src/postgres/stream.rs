@@ -1,37 +1,37 @@
-//! Following the log: one replication session from its checks to its end.
+//! Following the log: one replication session from its first event to its end.
 //!
 //! The surprise: acknowledging must go on while the engine takes nothing. So every wait for the engine also watches the
 //! durable position, and lets the transport keep telling Postgres that we live.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::time::Duration;
 
-use engine::change::{Lsn, TableSchema};
-use engine::source::{SourceEvent, SourceIdentity, SourceState};
+use engine::change::{Lsn, TableId};
+use engine::source::{SourceCommand, SourceError, SourceEvent, SourceState, TableState};
 use futures::FutureExt;
-use postgres_types::PgLsn;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::unconstrained;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::Link;
-use super::catalog::{Fingerprint, PublicationState, TypeCatalog, check_publication, database_identity};
-use super::config::PostgresConfig;
-use super::connect::{replication_session, sql_session};
+use super::catalog::{TypeCatalog, resolve_tables};
+use super::config::{PostgresConfig, TableName, parse_table_name};
 use super::error::{Failure, START_OVER, source_error};
-use super::monitor::{View, drifted};
-use super::pgoutput::RelationMessage;
+use super::following::{Following, Judgement};
+use super::joiner::{self, Joiner, Told};
+use super::joins::Joins;
+use super::monitor::{self, Monitor, View};
+use super::pgoutput::{Message, RelationMessage, decode};
 use super::relation;
-use super::slot;
-use super::timeline::{self, TimelineHistory};
+use super::signs::{Look, attached_with_rows, partition_root};
 use super::transaction::{Applied, Assembler, Limits};
-use super::transport::{Event, Positions, ReplicationClient, ServerIdentity};
+use super::transport::{Event, ReplicationClient};
+use super::upstream::Session;
 
 /// Idle positions are sent at most this often: a busy neighbour table makes thousands a second.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How long START_REPLICATION may take; the server may have to read a lot of log before it answers.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Silence of stream and monitor together that means the network swallows our packets.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -39,148 +39,50 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long upstream may show no session on our slot before ours counts as cut.
 const DETACHED: Duration = Duration::from_secs(6);
 
-/// What must be the same upstream whenever we come back.
-pub(super) struct Upstream<'c> {
-    pub(super) config: &'c PostgresConfig,
-    /// Its timeline follows the server's through a promotion that loses nothing.
-    pub(super) identity: &'c mut SourceIdentity,
-    pub(super) tables: &'c [TableSchema],
-    /// `None` before the first connection of a resumed source.
-    pub(super) fingerprint: &'c mut Option<Fingerprint>,
-}
+/// How long a server that is going down may wait for us: what is on its way becomes durable and is acknowledged within.
+const FAREWELL: Duration = Duration::from_millis(700);
 
 /// Events taken in one go at most, before the durable position and the monitor are looked at again.
 const MAX_DRAINED: usize = 8_192;
 
-/// A replication session that Postgres accepted and that has passed all checks.
-pub(super) struct Session {
-    client: ReplicationClient,
-    /// For looking up types.
-    sql: Client,
-    started: Instant,
-    start: Lsn,
-}
+/// Postgres sends every row by itself. Woken for each of them, we would spend more on waking than on rows, and so would
+/// Postgres: after this many waits in a row that were this short, rows are left to gather for a moment.
+const SHORT_WAITS: u32 = 16;
+const SHORT_WAIT: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(50);
 
-impl Upstream<'_> {
-    /// Connects, checks that nothing is missing after `start`, and starts the stream there.
-    pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
-        let config = self.config;
-        let sql = sql_session(config).await?;
-        let row = sql.query_one("SELECT pg_is_in_recovery()", &[]).await?;
-        if row.try_get(0)? {
-            return Err(Failure::Transient("the server is a standby or still recovering".to_owned()));
-        }
-        let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
-        let positions = Positions { start, durable: link.durable().min(start) };
-        let (mut client, server) = replication_session(config).await?;
-        self.check_server(&server, &mut client, start).await?;
-        self.check_database(&sql).await?;
-        slot::check_resume(&sql, config, start).await?;
-        slot::keep_on_standbys(&mut client, &sql, config).await?;
-        self.check_published(&sql).await?;
-        link.note_upstream(Lsn(upstream.into()));
-        timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
-            .await
-            .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
-        link.note_acknowledged(positions.durable);
-        Ok(Session { client, sql, started: Instant::now(), start })
-    }
-
-    async fn check_server(
-        &mut self,
-        server: &ServerIdentity,
-        client: &mut ReplicationClient,
-        start: Lsn,
-    ) -> Result<(), Failure> {
-        if server.system != self.identity.system {
-            return Err(Failure::definite(
-                "different_server",
-                format!(
-                    "the server's system identifier is {}; the stored totals come from {}",
-                    server.system, self.identity.system
-                ),
-                format!("name the original server in the URL; or {}", START_OVER),
-            ));
-        }
-        let stored = self.identity.timeline;
-        if server.timeline != stored {
-            // The first timeline has no history file.
-            let history = if server.timeline > 1 {
-                let file = client.timeline_history(server.timeline).await?;
-                TimelineHistory::parse(file.as_bytes()).ok_or_else(|| {
-                    Failure::Transient(format!("the history of timeline {} cannot be read", server.timeline))
-                })?
-            } else {
-                TimelineHistory::default()
-            };
-            timeline::check(stored, start, server.timeline, &history)?;
-            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
-        }
-        if start > server.flushed {
-            return Err(Failure::definite(
-                "ahead_of_server",
-                format!("tidemark has read up to {start}, but the server's log ends at {}", server.flushed),
-                START_OVER,
-            ));
-        }
-        self.identity.timeline = server.timeline;
-        Ok(())
-    }
-
-    async fn check_database(&self, sql: &Client) -> Result<(), Failure> {
-        let database = database_identity(sql).await?;
-        if database == self.identity.database {
-            return Ok(());
-        }
-        Err(Failure::definite(
-            "different_database",
-            format!("the database (name/OID) is {database}; the stored totals come from {}", self.identity.database),
-            format!("name the original database in the URL; or {}", START_OVER),
-        ))
-    }
-
-    /// The publication is whole and, as far as this process can know, never was anything else.
-    async fn check_published(&mut self, sql: &Client) -> Result<(), Failure> {
-        let config = self.config;
-        let changed = |what: &str| {
-            source_error(
-                "publication_changed",
-                format!("{what}: changes in between were not sent and cannot be known"),
-                START_OVER,
-            )
-        };
-        match check_publication(sql, &config.publication, self.tables).await {
-            Ok(PublicationState::Ready) => {}
-            Ok(PublicationState::Missing) => {
-                return Err(changed(&format!("publication {} does not exist any more", config.publication)).into());
-            }
-            Err(Failure::Definite(error)) => return Err(changed(&error.message).into()),
-            Err(other) => return Err(other),
-        }
-        let now = Fingerprint::read(sql, &config.publication, self.tables).await?;
-        let drift = match self.fingerprint {
-            Some(before) => before.drift_to(&now),
-            None => now.key_drift(self.tables),
-        };
-        if let Some(drift) = drift {
-            return Err(drifted(config, &drift).into());
-        }
-        self.fingerprint.get_or_insert(now);
-        Ok(())
-    }
+/// Where the source is; outlives sessions.
+pub(super) struct Course {
+    /// Highest position handed to the engine.
+    pub(super) handed_over: Lsn,
+    pub(super) following: Following,
+    pub(super) joins: Joins,
+    /// What the engine is still to be told. State that outlives a session changes together with what is put here, so a
+    /// connection that is cut while the engine takes nothing loses none of it.
+    pub(super) outbox: VecDeque<SourceEvent>,
+    pub(super) commands: mpsc::Receiver<SourceCommand>,
+    /// Nobody can ask any more.
+    pub(super) commands_ended: bool,
 }
 
 /// State of one session while it runs.
 pub(super) struct Follower<'s> {
+    config: &'s PostgresConfig,
     link: &'s mut Link,
-    /// Highest position handed to the engine; outlives the session.
-    handed_over: &'s mut Lsn,
+    course: &'s mut Course,
+    monitor: &'s mut Monitor,
     client: ReplicationClient,
     sql: Client,
     assembler: Assembler,
     types: TypeCatalog,
+    /// Every RELATION message of this session, the last of each relation.
+    described: BTreeMap<TableId, Vec<u8>>,
     /// Highest position received in this session: never acknowledged beyond.
     received: Lsn,
+    /// Upstream's clock when last heard, microseconds since 2000-01-01 UTC.
+    time_us: i64,
+    /// Where upstream stood on connecting; `None` once it was reached.
+    catching_up_to: Option<Lsn>,
     /// Idle position that waits for its turn.
     idle: Option<(Lsn, i64)>,
     next_progress: Instant,
@@ -191,39 +93,69 @@ pub(super) struct Follower<'s> {
 }
 
 impl<'s> Follower<'s> {
+    /// Over a session that has passed all checks.
     pub(super) fn new(
         config: &'s PostgresConfig,
-        tables: &[TableSchema],
         link: &'s mut Link,
-        handed_over: &'s mut Lsn,
+        course: &'s mut Course,
+        monitor: &'s mut Monitor,
         session: Session,
-    ) -> Self {
+    ) -> (Self, Look, Judgement) {
         let limits = Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows };
-        Follower {
+        let mut assembler = Assembler::new(limits);
+        assembler.take_tables(course.following.live());
+        let follower = Follower {
+            config,
             link,
-            handed_over,
+            course,
+            monitor,
             client: session.client,
             sql: session.sql,
-            assembler: Assembler::new(tables.to_vec(), limits),
+            assembler,
             types: TypeCatalog::default(),
+            described: BTreeMap::new(),
             received: session.start,
+            time_us: 0,
+            catching_up_to: Some(session.upstream),
             idle: None,
             next_progress: session.started,
             started: session.started,
             heard_at: session.started,
             fruitful: false,
+        };
+        (follower, session.look, session.judgement)
+    }
+
+    /// Runs until something fails. First comes what was seen of the tables on connecting.
+    pub(super) async fn run(&mut self, look: Look, judgement: Judgement) -> Failure {
+        self.link.set_state(SourceState::CatchingUp);
+        self.note_caught_up();
+        let (mut ending, started) = (self.monitor.view.clone(), self.started);
+        let following = async {
+            match self.follow(look, judgement).await {
+                Ok(never) => match never {},
+                Err(failure) => failure,
+            }
+        };
+        tokio::select! {
+            failure = following => failure,
+            // Also while the engine takes nothing. What it has not taken comes again.
+            () = monitor::ended(&mut ending, started, FAREWELL) => Failure::Transient("Postgres is going down".to_owned()),
         }
     }
 
-    /// Runs until something fails.
-    pub(super) async fn run(&mut self, view: &mut watch::Receiver<View>) -> Failure {
-        self.link.set_state(SourceState::Live);
+    async fn follow(&mut self, look: Look, judgement: Judgement) -> Result<Infallible, Failure> {
+        self.act_on(&look, judgement).await?;
+        let mut short_waits = 0u32;
         loop {
-            if let Err(failure) = self.step(view).await {
-                return failure;
-            }
-            if let Err(failure) = self.drain().await {
-                return failure;
+            let waiting = Instant::now();
+            self.step().await?;
+            let waited = self.heard_at.saturating_duration_since(waiting);
+            short_waits = if waited < SHORT_WAIT { short_waits.saturating_add(1) } else { 0 };
+            self.drain().await?;
+            if short_waits > SHORT_WAITS {
+                // The thread is this source's own. The runtime's timers are too coarse for this.
+                std::thread::sleep(NAP);
             }
         }
     }
@@ -231,13 +163,22 @@ impl<'s> Follower<'s> {
     /// Takes what has arrived already, without looking at anything else for each row.
     async fn drain(&mut self) -> Result<(), Failure> {
         for _ in 0..MAX_DRAINED {
-            let Some(event) = unconstrained(self.client.receive()).now_or_never() else { break };
-            self.take(event?).await?;
+            let event = match self.client.next_read()? {
+                Some(event) => event,
+                None => match unconstrained(self.client.receive()).now_or_never() {
+                    Some(event) => event?,
+                    None => break,
+                },
+            };
+            self.take(event).await?;
         }
         Ok(())
     }
 
-    async fn step(&mut self, view: &mut watch::Receiver<View>) -> Result<(), Failure> {
+    async fn step(&mut self) -> Result<(), Failure> {
+        if !self.assembler.is_open() {
+            self.start_next_join().await?;
+        }
         let idle_due = self.idle.is_some() && !self.assembler.is_open();
         tokio::select! {
             event = self.client.receive() => {
@@ -250,14 +191,30 @@ impl<'s> Follower<'s> {
                 Ok(())
             }
             () = tokio::time::sleep_until(self.next_progress), if idle_due => self.send_idle().await,
-            Ok(()) = view.changed() => {
-                let view = view.borrow_and_update().clone();
-                self.heed(view)
+            Ok(()) = self.monitor.view.changed() => {
+                let view = self.monitor.view.borrow_and_update().clone();
+                self.heed(view).await
             }
+            told = self.course.joins.told() => self.hear(told).await,
+            command = self.course.commands.recv(), if !self.course.commands_ended => match command {
+                Some(SourceCommand::ReadTable { table, reply }) => {
+                    let outcome = self.ask_for(&table).await;
+                    let failed = match &outcome {
+                        Err(Failure::Transient(reason)) => Some(reason.clone()),
+                        _ => None,
+                    };
+                    let _ = reply.send(outcome.map_err(refusal));
+                    failed.map_or(Ok(()), |reason| Err(Failure::Transient(reason)))
+                }
+                None => {
+                    self.course.commands_ended = true;
+                    Ok(())
+                }
+            },
         }
     }
 
-    fn heed(&self, view: View) -> Result<(), Failure> {
+    async fn heed(&mut self, view: View) -> Result<(), Failure> {
         if let Some(verdict) = view.verdict {
             return Err(verdict.into());
         }
@@ -267,30 +224,115 @@ impl<'s> Follower<'s> {
         if self.heard_at.elapsed() > SILENCE && view.seen_at.elapsed() > SILENCE {
             return Err(Failure::Transient("Postgres has not answered for a minute".to_owned()));
         }
+        if view.look.asked.is_empty() {
+            return Ok(());
+        }
+        if self.course.following.publication().is_some_and(|before| view.look.publication.as_ref() != Some(before)) {
+            return Err(Failure::definite(
+                "publication_changed",
+                format!(
+                    "publication {} was dropped, changed or created anew: changes in between were not sent and cannot be known",
+                    self.config.publication
+                ),
+                START_OVER,
+            ));
+        }
+        let judgement = self.course.following.judge(&view.look, self.course.handed_over);
+        self.act_on(&view.look, judgement).await
+    }
+
+    /// Tells the engine what a look leads to, and checks relations that are new to a table.
+    async fn act_on(&mut self, look: &Look, judgement: Judgement) -> Result<(), Failure> {
+        self.course.outbox.extend(judgement.events);
+        for (table, part) in judgement.appeared {
+            self.take_in(table, part).await?;
+            self.course.following.note_part(table, part, look);
+        }
+        for table in judgement.read_anew {
+            self.read_anew(table).await?;
+        }
+        self.tables_changed().await?;
+        self.note_signs().await
+    }
+
+    /// A relation holds rows of a table: from here on, or from before, which makes the table to be read anew.
+    async fn take_in(&mut self, table: TableId, part: TableId) -> Result<(), Failure> {
+        let table_now = self.course.following.table(table);
+        if table_now.is_some_and(|table| table.standing != TableState::Live || table.partitions.contains(&part)) {
+            return Ok(());
+        }
+        if attached_with_rows(&self.sql, part).await? {
+            tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
+            return self.read_anew(table).await;
+        }
+        self.course.outbox.extend(self.course.following.add_partition(table, part));
+        self.tables_changed().await
+    }
+
+    /// None of the table's rows from the stream until it was read.
+    async fn read_anew(&mut self, id: TableId) -> Result<(), Failure> {
+        let Some(table) = self.course.following.table(id) else { return Ok(()) };
+        let name = TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() };
+        self.course.joins.wait_for(name);
+        self.begin_reading(id).await
+    }
+
+    async fn begin_reading(&mut self, id: TableId) -> Result<(), Failure> {
+        self.course.outbox.extend(self.course.following.begin_reading(id));
+        self.assembler.take_tables(self.course.following.live());
+        self.flush().await
+    }
+
+    /// Takes the rows of the tables that are live now. Upstream describes a relation once: those that it has described while
+    /// they were none of ours are bound from what was kept.
+    async fn tables_changed(&mut self) -> Result<(), Failure> {
+        self.assembler.take_tables(self.course.following.live());
+        for relation in self.assembler.unbound() {
+            if let Some(bytes) = self.described.get(&relation).cloned()
+                && let Ok(Message::Relation(message)) = decode(&bytes)
+            {
+                self.bind(&message).await?;
+            }
+        }
+        let ids = self.course.following.ids();
+        self.monitor.tables.send_if_modified(|tables| {
+            let changed = *tables != ids;
+            *tables = ids;
+            changed
+        });
         Ok(())
+    }
+
+    /// Lets the engine keep what later looks are compared with.
+    async fn note_signs(&mut self) -> Result<(), Failure> {
+        self.course.outbox.extend(self.course.following.new_notes());
+        self.flush().await
     }
 
     async fn take(&mut self, event: Event) -> Result<(), Failure> {
         match event {
-            Event::Begin => {
+            Event::Begin { commit_lsn } => {
+                self.take_over_at(commit_lsn).await?;
                 self.assembler.begin();
                 Ok(())
             }
             Event::Change { position, body } => match self.assembler.apply(self.client.bytes(body), position)? {
                 Applied::Done => Ok(()),
-                Applied::Relation(index, message) => {
-                    Self::bind(&mut self.assembler, &mut self.types, &self.sql, index, &message).await
+                Applied::Relation => {
+                    let bytes = self.client.bytes(body).to_vec();
+                    self.describe(&bytes).await
                 }
             },
             Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
             Event::KeepAlive { position, time_us } => {
-                if !self.assembler.is_open() && position > *self.handed_over {
+                self.time_us = time_us;
+                if !self.assembler.is_open() && position > self.course.handed_over {
                     self.idle = Some((position, time_us));
                     if self.next_progress <= self.heard_at {
-                        return self.send_idle().await;
+                        self.send_idle().await?;
                     }
                 }
-                Ok(())
+                if !self.assembler.is_open() { self.take_over_at(position).await } else { Ok(()) }
             }
             Event::TooLarge { position, bytes, limit, relation } => {
                 Err(self.assembler.row_too_large(position, bytes, limit, relation).into())
@@ -298,25 +340,148 @@ impl<'s> Follower<'s> {
         }
     }
 
-    /// Not of `self`: the message lies in the session's buffer.
-    async fn bind(
-        assembler: &mut Assembler,
-        types: &mut TypeCatalog,
-        sql: &Client,
-        index: usize,
-        message: &RelationMessage<'_>,
-    ) -> Result<(), Failure> {
+    /// A RELATION message: the shape of one of our tables, of a partition that is new, or of nothing of ours.
+    async fn describe(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let Ok(Message::Relation(message)) = decode(bytes) else { return Ok(()) };
+        let relation = TableId(message.relation);
+        self.described.insert(relation, bytes.to_vec());
+        if self.course.following.live_table_of(relation).is_none() {
+            let Some(root) = partition_root(&self.sql, relation).await? else { return Ok(()) };
+            if self.course.following.live_table_of(root).is_none() {
+                return Ok(());
+            }
+            self.take_in(root, relation).await?;
+        }
+        self.bind(&message).await?;
+        // What the message does not tell: a column under the same name may be another one, its values may be others.
+        match self.course.following.live_table_of(relation).map(|table| table.schema.id) {
+            Some(id) => self.look_at(id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Has the rows of a relation read as the message says.
+    async fn bind(&mut self, message: &RelationMessage<'_>) -> Result<(), Failure> {
+        let relation = TableId(message.relation);
         let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
-        types.learn(sql, &oids).await?;
-        let Some(schema) = assembler.table(index) else { return Ok(()) };
-        let bound = relation::bind(message, schema, types)?;
-        assembler.bind(index, bound);
-        Ok(())
+        self.types.learn(&self.sql, &oids).await?;
+        let Some(table) = self.course.following.live_table_of(relation) else { return Ok(()) };
+        let id = table.schema.id;
+        match relation::bind(message, table, &self.types) {
+            Ok(binding) => {
+                for (column, what) in binding.unusable {
+                    self.course.outbox.extend(self.course.following.unusable(id, column, &what));
+                }
+                self.assembler.bind(binding.table);
+                self.flush().await
+            }
+            Err(reason) => self.halt(id, reason).await,
+        }
+    }
+
+    async fn look_at(&mut self, id: TableId) -> Result<(), Failure> {
+        let look = Look::take(&self.sql, &self.config.publication, &[id]).await?;
+        let judgement = self.course.following.judge(&look, self.course.handed_over);
+        self.act_on(&look, judgement).await
+    }
+
+    async fn halt(&mut self, id: TableId, reason: SourceError) -> Result<(), Failure> {
+        tracing::error!(code = reason.code, message = %reason.message, remedy = %reason.remedy, "a table halted");
+        self.course.outbox.push_back(self.course.following.halt(id, reason));
+        self.assembler.take_tables(self.course.following.live());
+        self.flush().await
+    }
+
+    /// Somebody wants a table to be followed, or to be read anew.
+    async fn ask_for(&mut self, text: &str) -> Result<String, Failure> {
+        let name = parse_table_name(text)?;
+        resolve_tables(&self.sql, std::slice::from_ref(&name), &self.config.user).await?;
+        joiner::publish(&self.sql, self.config, &name).await?;
+        let qualified = name.to_string();
+        self.course.joins.wait_for(name);
+        Ok(qualified)
+    }
+
+    /// Starts to read the next table, where one waits and none is being read. Between transactions.
+    async fn start_next_join(&mut self) -> Result<(), Failure> {
+        let Some(name) = self.course.joins.next() else { return Ok(()) };
+        let known = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id);
+        if let Some(id) = known {
+            self.begin_reading(id).await?;
+        }
+        match joiner::publish(&self.sql, self.config, &name).await {
+            Ok(()) => {
+                let joiner = Joiner::start(self.config, name, self.link, self.course.handed_over);
+                self.course.joins.started(joiner);
+                Ok(())
+            }
+            Err(Failure::Definite(error)) => {
+                self.course.joins.give_up(&name);
+                self.join_failed(&name, error).await
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn join_failed(&mut self, name: &TableName, error: SourceError) -> Result<(), Failure> {
+        tracing::error!(table = %name, code = error.code, message = %error.message, remedy = %error.remedy, "a table cannot be read");
+        match self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) {
+            Some(id) => self.halt(id, error).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn hear(&mut self, told: Option<Told>) -> Result<(), Failure> {
+        match told {
+            Some(Told::Begun(table, look)) => {
+                self.course.following.put(*table, &look);
+                self.tables_changed().await?;
+                self.note_signs().await
+            }
+            Some(Told::Frozen(at)) => {
+                self.course.joins.frozen_at(at);
+                if self.assembler.is_open() { Ok(()) } else { self.take_over_at(self.course.handed_over).await }
+            }
+            Some(Told::Failed(error)) => match self.course.joins.end() {
+                Some(name) => self.join_failed(&name, error).await,
+                None => Ok(()),
+            },
+            None => {
+                // Its thread is gone without a word: read again.
+                if let Some(name) = self.course.joins.end() {
+                    self.course.joins.wait_for(name);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a table over that was read up to where the stream is now: everything up to `next` was handed over.
+    async fn take_over_at(&mut self, next: Lsn) -> Result<(), Failure> {
+        let Some((at, name)) = self.course.joins.ready(next) else { return Ok(()) };
+        let Some(id) = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) else {
+            return Ok(());
+        };
+        let position = at.max(self.course.handed_over);
+        if at > self.course.handed_over {
+            self.idle = None;
+            let time_us = if self.time_us > 0 { self.time_us } else { super::now_us() };
+            self.course.outbox.push_back(SourceEvent::Progress { lsn: at, time_us });
+        }
+        self.course.outbox.push_back(SourceEvent::TableDone { table: id });
+        self.course.following.done(id);
+        self.note_received(position);
+        self.flush().await?;
+        self.note_handed_over(position);
+        self.tables_changed().await?;
+        tracing::info!(table = %name, %at, "the table is followed");
+        self.note_signs().await
     }
 
     async fn commit(&mut self, end_lsn: Lsn, commit_time_us: i64) -> Result<(), Failure> {
         let transaction = self.assembler.commit(end_lsn, commit_time_us);
-        if end_lsn <= *self.handed_over {
+        self.time_us = commit_time_us;
+        if end_lsn <= self.course.handed_over {
             return Ok(());
         }
         if transaction.changes.is_empty() {
@@ -335,27 +500,56 @@ impl<'s> Follower<'s> {
         }
     }
 
-    /// Waits for the engine to take the event, and acknowledges meanwhile.
     async fn hand_over(&mut self, position: Lsn, event: SourceEvent) -> Result<(), Failure> {
-        // Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
+        self.note_received(position);
+        self.course.outbox.push_back(event);
+        self.flush().await?;
+        self.note_handed_over(position);
+        Ok(())
+    }
+
+    /// Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
+    fn note_received(&mut self, position: Lsn) {
         self.received = self.received.max(position);
         self.link.note_received(self.received);
+    }
+
+    fn note_handed_over(&mut self, position: Lsn) {
+        self.course.handed_over = position;
+        self.course.joins.note_main(position);
+        self.note_caught_up();
+    }
+
+    fn note_caught_up(&mut self) {
+        if self.catching_up_to.is_some_and(|target| self.course.handed_over >= target) {
+            self.catching_up_to = None;
+            self.link.set_state(SourceState::Live);
+        }
+    }
+
+    /// Waits for the engine to take what it is to be told, and acknowledges meanwhile.
+    async fn flush(&mut self) -> Result<(), Failure> {
         let events = self.link.events.clone();
-        let sending = events.send(event);
-        tokio::pin!(sending);
-        loop {
-            tokio::select! {
-                sent = &mut sending => {
-                    sent.map_err(|_| Failure::Closed)?;
-                    *self.handed_over = position;
-                    return Ok(());
+        while !self.course.outbox.is_empty() {
+            let taking = events.reserve();
+            tokio::pin!(taking);
+            loop {
+                tokio::select! {
+                    permit = &mut taking => {
+                        let permit = permit.map_err(|_| Failure::Closed)?;
+                        if let Some(event) = self.course.outbox.pop_front() {
+                            permit.send(event);
+                        }
+                        break;
+                    }
+                    durable = self.link.durable_changed() => {
+                        acknowledge(&mut self.client, self.link, durable, self.received);
+                    }
+                    failure = self.client.attend() => return Err(failure),
                 }
-                durable = self.link.durable_changed() => {
-                    acknowledge(&mut self.client, self.link, durable, self.received);
-                }
-                failure = self.client.attend() => return Err(failure),
             }
         }
+        Ok(())
     }
 }
 
@@ -365,4 +559,15 @@ fn acknowledge(client: &mut ReplicationClient, link: &Link, durable: Lsn, receiv
     let position = durable.min(received);
     client.acknowledge(position);
     link.note_acknowledged(position);
+}
+
+/// Why a table is not read, for who asked.
+fn refusal(failure: Failure) -> SourceError {
+    match failure {
+        Failure::Definite(error) => error,
+        Failure::Transient(reason) => {
+            source_error("source_busy", format!("Postgres could not be asked: {reason}"), "try again in a moment")
+        }
+        Failure::Closed => source_error("stopping", "the engine has stopped", "restart tidemark"),
+    }
 }

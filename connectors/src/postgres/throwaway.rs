@@ -56,9 +56,8 @@ impl ThrowawayPostgres {
         Ok(server)
     }
 
-    /// Copies the cluster of this stopped server and starts the copy as a hot standby of it, which waits until the primary
-    /// is launched again. It streams through the primary's physical slot `standby`, which is the caller's to create;
-    /// `settings` are added to the primary's own.
+    /// Copies the cluster of this stopped server; the copy, once launched, is a hot standby of it. It streams through the
+    /// primary's physical slot `standby`, which is the caller's to create; `settings` are added to the primary's own.
     pub fn standby(&self, settings: &[&str]) -> Result<Self, SourceError> {
         let directory = own_directory()?;
         let mut standby = ThrowawayPostgres {
@@ -81,7 +80,6 @@ impl ThrowawayPostgres {
         standby.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
         run(Command::new("cp").arg("-a").arg(self.data()).arg(standby.data()))?;
         File::create(standby.data().join("standby.signal")).map_err(|e| failed("the sign of a standby", &e))?;
-        standby.launch()?;
         Ok(standby)
     }
 

@@ -5,24 +5,34 @@
 //! completes it.
 
 use engine::change::event::{OldRow, TooLarge, WrittenRow};
-use engine::change::{Changes, Lsn, RowWriter, TableSchema, Transaction, ValueRef};
-use engine::source::SourceError;
+use engine::change::{Changes, Lsn, RowWriter, TableId, Transaction, ValueRef};
+use engine::source::{FollowedTable, SourceError};
 
 use super::error::{START_OVER, source_error};
-use super::pgoutput::{Cell, CellKind, Malformed, Message, OldTuple, RelationMessage, Tuple, decode, value};
+use super::pgoutput::{Cell, CellKind, Malformed, Message, OldTuple, Tuple, decode, value};
 use super::relation::BoundTable;
 
 /// Collects the transaction that is being received.
 #[derive(Debug)]
 pub(super) struct Assembler {
     limits: Limits,
-    tables: Vec<TableSchema>,
-    /// Parallel to `tables`; `None` before the table's first RELATION of this session.
-    bound: Vec<Option<BoundTable>>,
+    /// The relations whose rows are taken, by their id.
+    slots: Vec<Slot>,
     open: bool,
     changes: Changes,
     cells: Vec<Cell>,
     old_cells: Vec<Cell>,
+}
+
+/// A relation whose rows are taken: a table, or a partition of one.
+#[derive(Debug)]
+struct Slot {
+    id: TableId,
+    /// For messages to people.
+    table: String,
+    columns: Vec<String>,
+    /// `None` before its first RELATION of this session.
+    bound: Option<BoundTable>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +42,11 @@ pub(super) struct Limits {
 }
 
 /// What the caller has to do after a message.
-#[derive(Debug)]
-pub(super) enum Applied<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
     Done,
-    /// One of our tables has (again) this shape: look up its types and call [`Assembler::bind`].
-    Relation(usize, RelationMessage<'a>),
+    /// A relation has (again) a shape: where it is one of ours, look up its types and call [`Assembler::bind`].
+    Relation,
 }
 
 /// Why a row could not be written; plain, because it is made per row.
@@ -69,12 +79,10 @@ enum Image<'t> {
 }
 
 impl Assembler {
-    pub(super) fn new(tables: Vec<TableSchema>, limits: Limits) -> Self {
-        let bound = tables.iter().map(|_| None).collect();
+    pub(super) fn new(limits: Limits) -> Self {
         Assembler {
             limits,
-            tables,
-            bound,
+            slots: Vec::new(),
             open: false,
             changes: Changes::default(),
             cells: Vec::new(),
@@ -97,24 +105,15 @@ impl Assembler {
     }
 
     /// Takes in one message between BEGIN and COMMIT. `position` is only for messages to people.
-    pub(super) fn apply<'a>(&mut self, bytes: &'a [u8], position: Lsn) -> Result<Applied<'a>, SourceError> {
+    pub(super) fn apply(&mut self, bytes: &[u8], position: Lsn) -> Result<Applied, SourceError> {
         let message = decode(bytes).map_err(|error| self.malformed(error.0, position))?;
         let relation = match &message {
-            Message::Relation(relation) => {
-                return Ok(match self.index_of(relation.relation) {
-                    Some(index) => match message {
-                        Message::Relation(relation) => Applied::Relation(index, relation),
-                        _ => Applied::Done,
-                    },
-                    None => Applied::Done,
-                });
-            }
+            Message::Relation(_) => return Ok(Applied::Relation),
             Message::Truncate { relations } => {
                 for oid in *relations {
-                    if let Some(table) =
-                        self.index_of(u32::from_be_bytes(*oid)).and_then(|index| self.tables.get(index))
-                    {
-                        self.changes.truncate(table.id);
+                    let relation = u32::from_be_bytes(*oid);
+                    if self.index_of(relation).is_some() {
+                        self.changes.truncate(TableId(relation));
                     }
                 }
                 return Ok(Applied::Done);
@@ -125,7 +124,7 @@ impl Assembler {
             }
         };
         let Some(index) = self.index_of(relation) else { return Ok(Applied::Done) };
-        let Some(Some(bound)) = self.bound.get(index) else {
+        let Some(Slot { bound: Some(bound), .. }) = self.slots.get(index) else {
             return Err(self.malformed("row of a relation that was not described", position));
         };
         let rows = Rows { bound, changes: &mut self.changes, cells: &mut self.cells, old_cells: &mut self.old_cells };
@@ -139,19 +138,37 @@ impl Assembler {
     }
 
     /// Says how the rows of a table look from here on.
-    pub(super) fn bind(&mut self, index: usize, bound: BoundTable) {
-        if let Some(slot) = self.bound.get_mut(index) {
-            *slot = Some(bound);
+    pub(super) fn bind(&mut self, bound: BoundTable) {
+        if let Some(slot) = self.index_of(bound.id.0).and_then(|index| self.slots.get_mut(index)) {
+            slot.bound = Some(bound);
         }
     }
 
-    pub(super) fn table(&self, index: usize) -> Option<&TableSchema> {
-        self.tables.get(index)
+    /// Takes the rows of these tables from here on, and of no others.
+    pub(super) fn take_tables<'t>(&mut self, tables: impl Iterator<Item = &'t FollowedTable>) {
+        let mut before = std::mem::take(&mut self.slots);
+        for table in tables {
+            // A partitioned table holds no rows, but can be truncated by its own name.
+            for id in table.partitions.iter().copied().chain([table.schema.id]) {
+                let known = before.iter_mut().find(|slot| slot.id == id).and_then(|slot| slot.bound.take());
+                self.slots.push(Slot {
+                    id,
+                    table: table.schema.qualified_name(),
+                    columns: table.schema.columns.iter().map(|column| column.name.clone()).collect(),
+                    bound: known,
+                });
+            }
+        }
+        self.slots.sort_by_key(|slot| slot.id);
     }
 
-    /// A handful of tables: walking them beats hashing.
+    /// Relations whose rows are taken and that were not described yet.
+    pub(super) fn unbound(&self) -> Vec<TableId> {
+        self.slots.iter().filter(|slot| slot.bound.is_none()).map(|slot| slot.id).collect()
+    }
+
     fn index_of(&self, relation: u32) -> Option<usize> {
-        self.tables.iter().position(|table| table.id.0 == relation)
+        self.slots.binary_search_by_key(&relation, |slot| slot.id.0).ok()
     }
 
     /// A row that the transport did not take.
@@ -162,9 +179,9 @@ impl Assembler {
         limit: usize,
         relation: Option<u32>,
     ) -> SourceError {
-        let table = relation.and_then(|relation| self.tables.get(self.index_of(relation)?));
-        let whose = match (table, relation) {
-            (Some(table), _) => format!("a row of table {}", table.qualified_name()),
+        let slot = relation.and_then(|relation| self.slots.get(self.index_of(relation)?));
+        let whose = match (slot, relation) {
+            (Some(slot), _) => format!("a row of table {}", slot.table),
             (None, Some(relation)) => format!("a row of the table with OID {relation}"),
             (None, None) => "a message".to_owned(),
         };
@@ -180,9 +197,9 @@ impl Assembler {
             RowError::TooLarge => self.too_large(position),
             RowError::Malformed(what) => self.malformed(what, position),
             RowError::Value(column) => {
-                let table = self.tables.get(index);
-                let name = table.and_then(|t| t.columns.get(column)).map_or("?", |c| c.name.as_str());
-                let table = table.map(TableSchema::qualified_name).unwrap_or_default();
+                let slot = self.slots.get(index);
+                let name = slot.and_then(|slot| slot.columns.get(column)).map_or("?", String::as_str);
+                let table = slot.map(|slot| slot.table.as_str()).unwrap_or_default();
                 source_error(
                     "unreadable_value",
                     format!(
@@ -284,7 +301,11 @@ fn write_row(
                 row.push(ValueRef::Null);
                 continue;
             }
-            let cell = *cells.get(column.wire).ok_or(RowError::Malformed("row with too few columns"))?;
+            let Some(wire) = column.wire else {
+                row.push(ValueRef::Null);
+                continue;
+            };
+            let cell = *cells.get(wire).ok_or(RowError::Malformed("row with too few columns"))?;
             let read = |tuple: Tuple<'_>, cell: Cell, row: &mut RowWriter<'_>| -> Result<(), RowError> {
                 let bytes = tuple.bytes(cell);
                 let value = match cell.kind {
@@ -305,7 +326,7 @@ fn write_row(
                         OldTuple::Full(old) => (old, true),
                         OldTuple::Key(old) => (old, column.key),
                     };
-                    match old_cells.get(column.wire) {
+                    match old_cells.get(wire) {
                         Some(old_cell) if known => read(tuple_old, *old_cell, &mut row)?,
                         _ => row.push(ValueRef::Unchanged),
                     }

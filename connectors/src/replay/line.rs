@@ -1,17 +1,12 @@
-//! One line of a recording: JSON -> tables or a transaction, typed by the schema. Errors are sentences about the line;
-//! the caller knows which line it is.
+//! One line of a recording: JSON -> a transaction, typed by the schema. Errors are sentences about the line; the caller
+//! knows which line it is.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use engine::change::event::{OldRow, TooLarge};
-use engine::change::{Changes, Column, ColumnType, Lsn, Numeric, RowWriter, TableSchema, Transaction, ValueRef};
+use engine::change::{Changes, Column, ColumnType, Lsn, RowWriter, TableSchema, Transaction, ValueRef};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    tables: Vec<TableSchema>,
-}
+use crate::json_value::{timestamp_tz, value};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,22 +33,6 @@ enum LeftOut {
     Null,
     Unchanged,
     Refused,
-}
-
-pub(super) fn tables(text: &str) -> Result<Vec<TableSchema>, String> {
-    let Header { tables } =
-        serde_json::from_str(text).map_err(|error| format!("not a description of tables: {error}"))?;
-    for (index, table) in tables.iter().enumerate() {
-        let name = table.qualified_name();
-        if table.primary_key.is_empty() || table.primary_key.iter().any(|&column| column >= table.columns.len()) {
-            return Err(format!("table {name} has no primary key, or one that names no column"));
-        }
-        let twice = tables.iter().take(index).any(|other| other.id == table.id || other.qualified_name() == name);
-        if twice {
-            return Err(format!("table {name} has the id or the name of another table"));
-        }
-    }
-    if tables.is_empty() { Err("no table is described".to_owned()) } else { Ok(tables) }
 }
 
 pub(super) fn transaction(text: &str, tables: &[TableSchema]) -> Result<Transaction, String> {
@@ -164,128 +143,10 @@ fn mismatch(column: &Column, json: &Value) -> Problem {
     Problem(format!("column {} is {} and cannot be {json}{hint}", column.name, column.column_type.name()))
 }
 
-fn value<'a>(column_type: &ColumnType, json: &'a Value) -> Option<ValueRef<'a>> {
-    if json.is_null() {
-        return Some(ValueRef::Null);
-    }
-    Some(match column_type {
-        ColumnType::Int2 => ValueRef::Int(i16::try_from(json.as_i64()?).ok()?.into()),
-        ColumnType::Int4 => ValueRef::Int(i32::try_from(json.as_i64()?).ok()?.into()),
-        ColumnType::Int8 => ValueRef::Int(json.as_i64()?),
-        ColumnType::Numeric { scale } => ValueRef::Numeric(numeric(json.as_str()?, *scale)?),
-        // As Postgres would hold it: a `real` has 24 bits.
-        ColumnType::Float4 => ValueRef::Float((float(json)? as f32).into()),
-        ColumnType::Float8 => ValueRef::Float(float(json)?),
-        ColumnType::Text => ValueRef::Text(json.as_str()?),
-        ColumnType::Char => ValueRef::Text(json.as_str()?.trim_end_matches(' ')),
-        ColumnType::Bool => ValueRef::Bool(json.as_bool()?),
-        ColumnType::Uuid => ValueRef::Uuid(uuid(json.as_str()?)?),
-        ColumnType::Date => ValueRef::Date(date(json.as_str()?)?),
-        ColumnType::Timestamp => ValueRef::Timestamp(timestamp(json.as_str()?)?),
-        ColumnType::TimestampTz => ValueRef::Timestamp(timestamp_tz(json.as_str()?)?),
-        ColumnType::Unsupported(_) => ValueRef::Opaque(json.as_str()?.as_bytes()),
-        ColumnType::Gone(_) => ValueRef::Null,
-    })
-}
-
-/// Digits with at most one point. A declared scale is filled up, as Postgres does; more digits than declared are refused.
-fn numeric(text: &str, declared: Option<u16>) -> Option<Numeric> {
-    match text {
-        "NaN" => return Some(Numeric::NaN),
-        "Infinity" | "infinity" => return Some(Numeric::PositiveInfinity),
-        "-Infinity" | "-infinity" => return Some(Numeric::NegativeInfinity),
-        _ => {}
-    }
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let mut mantissa = 0i128;
-    for digit in whole.bytes().chain(fraction.bytes()) {
-        let digit = char::from(digit).to_digit(10)?;
-        mantissa = mantissa.checked_mul(10)?.checked_add(digit.into())?;
-    }
-    if whole.is_empty() {
-        return None;
-    }
-    let scale = u16::try_from(fraction.len()).ok()?;
-    let mantissa = if negative { -mantissa } else { mantissa };
-    match declared {
-        Some(declared) => {
-            Some(Numeric::Finite { mantissa: Numeric::rescale(mantissa, scale, declared)?, scale: declared })
-        }
-        None => Some(Numeric::Finite { mantissa, scale }),
-    }
-}
-
-fn float(json: &Value) -> Option<f64> {
-    match json.as_str() {
-        Some("NaN") => Some(f64::NAN),
-        Some("Infinity" | "infinity") => Some(f64::INFINITY),
-        Some("-Infinity" | "-infinity") => Some(f64::NEG_INFINITY),
-        Some(_) => None,
-        None => json.as_f64(),
-    }
-}
-
-fn uuid(text: &str) -> Option<[u8; 16]> {
-    let mut value = 0u128;
-    let mut digits = 0;
-    for (at, c) in text.bytes().enumerate() {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            if c != b'-' {
-                return None;
-            }
-        } else {
-            value = value << 4 | u128::from(char::from(c).to_digit(16)?);
-            digits += 1;
-        }
-    }
-    (digits == 32).then(|| value.to_be_bytes())
-}
-
-const EPOCH_DAYS_AFTER_1970: i64 = 10_957;
-const EPOCH_MICROS_AFTER_1970: i64 = EPOCH_DAYS_AFTER_1970 * 86_400_000_000;
-
-fn date(text: &str) -> Option<i32> {
-    match text {
-        "infinity" => Some(i32::MAX),
-        "-infinity" => Some(i32::MIN),
-        _ => {
-            let date: NaiveDate = text.parse().ok()?;
-            let days = date.signed_duration_since(NaiveDate::default()).num_days();
-            i32::try_from(days - EPOCH_DAYS_AFTER_1970).ok()
-        }
-    }
-}
-
-fn infinite(text: &str) -> Option<i64> {
-    match text {
-        "infinity" => Some(i64::MAX),
-        "-infinity" => Some(i64::MIN),
-        _ => None,
-    }
-}
-
-fn timestamp(text: &str) -> Option<i64> {
-    infinite(text).or_else(|| {
-        let time: NaiveDateTime = text.parse().ok()?;
-        time.and_utc().timestamp_micros().checked_sub(EPOCH_MICROS_AFTER_1970)
-    })
-}
-
-fn timestamp_tz(text: &str) -> Option<i64> {
-    infinite(text).or_else(|| {
-        let time = DateTime::parse_from_rfc3339(text).ok()?;
-        time.timestamp_micros().checked_sub(EPOCH_MICROS_AFTER_1970)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-    use engine::change::{Change, OldImage, TableId};
+    use engine::change::{Change, Numeric, OldImage, TableId};
     use proptest::prelude::*;
 
     use super::*;
@@ -372,28 +233,12 @@ mod tests {
             let error = read(changes).unwrap_err();
             assert!(error.contains(expected), "{changes}: {error}");
         }
-        assert!(tables(r#"{"tables":[]}"#).is_err());
-        let mut keyless = table();
-        keyless.primary_key = vec![99];
-        assert!(tables(&serde_json::json!({ "tables": [keyless] }).to_string()).is_err());
-        assert!(tables(&serde_json::json!({ "tables": [table(), table()] }).to_string()).is_err());
-        assert_eq!(tables(&serde_json::json!({ "tables": [table()] }).to_string()).unwrap(), [table()]);
     }
 
     proptest! {
         #[test]
-        fn numerics_read_back(mantissa in -1_000_000_000i64..1_000_000_000, scale in 0u16..9) {
-            let unit = 10i64.pow(scale.into());
-            let sign = if mantissa < 0 { "-" } else { "" };
-            let (whole, fraction) = (mantissa.abs() / unit, mantissa.abs() % unit);
-            let text = if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction:0width$}", width = scale.into()) };
-            prop_assert_eq!(numeric(&text, None), Some(Numeric::Finite { mantissa: mantissa.into(), scale }));
-        }
-
-        #[test]
         fn any_text_is_read_or_refused(text in ".*") {
             let _ = transaction(&text, &[table()]);
-            let _ = tables(&text);
             for json in [Value::String(text.clone())] {
                 for column in table().columns {
                     let _ = value(&column.column_type, &json);

@@ -18,10 +18,23 @@
 //!   in particular `numeric`, because a JSON number may lose cents. `infinity`, `-infinity` and `NaN` as Postgres
 //!   spells them. Types that cannot be used keep the bytes of their string.
 //!
+//! Where the first line also has `"debezium":{}`, every other line is an envelope as Debezium writes it (see
+//! [`crate::debezium`]), with or without its schema block, or a pair of key and value:
+//!
+//! ```json
+//! {"tables":[...],"debezium":{"decimals":"string"}}
+//! {"before":null,"after":{"id":1,"amount":"12.50"},"source":{"connector":"postgresql","snapshot":"false","sequence":"[\"24023119\",\"24023128\"]","schema":"public","table":"payments","txId":555,"lsn":24023128,"ts_ms":1559033904863},"op":"c"}
+//! ```
+//!
+//! Events that follow each other with the same `source.txId` are one transaction, and so is what stands between BEGIN and
+//! END markers where the file has them. A transaction that a BEGIN marker announced and whose END the file lacks is left
+//! out. Events that stand in the file twice count once; events that are not in the log's order are refused.
+//!
 //! The whole file is read once before anything starts, so a mistake in its last line is found first.
 
 mod line;
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -31,6 +44,9 @@ use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, Sourc
 use tokio::sync::{mpsc, watch};
 
 use crate::acknowledge::note_durable;
+use crate::debezium::ledger::{Ledger, SNAPSHOT_COMPLETE};
+use crate::debezium::{Assembly, Decoder, Refusal};
+use crate::tables::{TableFile, are_described};
 
 /// Settings of the replay source.
 #[derive(Clone, Debug)]
@@ -48,7 +64,9 @@ pub fn preflight(config: &ReplayConfig) -> Result<(), SourceError> {
 
 /// Sends what the file holds after the resume point, then stays silent until the channel closes.
 pub async fn run(config: ReplayConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
+    let SourceContext { resume, events, mut durable, status, commands } = context;
+    // Nothing listens: who asks is told so at once.
+    drop(commands);
     let watched = events.clone();
     let reading = async {
         let sending = events.clone();
@@ -86,7 +104,7 @@ fn replay(
     let resume_at = match resume {
         ResumePoint::Fresh => None,
         ResumePoint::Resume { lsn, identity: stored, tables, .. } => {
-            if stored != identity || !tables.iter().map(|table| &table.schema).eq(&recording.tables) {
+            if stored != identity || !are_described(&tables, &recording.tables) {
                 return Err(SourceError {
                     code: "source_changed",
                     message: format!(
@@ -116,9 +134,11 @@ fn replay(
         }
     }
     let resume_at = resume_at.unwrap_or(Lsn::ZERO);
+    // Nothing is answered from half of a recorded snapshot.
+    let start = if recording.envelopes.is_some() { resume_at.max(SNAPSHOT_COMPLETE) } else { resume_at };
     status.send_modify(|status| {
         status.state = SourceState::Live;
-        status.upstream_lsn_at_start = Some(resume_at);
+        status.upstream_lsn_at_start = Some(start);
     });
     while let Some(transaction) = ahead {
         ahead = recording.next()?;
@@ -151,6 +171,14 @@ struct Recording {
     text: String,
     tables: Vec<TableSchema>,
     last: Lsn,
+    envelopes: Option<Envelopes>,
+}
+
+/// The lines are Debezium's.
+struct Envelopes {
+    decoder: Decoder,
+    assembly: Assembly,
+    ended: VecDeque<Transaction>,
 }
 
 impl Recording {
@@ -167,16 +195,47 @@ impl Recording {
             text: String::new(),
             tables: Vec::new(),
             last: Lsn::ZERO,
+            envelopes: None,
         };
-        let tables = match recording.read_line()? {
-            true => line::tables(&recording.text),
+        let described = match recording.read_line()? {
+            true => TableFile::parse(&recording.text),
             false => Err("the file is empty; its first line describes the tables".to_owned()),
         };
-        recording.tables = tables.map_err(|what| recording.wrong(&what))?;
+        let TableFile { tables, debezium } = described.map_err(|what| recording.wrong(&what))?;
+        recording.envelopes = debezium.map(|encoding| Envelopes {
+            decoder: Decoder::new(tables.clone(), encoding),
+            assembly: Assembly::new(tables.iter().map(|table| table.id).collect(), Ledger::default()),
+            ended: VecDeque::new(),
+        });
+        recording.tables = tables;
         Ok(recording)
     }
 
     fn next(&mut self) -> Result<Option<Transaction>, SourceError> {
+        let Some(mut envelopes) = self.envelopes.take() else { return self.next_line() };
+        let next = loop {
+            if let Some(transaction) = envelopes.ended.pop_front() {
+                break Some(transaction);
+            }
+            if self.read_line()? {
+                let refused = |refusal: Refusal| self.wrong(&format!("{refusal} ({})", refusal.remedy));
+                let json = serde_json::from_str(&self.text).map_err(|error| self.wrong(&error.to_string()))?;
+                let message = envelopes.decoder.decode(&json).map_err(refused)?;
+                envelopes.assembly.push(message, &[]).map_err(refused)?;
+            } else {
+                envelopes.assembly.end_of_request();
+                envelopes.assembly.end_snapshot();
+            }
+            envelopes.ended.extend(envelopes.assembly.take_ended());
+            if self.text.is_empty() && envelopes.ended.is_empty() {
+                break None;
+            }
+        };
+        self.envelopes = Some(envelopes);
+        Ok(next)
+    }
+
+    fn next_line(&mut self) -> Result<Option<Transaction>, SourceError> {
         if !self.read_line()? {
             return Ok(None);
         }

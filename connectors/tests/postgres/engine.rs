@@ -36,6 +36,8 @@ pub struct FakeEngine {
     pub partitions: BTreeMap<TableId, TableId>,
     /// Tables that are being read while the others go on.
     pub reading: Vec<TableId>,
+    /// How often one was complete.
+    pub joined: usize,
     /// Columns that went away, and tables that halted.
     pub unusable: Vec<(String, SourceError)>,
     pub halted: Vec<(TableId, SourceError)>,
@@ -91,6 +93,7 @@ impl FakeEngine {
             commands,
             partitions,
             reading: Vec::new(),
+            joined: 0,
             unusable: Vec::new(),
             halted: Vec::new(),
             notes,
@@ -138,6 +141,60 @@ impl FakeEngine {
             let status = self.status.borrow().clone();
             let event = event.unwrap_or_else(|_| panic!("stuck at {} before {lsn}: {status:?}", self.applied));
             self.apply(event.unwrap_or_else(|| panic!("the source ended at {}: {status:?}", self.applied)));
+        }
+    }
+
+    /// Consumes until this holds.
+    pub async fn until_seen(&mut self, what: &str, mut seen: impl FnMut(&FakeEngine) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !seen(self) {
+            assert!(Instant::now() < deadline, "never: {what}: {:?}", *self.status.borrow());
+            if let Ok(event) = tokio::time::timeout(Duration::from_millis(100), self.events.recv()).await {
+                self.apply(event.unwrap_or_else(|| panic!("the source ended: {:?}", *self.status.borrow())));
+            }
+        }
+    }
+
+    /// Consumes until a table halts; returns its name and the code.
+    pub async fn until_table_halted(&mut self) -> (String, &'static str) {
+        let before = self.halted.len();
+        self.until_seen("a table halted", |engine| engine.halted.len() > before).await;
+        let (table, reason) = self.halted.last().unwrap();
+        assert!(!reason.message.is_empty() && reason.remedy.contains("/tables"), "{reason:?}");
+        (self.schema(*table).name.clone(), reason.code)
+    }
+
+    /// Consumes until a column goes away; returns its name and what happened.
+    pub async fn until_unusable(&mut self) -> (String, String) {
+        let before = self.unusable.len();
+        self.until_seen("a column went away", |engine| engine.unusable.len() > before).await;
+        let (column, reason) = self.unusable.last().unwrap();
+        (column.clone(), reason.message.clone())
+    }
+
+    /// Asks for a table to be read, and consumes until it is.
+    pub async fn read_table(&mut self, table: &str) -> Result<String, SourceError> {
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        self.commands.send(SourceCommand::ReadTable { table: table.to_owned(), reply }).await.unwrap();
+        let mut answered = None;
+        self.until_seen("an answer", |_| {
+            answered = answer.try_recv().ok();
+            answered.is_some()
+        })
+        .await;
+        let name = answered.unwrap()?;
+        let (joined, known) = (self.joined, name.clone());
+        self.until_seen("the table is read", |engine| {
+            engine.joined > joined && engine.tables.iter().any(|table| table.qualified_name() == known)
+        })
+        .await;
+        Ok(name)
+    }
+
+    /// Consumes what is there.
+    pub fn take_what_came(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.apply(event);
         }
     }
 
@@ -199,6 +256,7 @@ impl FakeEngine {
             SourceEvent::TableDone { table } => {
                 assert!(self.reading.contains(&table));
                 self.reading.retain(|reading| *reading != table);
+                self.joined += 1;
             }
             SourceEvent::PartitionAdded { table, partition } => {
                 self.partitions.insert(partition, table);
@@ -288,6 +346,7 @@ impl FakeEngine {
                 let key = self.key(table, &row);
                 assert!(self.rows.entry(table).or_default().insert(key, row).is_none());
             }
+            Change::Upsert { .. } => panic!("a log says what happened, not what is"),
             Change::Delete { table, old } => {
                 let (OldImage::Key(old) | OldImage::Full(old)) = old else { panic!("delete without its row") };
                 let key = self.key(table, &read(old));
@@ -319,6 +378,7 @@ fn describe(change: Change<'_>) -> String {
         Change::Update { old: OldImage::Absent, .. } => "update".into(),
         Change::Update { old: OldImage::Key(_), .. } => "update with key".into(),
         Change::Update { old: OldImage::Full(_), .. } => "update with row".into(),
+        Change::Upsert { .. } => "upsert".into(),
         Change::Delete { old: OldImage::Full(_), .. } => "delete with row".into(),
         Change::Delete { .. } => "delete".into(),
         Change::Truncate { .. } => "truncate".into(),

@@ -1,5 +1,6 @@
 //! A throwaway Postgres with the settings that these tests need, and sessions on it.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
@@ -26,11 +27,23 @@ impl Server {
 
     /// `host all all` becomes scram instead of trust.
     pub async fn require_passwords_over_tcp(&self) {
+        self.allow("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n").await;
+    }
+
+    /// Puts these rules in place of those of `pg_hba.conf`.
+    pub async fn allow(&self, rules: &str) {
         let file = self.0.socket_directory().join("data/pg_hba.conf");
-        let rules = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
         std::fs::write(&file, rules).unwrap();
         self.client().await.batch_execute("SELECT pg_reload_conf()").await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    pub fn socket_directory(&self) -> &Path {
+        self.0.socket_directory()
+    }
+
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.program(name)
     }
 
     pub fn url(&self) -> String {

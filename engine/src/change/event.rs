@@ -38,6 +38,14 @@ pub enum Change<'a> {
         /// The row after; large values that did not change may be `ValueRef::Unchanged`.
         new: RowRef<'a>,
     },
+    /// A row is there with these values, whether it was before or not: said by those who read rows again and again (a
+    /// repeated batch, an incremental snapshot), never by a log.
+    Upsert {
+        /// The table.
+        table: TableId,
+        /// The whole row.
+        new: RowRef<'a>,
+    },
     /// A row went away. `old` is never `Absent`.
     Delete {
         /// The table.
@@ -59,6 +67,7 @@ impl Change<'_> {
         match self {
             Change::Insert { table, .. }
             | Change::Update { table, .. }
+            | Change::Upsert { table, .. }
             | Change::Delete { table, .. }
             | Change::Truncate { table } => *table,
         }
@@ -82,6 +91,7 @@ enum Old {
 enum Item {
     Insert(TableId, Span),
     Update(TableId, Old, Span),
+    Upsert(TableId, Span),
     Delete(TableId, Old),
     Truncate(TableId),
 }
@@ -170,6 +180,11 @@ impl Changes {
         self.items.push(Item::Update(table, old.into_old(), new.0));
     }
 
+    /// Appends a row that is there now, whether it was before or not.
+    pub fn upsert(&mut self, table: TableId, new: WrittenRow) {
+        self.items.push(Item::Upsert(table, new.0));
+    }
+
     /// Appends a delete.
     pub fn delete(&mut self, table: TableId, old: OldRow) {
         self.items.push(Item::Delete(table, old.into_old()));
@@ -185,6 +200,7 @@ impl Changes {
         self.items.iter().map(move |item| match *item {
             Item::Insert(table, new) => Change::Insert { table, new: self.row(new) },
             Item::Update(table, old, new) => Change::Update { table, old: self.old(old), new: self.row(new) },
+            Item::Upsert(table, new) => Change::Upsert { table, new: self.row(new) },
             Item::Delete(table, old) => Change::Delete { table, old: self.old(old) },
             Item::Truncate(table) => Change::Truncate { table },
         })

@@ -126,7 +126,8 @@ impl Sequencer {
         let SourceError { code, message, remedy } = reason.clone();
         tracing::error!(code, %message, table = %table.schema.qualified_name(), "table halted");
         let standing = TableState::Halted { code: code.to_owned(), message, remedy };
-        self.put_table(FollowedTable { standing, ..table.clone() }, &mut change);
+        let table = self.put_table(FollowedTable { standing, ..table.clone() }, &mut change);
+        self.images.add_table(&table);
         change
     }
 

@@ -48,6 +48,16 @@ pub fn claim(directory: &Path) -> Result<String, OpenError> {
     Ok(instance)
 }
 
+/// The instance of a directory that was claimed before, without touching it; absent where there is none.
+pub fn instance(directory: &Path) -> Result<Option<String>, OpenError> {
+    let shown = directory.display().to_string();
+    match fs::read_to_string(directory.join("FORMAT")) {
+        Ok(text) => check(&text, &shown).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(not_writable(&shown, &error)),
+    }
+}
+
 fn check(text: &str, shown: &str) -> Result<String, OpenError> {
     let mut words = text.split_whitespace();
     let version =
@@ -87,6 +97,9 @@ mod tests {
         let ours = parent.path().join("new/data");
         let instance = claim(&ours).unwrap();
         assert_eq!(claim(&ours).unwrap(), instance);
+        assert_eq!(super::instance(&ours).unwrap(), Some(instance));
+        assert_eq!(super::instance(&parent.path().join("other")).unwrap(), None);
+        assert!(!parent.path().join("other").exists());
 
         let code = |text: &str| {
             let directory = tempfile::tempdir().unwrap();

@@ -6,8 +6,10 @@ use serde::Serialize;
 
 use engine::engine::{BuildProgress, Unavailable};
 use engine::materialization::DefinitionError;
+use engine::source::SourceError;
 
 use super::description::Progress;
+use crate::inlet::Taken;
 use crate::query::{Fault, QueryError};
 use crate::read::ReadFailure;
 
@@ -50,6 +52,9 @@ pub struct ProblemBody {
     /// The parts of the request that are wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<WrongPart>,
+    /// What was taken before the refused part of a body of events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Taken>,
     /// How far an aggregate is that cannot answer yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
@@ -66,6 +71,9 @@ pub struct WrongPart {
     /// JSON pointer into the body (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
+    /// Line of the body, or place in its array; from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
     /// Parameter of the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
@@ -86,6 +94,7 @@ impl Problem {
             code,
             hint: String::new(),
             errors: Vec::new(),
+            taken: None,
             progress: None,
             request_id: String::new(),
             retry_after_s: None,
@@ -103,7 +112,7 @@ impl Problem {
     #[must_use]
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         let detail = self.detail.clone();
-        self.errors.push(WrongPart { pointer: Some(pointer.into()), parameter: None, detail });
+        self.errors.push(WrongPart { pointer: Some(pointer.into()), line: None, parameter: None, detail });
         self
     }
 
@@ -137,6 +146,7 @@ fn title(status: u16) -> &'static str {
         409 => "Conflict",
         413 => "The request is too large",
         415 => "Unsupported media type",
+        429 => "Too many requests",
         422 => "The request is understood and refused",
         503 => "No answer now",
         _ => "Internal error",
@@ -156,7 +166,12 @@ impl From<QueryError> for Problem {
             Fault::Refused => 422,
         };
         let mut problem = Problem::new(status, error.code, error.to_string()).hint(error.hint);
-        problem.errors.push(WrongPart { pointer: None, parameter: Some(error.parameter), detail: error.detail });
+        problem.errors.push(WrongPart {
+            pointer: None,
+            line: None,
+            parameter: Some(error.parameter),
+            detail: error.detail,
+        });
         problem
     }
 }
@@ -164,6 +179,16 @@ impl From<QueryError> for Problem {
 impl From<DefinitionError> for Problem {
     fn from(error: DefinitionError) -> Self {
         Problem::new(422, error.code, error.message).hint(error.hint).at(error.pointer)
+    }
+}
+
+impl From<SourceError> for Problem {
+    fn from(error: SourceError) -> Self {
+        // Upstream out of reach is nobody's mistake.
+        let (status, retry) = if error.code == "cannot_connect" { (503, Some(1)) } else { (422, None) };
+        let mut problem = Problem::new(status, error.code, error.message).hint(error.remedy);
+        problem.retry_after_s = retry;
+        problem
     }
 }
 
@@ -201,6 +226,16 @@ mod tests {
                 "request_id": "",
             })
         );
+    }
+
+    #[test]
+    fn what_a_source_refuses_carries_its_remedy() {
+        let error =
+            |code| SourceError { code, message: "table a.b does not exist".into(), remedy: "did you mean a.c?".into() };
+        let problem = Problem::from(error("table_missing")).at("/table");
+        assert_eq!((problem.status, problem.code.as_str()), (422, "table_missing"));
+        assert_eq!(problem.hint, "did you mean a.c?");
+        assert_eq!(Problem::from(error("cannot_connect")).status, 503);
     }
 
     #[test]

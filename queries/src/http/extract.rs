@@ -6,6 +6,8 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use engine::materialization::Definition;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::Problem;
 use crate::query::suggestion::nearest;
@@ -51,9 +53,27 @@ impl<S: Send + Sync> FromRequest<S> for DefinitionBody {
     }
 }
 
+/// The table that a source shall follow too.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TableRequest {
+    /// As `schema.name`.
+    pub(super) table: String,
+}
+
+impl<S: Send + Sync> FromRequest<S> for TableRequest {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_content_type(request.headers())?;
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        parse(&body, "invalid_table_request")
+    }
+}
+
 fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection.status().as_u16() {
-        413 => Problem::new(413, "body_too_large", "a definition may have at most 1 MiB"),
+        413 => Problem::new(413, "body_too_large", "a body may have at most 1 MiB"),
         _ => Problem::new(400, "unreadable_body", rejection.body_text()),
     }
 }
@@ -75,8 +95,12 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// A definition from JSON. What is not JSON is malformed (400); what is JSON and no definition is refused (422).
 fn parse_definition(body: &[u8]) -> Result<Definition, Problem> {
+    parse(body, "invalid_definition")
+}
+
+/// What a body says in JSON. What is not JSON is malformed (400); what is JSON and says something else is refused (422).
+fn parse<T: DeserializeOwned>(body: &[u8], refused: &'static str) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         let message = error.to_string();
         if !error.is_data() {
@@ -87,7 +111,7 @@ fn parse_definition(body: &[u8]) -> Result<Definition, Problem> {
         let wrong = quoted.next().unwrap_or_default();
         let meant = nearest(wrong, quoted).filter(|_| message.starts_with("unknown field"));
         let hint = meant.map(|meant| format!("did you mean {meant:?}?")).unwrap_or_default();
-        Problem::new(422, "invalid_definition", message).hint(hint)
+        Problem::new(422, refused, message).hint(hint)
     })
 }
 
@@ -106,6 +130,17 @@ mod tests {
         let problem = parse_definition(misspelt).unwrap_err();
         assert_eq!((problem.status, problem.code.as_str()), (422, "invalid_definition"));
         assert_eq!(problem.hint, "did you mean \"granularity\"?");
+    }
+
+    #[test]
+    fn a_table_to_follow_is_named_and_nothing_else() {
+        let request = |body: &[u8]| parse::<TableRequest>(body, "invalid_table_request");
+        assert_eq!(request(br#"{"table":"public.orders"}"#).unwrap().table, "public.orders");
+        let problem = request(br#"{"tabel":"public.orders"}"#).unwrap_err();
+        assert_eq!((problem.status, problem.code.as_str()), (422, "invalid_table_request"));
+        assert_eq!(problem.hint, "did you mean \"table\"?");
+        assert_eq!(request(br#"{"table":"a","columns":[]}"#).unwrap_err().status, 422);
+        assert_eq!(request(b"orders").unwrap_err().status, 400);
     }
 
     #[test]

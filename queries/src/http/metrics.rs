@@ -11,7 +11,7 @@ use engine::Engine;
 use engine::change::Lsn;
 use engine::engine::Status;
 use engine::materialization::{Aggregate, AggregateState};
-use engine::source::SourceState;
+use engine::source::{Check, CheckOutcome, SourceState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -20,6 +20,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use crate::api::source::freshness;
 
 /// Answers take microseconds to milliseconds; what takes longer is waiting.
 const DURATIONS_S: [f64; 15] =
@@ -198,6 +200,8 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
             help: "Connections to upstream that failed and were made anew",
             series: vec![(source_label(), Number::Counter(status.source.reconnects))],
         },
+        source_states(source, &status.source.state),
+        checks(source, &status.source.checks),
         plain("transactions", "Upstream transactions applied", Number::Counter(counters.transactions)),
         plain("commits", "Batches written", Number::Counter(counters.commits)),
         plain("cells_written", "Cells written", Number::Counter(counters.cells_written)),
@@ -216,7 +220,65 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
             Number::Gauge(bytes as i64),
         ));
     }
+    if let Some(slot) = &status.source.slot_status {
+        families.push(slot_states(source, &slot.wal_status));
+        families.push(gauge(
+            "source_slot_spilled_bytes",
+            "Bytes of large transactions that upstream wrote to its disk for us",
+            Number::Gauge(slot.spilled_bytes),
+        ));
+        if let Some(bytes) = slot.safe_wal_bytes {
+            families.push(gauge(
+                "source_slot_safe_wal_bytes",
+                "Log that upstream can write before the slot may be lost",
+                Number::Gauge(bytes),
+            ));
+        }
+    }
     families
+}
+
+/// One series per possible state, 1 for the one it is in: alerts can then name a state.
+fn one_of(
+    name: &'static str,
+    help: &'static str,
+    source: &str,
+    label: &'static str,
+    states: &[&str],
+    is: &str,
+) -> MetricFamily {
+    let series = states
+        .iter()
+        .map(|state| {
+            let labels = vec![("source", source.to_owned()), (label, (*state).to_owned())];
+            (labels, Number::Gauge(i64::from(*state == is)))
+        })
+        .collect();
+    MetricFamily { name, help, series }
+}
+
+fn source_states(source: &str, state: &SourceState) -> MetricFamily {
+    const STATES: [&str; 7] =
+        ["preflight", "creating_slot", "snapshotting", "catching_up", "live", "reconnecting", "halted"];
+    one_of("source_state", "1 for the state the source is in", source, "state", &STATES, freshness(state))
+}
+
+fn slot_states(source: &str, wal_status: &str) -> MetricFamily {
+    const STATES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
+    let help = "1 for how upstream holds the slot's log";
+    one_of("source_slot_wal_status", help, source, "wal_status", &STATES, wal_status)
+}
+
+fn checks(source: &str, checks: &[Check]) -> MetricFamily {
+    let outcomes = [("failed", CheckOutcome::Failed), ("warning", CheckOutcome::Warning), ("ok", CheckOutcome::Ok)];
+    let series = outcomes
+        .map(|(outcome, which)| {
+            let count = checks.iter().filter(|check| check.outcome == which).count();
+            let labels = vec![("source", source.to_owned()), ("outcome", outcome.to_owned())];
+            (labels, Number::Gauge(i64::try_from(count).unwrap_or(i64::MAX)))
+        })
+        .to_vec();
+    MetricFamily { name: "source_checks", help: "Checks of upstream by outcome", series }
 }
 
 /// One series per aggregate and possible state, 1 for the one it is in: alerts can then name a state.
@@ -239,7 +301,7 @@ fn aggregate_states(aggregates: &[Arc<Aggregate>]) -> MetricFamily {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use engine::engine::Counters;
-    use engine::source::{SourceIdentity, SourceStatus};
+    use engine::source::{SlotStatus, SourceIdentity, SourceStatus};
 
     use super::*;
 
@@ -255,8 +317,20 @@ mod tests {
     #[test]
     fn everything_promised_is_in_the_text() {
         let mut metrics = Metrics::without_engine();
-        let source =
-            SourceStatus { state: SourceState::Live, retained_wal_bytes: Some(4_096), ..SourceStatus::default() };
+        let check = |outcome| Check { name: "wal_level", outcome, message: String::new(), remedy: String::new() };
+        let slot = SlotStatus {
+            wal_status: "extended".to_owned(),
+            safe_wal_bytes: Some(900),
+            spilled_bytes: 8_192,
+            ..SlotStatus::default()
+        };
+        let source = SourceStatus {
+            state: SourceState::Live,
+            retained_wal_bytes: Some(4_096),
+            slot_status: Some(slot),
+            checks: vec![check(CheckOutcome::Warning), check(CheckOutcome::Ok), check(CheckOutcome::Ok)],
+            ..SourceStatus::default()
+        };
         metrics.registry.register_collector(Box::new(Fixed(Status {
             source,
             identity: SourceIdentity::default(),
@@ -275,6 +349,14 @@ mod tests {
             "tidemark_source_lag_seconds{source=\"payments_db\"} 0.012",
             "tidemark_source_applied_lsn_bytes{source=\"payments_db\"} 77",
             "tidemark_source_slot_retained_bytes{source=\"payments_db\"} 4096",
+            "tidemark_source_slot_wal_status{source=\"payments_db\",wal_status=\"extended\"} 1",
+            "tidemark_source_slot_wal_status{source=\"payments_db\",wal_status=\"lost\"} 0",
+            "tidemark_source_slot_safe_wal_bytes{source=\"payments_db\"} 900",
+            "tidemark_source_slot_spilled_bytes{source=\"payments_db\"} 8192",
+            "tidemark_source_state{source=\"payments_db\",state=\"live\"} 1",
+            "tidemark_source_state{source=\"payments_db\",state=\"halted\"} 0",
+            "tidemark_source_checks{source=\"payments_db\",outcome=\"failed\"} 0",
+            "tidemark_source_checks{source=\"payments_db\",outcome=\"ok\"} 2",
             "tidemark_source_changes_total{source=\"payments_db\",op=\"insert\"} 5",
             "tidemark_commits_total 3",
             "tidemark_cells_cached 0",

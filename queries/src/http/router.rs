@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::layers;
 use super::metrics::Metrics;
-use super::routes::{aggregates, backfill, data, health, metrics, sources};
+use super::routes::{aggregates, backfill, data, events, health, metrics, sources};
 use super::state::AppState;
 use crate::api::Problem;
 use crate::dashboard;
@@ -35,6 +35,8 @@ pub fn router(state: AppState) -> Router {
         .route("/v1/aggregates/{name}/backfill", get(backfill::describe))
         .route("/v1/sources", get(sources::list))
         .route("/v1/sources/{name}", get(sources::describe))
+        .route("/v1/sources/{name}/tables", post(sources::read_table))
+        .route("/v1/sources/{name}/events", post(events::take).layer(DefaultBodyLimit::max(events::MAX_BODY)))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::scrape))

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::metrics::Metrics;
 use crate::api::Problem;
+use crate::inlet::EventInlet;
 use crate::query::suggestion::did_you_mean;
 
 /// Scans that run at once; more wait for their turn, so that a dashboard cannot take all threads.
@@ -24,6 +25,8 @@ pub struct AppState {
     pub(super) source_name: Arc<str>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) scans: Arc<Semaphore>,
+    /// Takes events that are posted, where the source does.
+    pub(super) inlet: Option<Arc<dyn EventInlet>>,
     /// The process was ready once.
     pub(super) was_ready: Arc<AtomicBool>,
 }
@@ -38,8 +41,15 @@ impl AppState {
             engine,
             source_name,
             scans: Arc::new(Semaphore::new(MAX_SCANS)),
+            inlet: None,
             was_ready: Arc::default(),
         }
+    }
+
+    /// The source takes events.
+    #[must_use]
+    pub fn with_inlet(self, inlet: Arc<dyn EventInlet>) -> Self {
+        AppState { inlet: Some(inlet), ..self }
     }
 
     /// An aggregate, whatever its state.

@@ -3,7 +3,7 @@
 //!
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
-//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [drain] [snapshot] [live]
+//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -11,10 +11,12 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use connectors::postgres::throwaway::ThrowawayPostgres;
 
+mod backlog;
 mod bare;
 mod copy;
 mod drain;
 mod figures;
+mod front;
 mod http;
 mod live;
 mod payments;
@@ -75,14 +77,17 @@ fn main() -> anyhow::Result<()> {
     {
         return runtime.block_on(bare::serve(bytes.parse()?));
     }
+    if let Some((front::COMMAND, rest)) = arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        return runtime.block_on(front::run(rest));
+    }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
-    if let Some(unknown) = chosen.iter().find(|part| !["copy", "drain", "snapshot", "live"].contains(part)) {
-        bail!("there is no {unknown:?}: use [--quick] [copy] [drain] [snapshot] [live]");
+    if let Some(unknown) = chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live"].contains(part)) {
+        bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live]");
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     let scale = if quick { QUICK } else { FULL };
-    if chosen != ["copy"] {
+    if chosen.is_empty() || chosen.iter().any(|part| !["copy", "front"].contains(part)) {
         tidemark::binary()?;
     }
     let started = Instant::now();
@@ -93,8 +98,11 @@ fn main() -> anyhow::Result<()> {
         if wanted("copy") {
             tables.push(copy::measure(&postgres, scale).await.context("copy")?);
         }
+        if wanted("front") {
+            tables.push(front::measure(&postgres, scale).await.context("front")?);
+        }
         if wanted("drain") {
-            tables.push(drain::measure(&postgres, scale).await.context("drain")?);
+            tables.extend(drain::measure(&postgres, scale).await.context("drain")?);
         }
         if wanted("snapshot") {
             tables.push(snapshot::measure(&postgres, scale).await.context("snapshot")?);

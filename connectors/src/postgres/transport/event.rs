@@ -8,7 +8,10 @@ use super::frames::Span;
 /// One message of a replication stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Event {
-    Begin,
+    Begin {
+        /// Where its commit record begins: every transaction that ends at or before this came earlier.
+        commit_lsn: Lsn,
+    },
     /// A message between BEGIN and COMMIT; see [`super::ReplicationClient::bytes`].
     Change {
         /// Only for messages to people: positions of rows mean nothing.
@@ -58,7 +61,7 @@ pub(super) fn read(body: &[u8], span: Span) -> Option<Copied> {
             let (header, message) = body.split_at_checked(DATA_HEADER)?;
             let position = Lsn(u64_at(header, 1)?);
             let event = match *message.first()? {
-                b'B' => Event::Begin,
+                b'B' => Event::Begin { commit_lsn: Lsn(u64_at(message, 1)?) },
                 // Flags and the start of the commit record come before these two.
                 b'C' => Event::Commit {
                     end_lsn: Lsn(u64_at(message, 10)?),

@@ -75,7 +75,7 @@ impl Frames {
     }
 
     /// Nothing is held, not even a part of a frame.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.start == self.end
     }
 

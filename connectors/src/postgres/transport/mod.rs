@@ -274,3 +274,173 @@ fn columns(row: &DataRowBody) -> Option<QueryRow> {
     let bytes = row.buffer_bytes();
     row.ranges().map(|range| Ok(range.map(|range| bytes.slice(range)))).collect().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const AUTHENTICATED: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    const SCRAM_OFFERED: &[u8] = b"R\0\0\0\x17\0\0\0\x0ASCRAM-SHA-256\0\0";
+    const STREAM: &[u8] = b"W\0\0\0\x07\0\0\0";
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        [&[tag], &(body.len() as u32 + 4).to_be_bytes()[..], body].concat()
+    }
+
+    fn keep_alive(position: u64, reply: bool) -> Vec<u8> {
+        frame(b'd', &[b"k", &position.to_be_bytes()[..], &7u64.to_be_bytes(), &[u8::from(reply)]].concat())
+    }
+
+    /// A client of a server that is played by the test.
+    async fn connect(listener: &TcpListener) -> Result<ReplicationClient, Failure> {
+        let url = format!("postgres://u:p@{}/d?sslmode=disable", listener.local_addr().unwrap());
+        let config = PostgresConfig::new(&url, &["t".to_owned()], "s").unwrap();
+        ReplicationClient::connect(&config, "", "test").await
+    }
+
+    async fn listen() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    /// Says these things, each after having heard something.
+    async fn say(listener: &TcpListener, lines: &[&[u8]]) -> TcpStream {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        for line in lines {
+            let mut heard = [0; 4096];
+            if socket.read(&mut heard).await.unwrap_or_default() == 0 || socket.write_all(line).await.is_err() {
+                break;
+            }
+        }
+        socket
+    }
+
+    /// Started at 100, with nothing but 50 durable.
+    async fn streaming(listener: &TcpListener) -> (ReplicationClient, TcpStream) {
+        let client = async {
+            let mut client = connect(listener).await.unwrap();
+            client.start("s", "p", Positions { start: Lsn(100), durable: Lsn(50) }).await.unwrap();
+            client
+        };
+        tokio::join!(client, say(listener, &[AUTHENTICATED, STREAM]))
+    }
+
+    /// Received, flushed and applied as the next status says, and how long it took.
+    async fn status(socket: &mut TcpStream) -> ([u64; 3], Duration) {
+        let began = Instant::now();
+        let mut status = [0; 39];
+        socket.read_exact(&mut status).await.unwrap();
+        assert_eq!(status[..6], *b"d\0\0\0\x26r");
+        ([6, 14, 22].map(|at| u64::from_be_bytes(status[at..at + 8].try_into().unwrap())), began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn upstream_hears_what_it_must_whether_we_read_or_not() {
+        let listener = listen().await;
+        let (mut client, mut server) = streaming(&listener).await;
+        let silence = Duration::from_millis(150);
+        // Reading: a question is answered at once.
+        let asked = async {
+            assert_eq!(status(&mut server).await.0, [100, 50, 50]);
+            server.write_all(&keep_alive(500, true)).await.unwrap();
+            let (told, took) = status(&mut server).await;
+            assert_eq!(told, [500, 50, 50]);
+            assert!(took < silence, "{took:?}");
+        };
+        tokio::select! {
+            () = asked => {}
+            () = async { while client.receive().await.is_ok() {} } => panic!("the session ended"),
+        }
+        // Not reading: what it waited for is told at once, more of the same within a quarter of a second, and then a
+        // sign of life every second.
+        for (durable, told, least, most) in [
+            (500, 500, Duration::ZERO, silence),
+            (u64::MAX, 500, Duration::from_millis(800), Duration::from_millis(1_400)),
+        ] {
+            client.acknowledge(Lsn(durable));
+            let (positions, took) = tokio::select! {
+                told = status(&mut server) => told,
+                failure = client.attend() => panic!("{failure:?}"),
+            };
+            assert_eq!(positions, [500, told, told]);
+            assert!(took >= least && took < most, "{took:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_know_the_password_is_not_believed() {
+        let listener = listen().await;
+        let (client, _server) = tokio::join!(connect(&listener), say(&listener, &[SCRAM_OFFERED, AUTHENTICATED]));
+        let Err(Failure::Transient(reason)) = client else { panic!("it was believed") };
+        assert!(reason.contains("something else than a challenge"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn what_a_server_says_is_sorted_by_what_to_do() {
+        let listener = listen().await;
+        let refused = frame(b'E', b"SFATAL\0C28P01\0Mno\xFF\0\0");
+        let refused: [&[u8]; 1] = [&refused];
+        let (client, _) = tokio::join!(connect(&listener), say(&listener, &refused));
+        let Err(Failure::Definite(error)) = client else { panic!("let in") };
+        assert_eq!(error.code, "authentication_failed");
+        let md5 = frame(b'R', b"\0\0\0\x05salt");
+        let md5: [&[u8]; 1] = [&md5];
+        let (client, _) = tokio::join!(connect(&listener), say(&listener, &md5));
+        let Err(Failure::Definite(error)) = client else { panic!("let in") };
+        assert!(error.message.contains("MD5") && error.remedy.contains("scram-sha-256"), "{error}");
+        let (mut client, mut server) = streaming(&listener).await;
+        server.write_all(&frame(b'E', b"SFATAL\0C57P01\0Mgoing\0\0")).await.unwrap();
+        let Err(Failure::Transient(reason)) = client.receive().await else { panic!("still there") };
+        assert!(reason.contains("going"), "{reason}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Whatever comes, and however it is cut: an event or a failure, and an end.
+        #[test]
+        fn any_bytes_are_a_session_or_refused(
+            tags in prop::collection::vec(prop::sample::select(b"RSKZEDCTNWdcA\0".to_vec()), 0..6),
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 6),
+            kinds in prop::collection::vec(prop::sample::select(b"wk\0".to_vec()), 6),
+            whole in any::<bool>(),
+            begun in 0usize..3,
+        ) {
+            let mut bytes = Vec::new();
+            for ((tag, mut body), kind) in tags.into_iter().zip(bodies).zip(kinds) {
+                if tag == b'd' {
+                    body.insert(0, kind);
+                }
+                bytes.extend(frame(tag, &body));
+            }
+            if !whole {
+                bytes.truncate(bytes.len() / 2);
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let ended = runtime.block_on(async {
+                let listener = listen().await;
+                let client = async {
+                    let mut client = connect(&listener).await?;
+                    client.start("s", "p", Positions::default()).await?;
+                    loop {
+                        client.receive().await?;
+                    }
+                };
+                // After having let us in, or not; after having begun to stream, or not.
+                let mut script: Vec<&[u8]> = [AUTHENTICATED, STREAM].into_iter().take(begun).collect();
+                script.push(&bytes);
+                let server = async { say(&listener, &script).await.shutdown().await };
+                let both = async { tokio::join!(client, server).0 };
+                tokio::time::timeout(Duration::from_secs(5), both).await
+            });
+            let ended: Result<(), Failure> = ended.expect("it ends");
+            prop_assert!(ended.is_err());
+        }
+    }
+}

@@ -53,11 +53,6 @@ impl Wire {
         self.frames.next()
     }
 
-    /// Nothing that was read waits to be taken.
-    pub(super) fn is_drained(&self) -> bool {
-        self.frames.is_empty()
-    }
-
     /// Reads what has arrived; bodies given out before are void.
     pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         match ready!(self.frames.poll_fill(&mut self.stream, context)) {

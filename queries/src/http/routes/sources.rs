@@ -2,12 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use engine::source::TableState;
 use serde_json::json;
 
 use crate::api::Problem;
 use crate::api::source::SourceBody;
-use crate::http::extract::Name;
+use crate::http::extract::{Name, TableRequest};
 use crate::http::state::AppState;
 use crate::query::suggestion::did_you_mean;
 
@@ -18,10 +20,35 @@ pub(in crate::http) async fn list(State(state): State<AppState>) -> Response {
 }
 
 pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
-    if *name != *state.source_name {
-        return Err(Problem::new(404, "unknown_source", format!("there is no source {name:?}"))
-            .hint(did_you_mean(&name, [&*state.source_name])));
-    }
+    known(&state, &name)?;
     let (status, tables) = (state.engine.status(), state.engine.tables());
     Ok(Json(SourceBody::of(&state.source_name, &status, &tables)).into_response())
+}
+
+/// Follows one more table, or reads one anew that halted. Answered once reading has begun.
+pub(in crate::http) async fn read_table(
+    State(state): State<AppState>,
+    Name(name): Name,
+    request: TableRequest,
+) -> Result<Response, Problem> {
+    known(&state, &name)?;
+    let table = state.engine.read_table(&request.table).await.map_err(|error| Problem::from(error).at("/table"))?;
+    let tables = state.engine.tables();
+    // The engine may not have taken note of it yet.
+    let standing = tables.iter().find(|followed| followed.schema.qualified_name() == table);
+    let standing = standing.map_or(&TableState::Reading, |followed| &followed.standing);
+    let mut body = json!(standing);
+    if let Some(body) = body.as_object_mut() {
+        body.insert("name".to_owned(), json!(table));
+        body.insert("links".to_owned(), json!({"source": format!("/v1/sources/{name}")}));
+    }
+    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+fn known(state: &AppState, name: &str) -> Result<(), Problem> {
+    if *name == *state.source_name {
+        return Ok(());
+    }
+    Err(Problem::new(404, "unknown_source", format!("there is no source {name:?}"))
+        .hint(did_you_mean(name, [&*state.source_name])))
 }

@@ -1,0 +1,260 @@
+//! The tables of a source as this process follows them, and what follows for the engine from what is seen of them.
+//!
+//! Pure: looks, RELATION messages and positions in, events for the engine out. It outlives sessions; what it must know
+//! again after a restart is in the events: the standing of the tables, and the notes.
+//!
+//! | seen | told |
+//! |---|---|
+//! | a column that no aggregate can read any more | `ColumnUnusable`: NULL from here on |
+//! | a table that cannot be followed exactly | `TableHalted`: none of its rows from here on |
+//! | a partition that holds no rows of it any more | `PartitionGone`, once everything that was sent before is handed over |
+//! | a relation that holds rows of it now | to be checked by the caller: did it hold rows before? |
+
+use std::collections::BTreeMap;
+
+use engine::change::{ColumnType, Lsn, TableId, TableSchema};
+use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
+
+use super::error::source_error;
+use super::signs::{Baseline, Drift, Look, PublicationSigns, TableSigns, drifts};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Following {
+    tables: Vec<FollowedTable>,
+    baseline: Baseline,
+    /// As the engine has it.
+    noted: Option<Baseline>,
+    /// By table, the end of upstream's log when its baseline was looked at: older looks say nothing new.
+    looked_at: BTreeMap<TableId, Lsn>,
+    /// Partitions that are gone, and the position up to which rows of them may still come.
+    vanished: BTreeMap<TableId, Lsn>,
+}
+
+/// What a look leads to.
+#[derive(Debug, Default)]
+pub(super) struct Judgement {
+    pub(super) events: Vec<SourceEvent>,
+    /// Relations that hold rows of a table now: (table, relation).
+    pub(super) appeared: Vec<(TableId, TableId)>,
+    /// Tables that hold rows which were never sent.
+    pub(super) read_anew: Vec<TableId>,
+}
+
+impl Following {
+    /// From what the engine has stored.
+    pub(super) fn resume(tables: Vec<FollowedTable>, notes: Option<&str>) -> Self {
+        let noted: Option<Baseline> = notes.and_then(|notes| serde_json::from_str(notes).ok());
+        Following { tables, baseline: noted.clone().unwrap_or_default(), noted, ..Following::default() }
+    }
+
+    /// Every table the engine knows, whatever its standing.
+    pub(super) fn tables(&self) -> &[FollowedTable] {
+        &self.tables
+    }
+
+    /// Their ids, to look at.
+    pub(super) fn ids(&self) -> Vec<TableId> {
+        self.tables.iter().map(|table| table.schema.id).collect()
+    }
+
+    pub(super) fn table(&self, id: TableId) -> Option<&FollowedTable> {
+        self.tables.iter().find(|table| table.schema.id == id)
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<&FollowedTable> {
+        self.tables.iter().find(|table| table.schema.qualified_name() == name)
+    }
+
+    /// The publication as it was found first; `None` before.
+    pub(super) fn publication(&self) -> Option<&PublicationSigns> {
+        self.baseline.publication.as_ref()
+    }
+
+    /// What the engine is to keep for us, where that has changed since it was last asked for.
+    pub(super) fn new_notes(&mut self) -> Option<SourceEvent> {
+        if self.noted.as_ref() == Some(&self.baseline) {
+            return None;
+        }
+        // Maps of numbers and strings: writing them cannot fail.
+        let notes = serde_json::to_string(&self.baseline).ok()?;
+        self.noted = Some(self.baseline.clone());
+        Some(SourceEvent::Notes(notes))
+    }
+
+    /// Takes a table in, or replaces the one of its name.
+    pub(super) fn put(&mut self, table: FollowedTable, look: &Look) {
+        let name = table.schema.qualified_name();
+        if let Some(before) = self.by_name(&name).map(|before| before.schema.id) {
+            self.baseline.tables.remove(&before.0);
+            self.tables.retain(|table| table.schema.id != before);
+        }
+        if let Some(signs) = look.tables.get(&table.schema.id.0) {
+            self.baseline.tables.insert(table.schema.id.0, signs.clone());
+            self.looked_at.insert(table.schema.id, look.at);
+        }
+        self.tables.push(table);
+    }
+
+    /// Takes the publication as what it is from here on.
+    pub(super) fn note_publication(&mut self, publication: Option<PublicationSigns>) {
+        self.baseline.publication = publication;
+    }
+
+    /// A table is read (again): none of its rows from here on but by who reads it.
+    pub(super) fn begin_reading(&mut self, id: TableId) -> Option<SourceEvent> {
+        self.change(id, |table| table.standing = TableState::Reading);
+        self.table(id).map(|table| SourceEvent::TableBegin(table.schema.clone()))
+    }
+
+    /// The tables whose rows are taken from the stream.
+    pub(super) fn live(&self) -> impl Iterator<Item = &FollowedTable> {
+        self.tables.iter().filter(|table| table.standing == TableState::Live)
+    }
+
+    /// The live table that a relation belongs to.
+    pub(super) fn live_table_of(&self, relation: TableId) -> Option<&FollowedTable> {
+        self.live().find(|table| table.schema.id == relation || table.partitions.contains(&relation))
+    }
+
+    /// A table is complete.
+    pub(super) fn done(&mut self, id: TableId) {
+        self.change(id, |table| table.standing = TableState::Live);
+    }
+
+    /// The table cannot be followed exactly any more.
+    pub(super) fn halt(&mut self, id: TableId, reason: SourceError) -> SourceEvent {
+        self.change(id, |table| {
+            table.standing = TableState::Halted {
+                code: reason.code.to_owned(),
+                message: reason.message.clone(),
+                remedy: reason.remedy.clone(),
+            };
+        });
+        SourceEvent::TableHalted { table: id, reason }
+    }
+
+    /// A column cannot be read any more.
+    pub(super) fn unusable(&mut self, id: TableId, column: usize, what: &str) -> Option<SourceEvent> {
+        let table = self.tables.iter_mut().find(|table| table.schema.id == id)?;
+        let name = table.schema.qualified_name();
+        let found = table.schema.columns.get_mut(column)?;
+        if matches!(found.column_type, ColumnType::Gone(_)) {
+            return None;
+        }
+        let message = format!("table {name}: {what}");
+        found.column_type = ColumnType::Gone(message.clone());
+        let reason = source_error("column_gone", message, read_anew(&name));
+        Some(SourceEvent::ColumnUnusable { table: id, column, reason })
+    }
+
+    /// A relation holds rows of a table from here on.
+    pub(super) fn add_partition(&mut self, id: TableId, partition: TableId) -> Option<SourceEvent> {
+        let table = self.tables.iter_mut().find(|table| table.schema.id == id)?;
+        self.vanished.remove(&partition);
+        if table.partitions.contains(&partition) {
+            return None;
+        }
+        table.partitions.push(partition);
+        Some(SourceEvent::PartitionAdded { table: id, partition })
+    }
+
+    /// Compares a look with what was known; `reached` is the position up to which everything was handed over.
+    pub(super) fn judge(&mut self, look: &Look, reached: Lsn) -> Judgement {
+        let mut judgement = Judgement::default();
+        for id in look.asked.iter().copied() {
+            let Some(table) = self.table(id).cloned() else { continue };
+            let known = self.looked_at.get(&id).is_some_and(|at| look.from < *at);
+            // One that is being read is compared with what its reader saw, once it is done.
+            if known || table.standing != TableState::Live {
+                continue;
+            }
+            self.looked_at.insert(id, look.at);
+            let now = look.tables.get(&id.0);
+            let Some(before) = self.baseline.tables.get(&id.0).cloned() else {
+                // Stored without signs: by an earlier version, or in the moment before a crash.
+                let key: Vec<String> = primary_key(&table.schema);
+                match now {
+                    Some(now) if now.key == key => drop(self.baseline.tables.insert(id.0, now.clone())),
+                    _ => judgement.events.push(self.halt(id, changed(&table, "its primary key"))),
+                }
+                continue;
+            };
+            for drift in drifts(&table, &before, now) {
+                self.follow_up(&table, drift, look.at, reached, &mut judgement);
+            }
+            if let Some(now) = now {
+                self.advance(id, &before, now);
+            }
+        }
+        judgement
+    }
+
+    fn follow_up(&mut self, table: &FollowedTable, drift: Drift, at: Lsn, reached: Lsn, judgement: &mut Judgement) {
+        let id = table.schema.id;
+        let name = table.schema.qualified_name();
+        match drift {
+            Drift::Table(code, what) => {
+                judgement.events.push(self.halt(id, source_error(code, what, read_anew(&name))));
+            }
+            Drift::Column(column, what) => judgement.events.extend(self.unusable(id, column, &what)),
+            Drift::PartAppeared(part) => judgement.appeared.push((id, part)),
+            Drift::PartReturned(_) => judgement.read_anew.push(id),
+            Drift::PartVanished(part) => {
+                if reached >= *self.vanished.entry(part).or_insert(at) {
+                    self.vanished.remove(&part);
+                    self.change(id, |table| table.partitions.retain(|partition| *partition != part));
+                    if let Some(signs) = self.baseline.tables.get_mut(&id.0) {
+                        signs.parts.remove(&part.0);
+                    }
+                    judgement.events.push(SourceEvent::PartitionGone { table: id, partition: part });
+                }
+            }
+        }
+    }
+
+    /// The look is what later ones are compared with, but for what has not been acted on yet.
+    fn advance(&mut self, id: TableId, before: &TableSigns, now: &TableSigns) {
+        let mut next = now.clone();
+        // Only the columns we read are ours to watch, under the numbers they had.
+        next.columns
+            .retain(|column| before.columns.iter().any(|was| was.attnum == column.attnum && was.name == column.name));
+        // A new relation is known once it was checked; one that vanished, until its rows are taken away.
+        next.parts.retain(|part, signs| before.parts.get(part).is_some_and(|was| was.attached == signs.attached));
+        let waiting = before.parts.iter().filter(|(part, _)| self.vanished.contains_key(&TableId(**part)));
+        next.parts.extend(waiting.map(|(part, signs)| (*part, signs.clone())));
+        self.baseline.tables.insert(id.0, next);
+    }
+
+    /// The signs of a relation that was checked and taken in.
+    pub(super) fn note_part(&mut self, id: TableId, part: TableId, look: &Look) {
+        let found = look.tables.get(&id.0).and_then(|signs| signs.parts.get(&part.0));
+        if let (Some(found), Some(signs)) = (found, self.baseline.tables.get_mut(&id.0)) {
+            signs.parts.insert(part.0, found.clone());
+        }
+    }
+
+    fn change(&mut self, id: TableId, change: impl FnOnce(&mut FollowedTable)) {
+        if let Some(table) = self.tables.iter_mut().find(|table| table.schema.id == id) {
+            change(table);
+        }
+    }
+}
+
+fn primary_key(schema: &TableSchema) -> Vec<String> {
+    schema.primary_key.iter().filter_map(|index| schema.columns.get(*index)).map(|column| column.name.clone()).collect()
+}
+
+/// The reason of a table whose shape is not the one its rows are stored under.
+pub(super) fn changed(table: &FollowedTable, what: &str) -> SourceError {
+    let name = table.schema.qualified_name();
+    source_error("schema_changed", format!("table {name}: {what} is not what it was"), read_anew(&name))
+}
+
+/// The one remedy where a table, or a column of it, is not what was stored.
+pub(super) fn read_anew(table: &str) -> String {
+    format!(
+        "have the table read anew as it is now: curl -X POST http://127.0.0.1:7171/v1/sources/postgres/tables \
+         -H 'Content-Type: application/json' -d '{{\"table\":\"{table}\"}}'"
+    )
+}

@@ -1,0 +1,238 @@
+//! Reads one table while the source runs, so that it joins the others at an exact position and disturbs none of them.
+//!
+//! ```text
+//! temporary slot + snapshot at L     rows as of L -> TableRows       the main stream leaves the table's rows out
+//! the slot's stream from L           what happened since -> TableRows
+//! at J, where it has caught up       frozen: every change up to J is with the engine, none after
+//! the main stream                    at the first transaction beyond J: Progress J, TableDone, then its rows too
+//! ```
+//!
+//! Upstream's log is the only buffer. The surprise: neither waits for the other. The joiner stops at the first position that
+//! is not before the main stream's; the main stream takes over when it gets there. It runs on a thread of its own and begins
+//! anew, with another snapshot, whenever something comes in between.
+
+use std::time::Duration;
+
+use engine::change::{Lsn, TableId};
+use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_postgres::Client;
+
+use super::catalog::TypeCatalog;
+use super::config::{PostgresConfig, TableName};
+use super::connect::sql_session;
+use super::error::{Failure, source_error};
+use super::pgoutput::{Message, decode};
+use super::relation;
+use super::signs::{Look, partition_root};
+use super::slot::NewSlot;
+use super::snapshot::Exported;
+use super::transaction::{Applied, Assembler, Limits};
+use super::transport::{Event, Positions, ReplicationClient};
+use super::{Backoff, Link};
+
+/// How long START_REPLICATION may take.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What the joiner tells the main stream.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The table as it is being read, with what was seen of it.
+    Begun(Box<FollowedTable>, Box<Look>),
+    /// Every change of it up to here is with the engine, and none after.
+    Frozen(Lsn),
+    /// It cannot be read.
+    Failed(SourceError),
+}
+
+/// A table on its way; dropping this ends it.
+#[derive(Debug)]
+pub(super) struct Joiner {
+    pub(super) name: TableName,
+    pub(super) told: mpsc::Receiver<Told>,
+    /// Where the main stream is.
+    pub(super) main: watch::Sender<Lsn>,
+    _wanted: oneshot::Sender<()>,
+}
+
+impl Joiner {
+    /// Starts to read a table that is in the publication already.
+    pub(super) fn start(config: &PostgresConfig, name: TableName, link: &Link, position: Lsn) -> Joiner {
+        let (tell, told) = mpsc::channel(4);
+        let (main, main_position) = watch::channel(position);
+        let (wanted, mut unwanted) = oneshot::channel::<()>();
+        let mut joining =
+            Joining { config: config.clone(), name: name.clone(), link: link.clone(), tell, main: main_position };
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let Ok(runtime) = runtime else { return };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = joining.run() => {}
+                    _ = &mut unwanted => {}
+                }
+            });
+        };
+        tokio::task::spawn_blocking(run);
+        Joiner { name, told, main, _wanted: wanted }
+    }
+}
+
+struct Joining {
+    config: PostgresConfig,
+    name: TableName,
+    link: Link,
+    tell: mpsc::Sender<Told>,
+    main: watch::Receiver<Lsn>,
+}
+
+impl Joining {
+    async fn run(&mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.attempt().await {
+                Ok(frozen) => return drop(self.tell.send(Told::Frozen(frozen)).await),
+                Err(Failure::Transient(reason)) => {
+                    tracing::warn!(table = %self.name, %reason, "reading the table begins anew");
+                    backoff.pause().await;
+                }
+                Err(Failure::Definite(error)) => return drop(self.tell.send(Told::Failed(error)).await),
+                Err(Failure::Closed) => return,
+            }
+        }
+    }
+
+    /// Reads the table and follows it until it has caught up; where that is.
+    async fn attempt(&mut self) -> Result<Lsn, Failure> {
+        let client = sql_session(&self.config).await?;
+        // One joiner at a time, and a temporary slot is its session's: the name cannot be taken by another of ours.
+        let slot: String = format!("{}_join", self.config.slot).chars().take(63).collect();
+        let names = [self.name.clone()];
+        let new_slot = NewSlot::Temporary(&slot);
+        let exported = Exported::open(&self.config, &client, &names, new_slot, &self.link).await?;
+        let gone = || Failure::Transient("the table is gone".to_owned());
+        let table = exported.tables.first().ok_or_else(gone)?.followed(TableState::Reading);
+        let begun = Told::Begun(Box::new(table.clone()), Box::new(exported.look.clone()));
+        self.tell.send(begun).await.map_err(|_| Failure::Closed)?;
+        tracing::info!(table = %self.name, at = %exported.lsn, "reading the table");
+        self.link.send(SourceEvent::TableBegin(table.schema.clone())).await?;
+        for partition in &table.partitions {
+            let (table, partition) = (table.schema.id, *partition);
+            self.link.send(SourceEvent::PartitionAdded { table, partition }).await?;
+        }
+        let link = &self.link;
+        exported.read(&self.config, async |rows, _| link.send(SourceEvent::TableRows(rows)).await).await?;
+        let mut replication = exported.replication;
+        let positions = Positions { start: exported.lsn, durable: exported.lsn };
+        let starting = replication.start(&slot, &self.config.publication, positions);
+        tokio::time::timeout(START_TIMEOUT, starting)
+            .await
+            .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
+        self.catch_up(&client, &mut replication, &table, exported.lsn).await
+    }
+
+    async fn catch_up(
+        &mut self,
+        client: &Client,
+        replication: &mut ReplicationClient,
+        table: &FollowedTable,
+        mut reached: Lsn,
+    ) -> Result<Lsn, Failure> {
+        let limits = Limits { bytes: self.config.max_transaction_bytes, rows: self.config.max_transaction_rows };
+        let mut assembler = Assembler::new(limits);
+        // It takes what is live, and this one is, as far as this stream is concerned.
+        assembler.take_tables(std::iter::once(table));
+        let mut types = TypeCatalog::default();
+        loop {
+            if !assembler.is_open() && reached >= *self.main.borrow_and_update() {
+                return Ok(reached);
+            }
+            let event = tokio::select! {
+                event = replication.receive() => event?,
+                changed = self.main.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return Err(Failure::Closed),
+                },
+            };
+            match event {
+                Event::Begin { .. } => assembler.begin(),
+                Event::Change { position, body } => {
+                    let bytes = replication.bytes(body);
+                    if assembler.apply(bytes, position)? == Applied::Relation {
+                        bind(client, table, &mut types, &mut assembler, bytes).await?;
+                    }
+                }
+                Event::Commit { end_lsn, commit_time_us } => {
+                    let changes = assembler.commit(end_lsn, commit_time_us).changes;
+                    if !changes.is_empty() {
+                        let sending = self.link.send(SourceEvent::TableRows(changes));
+                        tokio::select! {
+                            sent = sending => sent?,
+                            failure = replication.attend() => return Err(failure),
+                        }
+                    }
+                    reached = reached.max(end_lsn);
+                }
+                Event::KeepAlive { position, .. } => {
+                    if !assembler.is_open() {
+                        reached = reached.max(position);
+                    }
+                }
+                Event::TooLarge { position, bytes, limit, relation } => {
+                    return Err(assembler.row_too_large(position, bytes, limit, relation).into());
+                }
+            }
+        }
+    }
+}
+
+/// Any change of shape while the table is being read: begin anew, with the shape it has then.
+async fn bind(
+    client: &Client,
+    table: &FollowedTable,
+    types: &mut TypeCatalog,
+    assembler: &mut Assembler,
+    bytes: &[u8],
+) -> Result<(), Failure> {
+    let Ok(Message::Relation(message)) = decode(bytes) else { return Ok(()) };
+    let relation = TableId(message.relation);
+    let altered = || Failure::Transient("it was altered meanwhile".to_owned());
+    if relation != table.schema.id && !table.partitions.contains(&relation) {
+        let root = partition_root(client, relation).await?;
+        return if root == Some(table.schema.id) { Err(altered()) } else { Ok(()) };
+    }
+    let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
+    types.learn(client, &oids).await?;
+    let binding = relation::bind(&message, table, types).map_err(|_| altered())?;
+    if !binding.unusable.is_empty() {
+        return Err(altered());
+    }
+    assembler.bind(binding.table);
+    Ok(())
+}
+
+/// Puts a table into the publication, where it is not in it yet.
+pub(super) async fn publish(client: &Client, config: &PostgresConfig, name: &TableName) -> Result<(), Failure> {
+    let member: bool = client
+        .query_one(
+            "SELECT EXISTS (SELECT 1 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                            JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                            WHERE p.pubname = $1 AND n.nspname = $2 AND c.relname = $3)",
+            &[&config.publication, &name.namespace, &name.name],
+        )
+        .await?
+        .try_get(0)?;
+    if member {
+        return Ok(());
+    }
+    let statement = format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", config.publication, name.quoted());
+    match client.batch_execute(&statement).await.map_err(Failure::from) {
+        Err(Failure::Definite(error)) => Err(source_error(
+            "publication_not_permitted",
+            format!("table {name} cannot be added to publication {}: {}", config.publication, error.message),
+            format!("as the table's and the publication's owner: {statement};"),
+        )
+        .into()),
+        other => other,
+    }
+}

@@ -1,0 +1,263 @@
+//! Everything that can be known before starting, and goes on being known: one list of checks, each with what repairs it.
+//! Nothing here changes anything upstream.
+//!
+//! The order is the one in which things would stop a source, so that the first failure is what a start refuses with. A
+//! check that cannot be made because an earlier one failed is left out.
+
+mod capacity;
+mod finding;
+mod provider;
+mod publication;
+mod server;
+mod session;
+mod setting;
+mod table;
+mod transactions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::change::{ColumnType, Lsn, TableSchema};
+use engine::source::{Check, ResumePoint, SourceError, SourceStatus};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::catalog::{CatalogTable, resolve_tables};
+use super::config::{PostgresConfig, TableName};
+use super::connect::sql_session;
+use super::error::{Failure, source_error};
+use capacity::OurSlot;
+use server::ServerFacts;
+use table::{Generated, TableFacts};
+
+pub use finding::Finding;
+
+/// How long all checks together may take; they are some twenty small queries.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running source looks again this often.
+const INTERVAL: Duration = Duration::from_secs(300);
+
+/// And sooner while something is wrong, or only about to be made.
+const SOON: Duration = Duration::from_secs(15);
+
+/// What there is to lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing is stored: slot and publication are made at the start, leftovers replaced.
+    Fresh,
+    /// Stored totals continue at the slot.
+    InUse,
+    /// Asked from outside: whether there is a slot tells.
+    Unknown,
+}
+
+/// Refuses what a new source could not start with.
+pub(super) async fn preflight(config: &PostgresConfig) -> Result<(), SourceError> {
+    finding::first_failure(&look(config, Stage::Fresh).await).map_or(Ok(()), Err)
+}
+
+/// All checks, failed ones first.
+pub async fn check(config: &PostgresConfig, stage: Stage) -> Vec<Finding> {
+    let mut findings = look(config, stage).await;
+    finding::failed_first(&mut findings);
+    findings
+}
+
+/// What the server and the role must be able to do, also looked at before every new slot.
+pub(super) async fn check_server(client: &Client, config: &PostgresConfig) -> Result<(), Failure> {
+    let found = ServerFacts::read(client).await?.judge(config);
+    finding::first_failure(&found).map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Runs one statement of a finding's `repair`. It gives up soon where a table is in use: what waits for a lock holds up
+/// everyone behind it.
+pub async fn repair(config: &PostgresConfig, statement: &str) -> Result<(), SourceError> {
+    let run = async {
+        let client = sql_session(config).await?;
+        client.batch_execute("SET lock_timeout = '3s'").await?;
+        client.batch_execute(statement).await?;
+        Ok::<_, Failure>(())
+    };
+    run.await.map_err(|failure| match failure {
+        Failure::Definite(error) => error,
+        Failure::Transient(said) => source_error("repair_failed", said, "run the statement by hand"),
+        Failure::Closed => source_error("repair_failed", "the session was closed", "try again"),
+    })
+}
+
+/// Keeps the checks of a running source in its status, for as long as it lives.
+pub(super) struct Lookout {
+    config: PostgresConfig,
+    status: Arc<watch::Sender<SourceStatus>>,
+    fresh: bool,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Lookout {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Lookout {
+    pub(super) fn start(
+        config: &PostgresConfig,
+        resume: &ResumePoint,
+        status: &Arc<watch::Sender<SourceStatus>>,
+    ) -> Self {
+        let (config, status) = (config.clone(), Arc::clone(status));
+        let fresh = matches!(resume, ResumePoint::Fresh);
+        let task = tokio::spawn({
+            let (config, status) = (config.clone(), Arc::clone(&status));
+            async move {
+                loop {
+                    let settled = look_and_tell(&config, fresh, &status).await;
+                    tokio::time::sleep(if settled { INTERVAL } else { SOON }).await;
+                }
+            }
+        });
+        Lookout { config, status, fresh, task }
+    }
+
+    /// Once more, when the source has halted: what was found before may be what broke.
+    pub(super) async fn look_again(self) {
+        self.task.abort();
+        look_and_tell(&self.config, self.fresh, &self.status).await;
+    }
+}
+
+/// False where the next look is likely to find something else.
+async fn look_and_tell(config: &PostgresConfig, fresh: bool, status: &watch::Sender<SourceStatus>) -> bool {
+    // A source that began fresh has its slot from the first position on.
+    let fresh = fresh && status.borrow().received_lsn == Lsn::ZERO;
+    let findings = check(config, if fresh { Stage::Fresh } else { Stage::InUse }).await;
+    let settled = !fresh && !findings.iter().any(Finding::is_failed);
+    let checks: Vec<Check> = findings.into_iter().map(|finding| finding.check).collect();
+    // Nobody waits for checks: who wants them looks.
+    status.send_if_modified(|status| {
+        status.checks = checks;
+        false
+    });
+    settled
+}
+
+/// All checks in the order looked at.
+async fn look(config: &PostgresConfig, stage: Stage) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let looked = timeout(PATIENCE, look_into(config, stage, &mut findings)).await;
+    let took_too_long = || Failure::Transient(format!("the checks took longer than {} s", PATIENCE.as_secs()));
+    if let Err(failure) = looked.unwrap_or_else(|_| Err(took_too_long())) {
+        findings.push(Finding::of("connection", unreachable(config, failure)));
+    }
+    for finding in &mut findings {
+        finding.check.remedy = finding.check.remedy.replace("<slot>", &config.slot);
+    }
+    findings
+}
+
+fn unreachable(config: &PostgresConfig, failure: Failure) -> SourceError {
+    match failure {
+        Failure::Definite(error) if error.code == "pooler" => session::at_pooler(config, &error.message),
+        Failure::Definite(error) => error,
+        Failure::Transient(message) => source_error(
+            "cannot_connect",
+            format!("cannot work with Postgres at {}: {message}", config.display()),
+            "check that Postgres runs there and that host, port and network let this machine in",
+        ),
+        Failure::Closed => source_error("cannot_connect", "the session was closed", "try again"),
+    }
+}
+
+async fn look_into(config: &PostgresConfig, stage: Stage, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let client = sql_session(config).await?;
+    findings.push(Finding::ok("connection", format!("connected to {}", config.display())));
+    let server = ServerFacts::read(&client).await?;
+    findings.extend(server.judge(config));
+    let slot = OurSlot::read(&client, &config.slot).await?;
+    let settled = match (stage, &slot) {
+        (Stage::Unknown, Some(_)) => Stage::InUse,
+        (Stage::Unknown, None) => Stage::Fresh,
+        (known, _) => known,
+    };
+
+    let mut found = Vec::with_capacity(config.tables.len());
+    for name in &config.tables {
+        found.extend(look_at_table(&client, config, &server, name, findings).await?);
+    }
+    let schemas: Vec<TableSchema> = found.iter().map(|table| table.schema.clone()).collect();
+    let owned: Vec<bool> = found.iter().map(|table| table.owned).collect();
+    // Of a publication for a part of the tables nothing useful can be said.
+    if !schemas.is_empty() && schemas.len() == config.tables.len() {
+        note(findings, "publication", publication::look(&client, config, &schemas, &owned, settled).await)?;
+    }
+    note(findings, "slot", capacity::look(&client, config, &server, slot.as_ref(), stage).await)?;
+    note(findings, "session_timeouts", session::look(&client, config, &server).await)?;
+    note(findings, "open_transactions", transactions::look(&client, settled).await)?;
+    if slot.is_some_and(|slot| slot.is_followed(config)) {
+        findings.push(Finding::ok("replication_session", "a replication session of this source is connected"));
+    } else if server.may_replicate {
+        findings.push(session::try_replication(config).await);
+    }
+    Ok(())
+}
+
+/// One part that cannot be looked at keeps nobody from the others; a broken connection does.
+fn note(findings: &mut Vec<Finding>, name: &'static str, looked: Result<Vec<Finding>, Failure>) -> Result<(), Failure> {
+    match looked {
+        Ok(found) => findings.extend(found),
+        Err(Failure::Definite(error)) => findings.push(Finding::of(name, error)),
+        Err(other) => return Err(other),
+    }
+    Ok(())
+}
+
+/// Everything about one table; its shape where it can be followed.
+async fn look_at_table(
+    client: &Client,
+    config: &PostgresConfig,
+    server: &ServerFacts,
+    name: &TableName,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<CatalogTable>, Failure> {
+    let before = findings.len();
+    if let Some((facts, partitions)) = TableFacts::read(client, name).await? {
+        let generated = Generated {
+            version: server.version,
+            published: publication::publishes_generated(client, &config.publication).await?,
+        };
+        findings.extend(table::judge(config, &facts, &partitions, generated));
+    }
+    // What a start makes of it has the last word.
+    match resolve_tables(client, std::slice::from_ref(name), &config.user).await {
+        Ok(mut tables) => {
+            let table = tables.pop();
+            findings.extend(table.as_ref().and_then(|table| useless_columns(&table.schema)));
+            Ok(table)
+        }
+        Err(Failure::Definite(error)) => {
+            if !findings.iter().skip(before).any(Finding::is_failed) {
+                findings.push(Finding::of("table", error));
+            }
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// Columns that may exist and can neither be added up nor grouped by.
+fn useless_columns(table: &TableSchema) -> Option<Finding> {
+    let names: Vec<String> = table
+        .columns
+        .iter()
+        .filter(|column| matches!(column.column_type, ColumnType::Unsupported(_)))
+        .map(|column| format!("{} ({})", column.name, column.column_type.name()))
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let message =
+        format!("of {}, these columns cannot be used in aggregates: {}", table.qualified_name(), names.join(", "));
+    Some(Finding::ok("columns", message))
+}

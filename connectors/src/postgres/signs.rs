@@ -1,0 +1,385 @@
+//! Signs by which a change is noticed that the stream does not tell: which publication and membership these are, which
+//! column is behind which name, which files and partitions hold the rows.
+//!
+//! The surprise is how a rewrite in place is told from VACUUM FULL. `ALTER ... TYPE same_type USING ...` changes every value
+//! without an event and with an identical RELATION message; it gives the table a new file, as VACUUM FULL, CLUSTER and
+//! TRUNCATE do. But it also writes the column's row in `pg_attribute` anew, which those three do not: a new file together
+//! with a new `xmin` of a column's catalog row is a column whose values may be others now.
+
+use std::collections::BTreeMap;
+
+use engine::change::{Lsn, TableId, TableSchema};
+use engine::source::FollowedTable;
+use postgres_types::PgLsn;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::error::Failure;
+
+/// Signs of the publication.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PublicationSigns {
+    pub(super) oid: u32,
+    /// What it publishes, and how.
+    pub(super) flags: String,
+}
+
+/// Signs of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TableSigns {
+    /// OID of the row that makes the table a member of the publication; new whenever it is added.
+    pub(super) membership: Option<u32>,
+    /// Row filter or column list of the membership.
+    #[serde(default)]
+    pub(super) partial: bool,
+    pub(super) columns: Vec<ColumnSign>,
+    /// Names, in key order.
+    pub(super) key: Vec<String>,
+    /// The relations that hold rows, by OID: the table itself, or its partitions.
+    pub(super) parts: BTreeMap<u32, PartSigns>,
+    pub(super) partitioned: bool,
+}
+
+/// Signs of one column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ColumnSign {
+    pub(super) name: String,
+    pub(super) attnum: i16,
+    /// Transaction that wrote its catalog row.
+    pub(super) xmin: String,
+}
+
+/// Signs of one relation that holds rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartSigns {
+    /// New after TRUNCATE, VACUUM FULL, CLUSTER and every ALTER that writes all rows anew.
+    pub(super) filenode: u32,
+    /// Transactions that attached it and what is above it; empty for an ordinary table.
+    pub(super) attached: String,
+}
+
+/// Everything as found at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
+    /// End of upstream's log before anything was looked at: whatever happened before it was seen.
+    pub(super) from: Lsn,
+    /// End of upstream's log after everything else: whatever was seen happened before it.
+    pub(super) at: Lsn,
+    /// The tables that were looked for.
+    pub(super) asked: Vec<TableId>,
+    pub(super) publication: Option<PublicationSigns>,
+    /// By OID; a table that does not exist any more is missing.
+    pub(super) tables: BTreeMap<u32, TableSigns>,
+}
+
+/// Everything as it is known to be in order; kept by the engine as the source's notes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Baseline {
+    pub(super) publication: Option<PublicationSigns>,
+    pub(super) tables: BTreeMap<u32, TableSigns>,
+}
+
+impl Look {
+    /// Looks at the publication and these tables.
+    pub(super) async fn take(client: &Client, publication: &str, tables: &[TableId]) -> Result<Look, Failure> {
+        let from = end_of_log(client).await?;
+        let publication = read_publication(client, publication).await?;
+        let oid = publication.as_ref().map_or(0, |publication| publication.oid);
+        let mut found = BTreeMap::new();
+        for table in tables {
+            if let Some(signs) = TableSigns::read(client, oid, *table).await? {
+                found.insert(table.0, signs);
+            }
+        }
+        let at = end_of_log(client).await?;
+        Ok(Look { from, at, asked: tables.to_vec(), publication, tables: found })
+    }
+}
+
+async fn end_of_log(client: &Client) -> Result<Lsn, Failure> {
+    let at: PgLsn = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?.try_get(0)?;
+    Ok(Lsn(at.into()))
+}
+
+/// The table that a relation is a partition of, directly or not: the topmost one.
+pub(super) async fn partition_root(client: &Client, relation: TableId) -> Result<Option<TableId>, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT a.relid::oid FROM pg_class c, pg_partition_ancestors(c.oid) WITH ORDINALITY AS a(relid, level)
+             WHERE c.oid = $1 AND c.relispartition AND c.relkind = 'r' ORDER BY a.level DESC LIMIT 1",
+            &[&relation.0],
+        )
+        .await?;
+    row.map(|row| Ok(TableId(row.try_get(0)?))).transpose()
+}
+
+async fn read_publication(client: &Client, publication: &str) -> Result<Option<PublicationSigns>, Failure> {
+    let row = client
+        .query_opt(
+            "SELECT oid, concat_ws(',', puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot)
+             FROM pg_publication WHERE pubname = $1",
+            &[&publication],
+        )
+        .await?;
+    row.map(|row| Ok(PublicationSigns { oid: row.try_get(0)?, flags: row.try_get(1)? })).transpose()
+}
+
+impl TableSigns {
+    async fn read(client: &Client, publication: u32, table: TableId) -> Result<Option<TableSigns>, Failure> {
+        // Row filters and column lists exist since PG 15; naming their columns would fail on PG 14.
+        let row = client
+            .query_opt(
+                "SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = c.oid),
+                        EXISTS (SELECT 1 FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = c.oid
+                                AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)),
+                        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                              AND NOT a.attisdropped ORDER BY a.attnum),
+                        ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                              AND NOT a.attisdropped ORDER BY a.attnum),
+                        ARRAY(SELECT a.xmin::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+                              AND NOT a.attisdropped ORDER BY a.attnum),
+                        ARRAY(SELECT a.attname::text
+                              FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, position), pg_attribute a
+                              WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND k.position <= i.indnkeyatts
+                                AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary END
+                                AND a.attrelid = c.oid AND a.attnum = k.attnum
+                              ORDER BY k.position),
+                        c.relkind = 'p', c.relfilenode
+                 FROM pg_class c WHERE c.oid = $2 AND c.relkind IN ('r', 'p')",
+                &[&publication, &table.0],
+            )
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let (names, attnums, xmins): (Vec<String>, Vec<i16>, Vec<String>) =
+            (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        let columns = names.into_iter().zip(attnums).zip(xmins);
+        let partitioned: bool = row.try_get(6)?;
+        let parts = match partitioned {
+            true => partitions(client, table).await?,
+            false => {
+                let filenode = row.try_get(7)?;
+                BTreeMap::from([(table.0, PartSigns { filenode, attached: String::new() })])
+            }
+        };
+        Ok(Some(TableSigns {
+            membership: row.try_get(0)?,
+            partial: row.try_get(1)?,
+            columns: columns.map(|((name, attnum), xmin)| ColumnSign { name, attnum, xmin }).collect(),
+            key: row.try_get(5)?,
+            parts,
+            partitioned,
+        }))
+    }
+
+    fn column(&self, name: &str) -> Option<&ColumnSign> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+async fn partitions(client: &Client, root: TableId) -> Result<BTreeMap<u32, PartSigns>, Failure> {
+    let rows = client
+        .query(
+            // Not by the functions for partition trees: they see what is newer than the statement.
+            "WITH RECURSIVE tree AS (
+                 SELECT i.inhrelid, i.xmin::text AS attached FROM pg_inherits i
+                 WHERE i.inhparent = $1 AND NOT i.inhdetachpending
+                 UNION ALL
+                 SELECT i.inhrelid, tree.attached || ',' || i.xmin::text FROM tree
+                 JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
+             )
+             SELECT c.oid, c.relfilenode, tree.attached FROM tree JOIN pg_class c ON c.oid = tree.inhrelid
+             WHERE c.relkind = 'r'",
+            &[&root.0],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, PartSigns { filenode: row.try_get(1)?, attached: row.try_get(2)? })))
+        .collect()
+}
+
+/// What a look shows to be otherwise than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Drift {
+    /// The table as a whole cannot be followed exactly: a code, and what happened.
+    Table(&'static str, String),
+    /// The column at this position of the schema.
+    Column(usize, String),
+    /// A relation holds rows of the table now that did not before.
+    PartAppeared(TableId),
+    /// A relation was taken away and came back: what happened to it meanwhile was not sent.
+    PartReturned(TableId),
+    /// A relation holds none any more.
+    PartVanished(TableId),
+}
+
+/// Compares; `known` are the parts whose rows are with the engine.
+pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&TableSigns>) -> Vec<Drift> {
+    let name = table.schema.qualified_name();
+    let Some(now) = now else {
+        return vec![Drift::Table("table_dropped", format!("table {name} does not exist any more"))];
+    };
+    if before.membership != now.membership {
+        let what = if now.membership.is_none() { "was taken out of" } else { "was taken out of and added again to" };
+        let what = format!("table {name} {what} the publication; changes in between were not sent and cannot be known");
+        return vec![Drift::Table("publication_changed", what)];
+    }
+    if now.partial {
+        let what = format!("the publication has a row filter or a column list for table {name} now");
+        return vec![Drift::Table("publication_changed", what)];
+    }
+    if before.key != now.key || before.partitioned != now.partitioned {
+        let what = format!("the primary key of {name} was ({}) and is ({})", before.key.join(", "), now.key.join(", "));
+        return vec![Drift::Table("schema_changed", what)];
+    }
+    let rewritten = |id: &u32, part: &PartSigns| now.parts.get(id).is_some_and(|now| now.filenode != part.filenode);
+    let rewritten = before.parts.iter().any(|(id, part)| rewritten(id, part));
+    let mut drifts = column_drifts(&table.schema, before, now, rewritten);
+    for (id, part) in &now.parts {
+        match before.parts.get(id) {
+            None => drifts.push(Drift::PartAppeared(TableId(*id))),
+            Some(before) if before.attached != part.attached => drifts.push(Drift::PartReturned(TableId(*id))),
+            Some(_) => {}
+        }
+    }
+    let vanished = before.parts.keys().filter(|id| !now.parts.contains_key(id));
+    drifts.extend(vanished.map(|id| Drift::PartVanished(TableId(*id))));
+    drifts
+}
+
+fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, rewritten: bool) -> Vec<Drift> {
+    let mut drifts = Vec::new();
+    for (index, column) in schema.columns.iter().enumerate() {
+        let Some(was) = before.column(&column.name) else { continue };
+        let is = now.columns.iter().find(|is| is.attnum == was.attnum);
+        let what = match is {
+            None => format!("column {} was dropped", column.name),
+            Some(is) if is.name != was.name => format!("column {} was renamed to {}", was.name, is.name),
+            Some(is) if rewritten && is.xmin != was.xmin => {
+                format!(
+                    "the values of column {} may have been rewritten (ALTER TABLE ... ALTER ... TYPE ... USING)",
+                    column.name
+                )
+            }
+            Some(_) => continue,
+        };
+        drifts.push(match schema.primary_key.contains(&index) {
+            true => Drift::Table("schema_changed", format!("table {}: {what}", schema.qualified_name())),
+            false => Drift::Column(index, what),
+        });
+    }
+    drifts
+}
+
+/// Whether a partition held rows when it was attached: those were not sent. Its rows' `xmin` against that of the catalog
+/// row that attached it; a transaction that began earlier, and wrote through the table after, is taken for one of them.
+pub(super) async fn attached_with_rows(client: &Client, partition: TableId) -> Result<bool, Failure> {
+    let name = client
+        .query_opt(
+            "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class WHERE oid = $1",
+            &[&partition.0],
+        )
+        .await?;
+    let Some(name) = name else { return Ok(false) };
+    let name: String = name.try_get(0)?;
+    let row = client
+        .query_one(
+            &format!(
+                "SELECT EXISTS (SELECT 1 FROM ONLY {name} p, pg_inherits i WHERE i.inhrelid = $1
+                                AND (age(p.xmin) > age(i.xmin)
+                                     OR (p.xmin = i.xmin AND p.cmin::text::int8 < i.cmin::text::int8)))"
+            ),
+            &[&partition.0],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::change::{Column, ColumnType};
+    use engine::source::TableState;
+
+    use super::*;
+
+    fn table() -> FollowedTable {
+        let column = |name: &str| Column { name: name.to_owned(), column_type: ColumnType::Int8 };
+        let schema = TableSchema {
+            id: TableId(7),
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: vec![column("id"), column("a"), column("b")],
+            primary_key: vec![0],
+        };
+        FollowedTable::new(schema, TableState::Live)
+    }
+
+    fn signs() -> TableSigns {
+        let column = |name: &str, attnum| ColumnSign { name: name.to_owned(), attnum, xmin: "700".to_owned() };
+        TableSigns {
+            membership: Some(1),
+            partial: false,
+            columns: vec![column("id", 1), column("a", 2), column("b", 3)],
+            key: vec!["id".to_owned()],
+            parts: BTreeMap::from([(7, PartSigns { filenode: 70, attached: String::new() })]),
+            partitioned: false,
+        }
+    }
+
+    fn after(change: impl Fn(&mut TableSigns)) -> Vec<Drift> {
+        let mut now = signs();
+        change(&mut now);
+        drifts(&table(), &signs(), Some(&now))
+    }
+
+    #[test]
+    fn what_is_harmless_is_no_drift() {
+        assert!(after(|_| {}).is_empty());
+        // A column comes, one gets a default, the table is truncated or compacted.
+        assert!(
+            after(|now| now.columns.push(ColumnSign { name: "c".into(), attnum: 4, xmin: "800".into() })).is_empty()
+        );
+        assert!(after(|now| now.columns[1].xmin = "800".into()).is_empty());
+        assert!(after(|now| now.parts.get_mut(&7).unwrap().filenode = 71).is_empty());
+    }
+
+    #[test]
+    fn a_column_is_its_number_and_its_catalog_row() {
+        let one = |drifts: Vec<Drift>| match drifts.as_slice() {
+            [Drift::Column(index, what)] => (*index, what.clone()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(one(after(|now| drop(now.columns.remove(1)))).0, 1);
+        let renamed = one(after(|now| now.columns[2].name = "z".into()));
+        assert_eq!(renamed, (2, "column b was renamed to z".to_owned()));
+        // Dropped, and another one under its name.
+        assert_eq!(one(after(|now| now.columns[1].attnum = 9)).0, 1);
+        let rewritten = |now: &mut TableSigns| {
+            now.parts.get_mut(&7).unwrap().filenode = 71;
+            now.columns[2].xmin = "800".into();
+        };
+        assert_eq!(one(after(rewritten)).0, 2);
+        let of_key = after(|now| {
+            now.parts.get_mut(&7).unwrap().filenode = 71;
+            now.columns[0].xmin = "800".into();
+        });
+        assert!(matches!(of_key.as_slice(), [Drift::Table("schema_changed", _)]), "{of_key:?}");
+    }
+
+    #[test]
+    fn tables_and_parts() {
+        assert!(matches!(drifts(&table(), &signs(), None).as_slice(), [Drift::Table("table_dropped", _)]));
+        assert!(matches!(after(|now| now.membership = None).as_slice(), [Drift::Table("publication_changed", _)]));
+        assert!(matches!(after(|now| now.membership = Some(2)).as_slice(), [Drift::Table("publication_changed", _)]));
+        assert!(matches!(after(|now| now.partial = true).as_slice(), [Drift::Table("publication_changed", _)]));
+        assert!(matches!(after(|now| now.key = vec!["a".into()]).as_slice(), [Drift::Table("schema_changed", _)]));
+        let part = PartSigns { filenode: 90, attached: "5".into() };
+        assert_eq!(after(|now| drop(now.parts.insert(9, part.clone()))), [Drift::PartAppeared(TableId(9))]);
+        let vanished = after(|now| {
+            now.parts.clear();
+        });
+        assert_eq!(vanished, [Drift::PartVanished(TableId(7))]);
+        let again = after(|now| now.parts.get_mut(&7).unwrap().attached = "6".into());
+        assert_eq!(again, [Drift::PartReturned(TableId(7))]);
+    }
+}

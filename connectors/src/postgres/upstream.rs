@@ -1,0 +1,151 @@
+//! What must be the same upstream whenever we come back: server, timeline, database, slot, publication, tables.
+//!
+//! Owns the rule that a stream is only started where nothing can be missing in it.
+
+use std::time::Duration;
+
+use engine::change::Lsn;
+use engine::source::SourceIdentity;
+use postgres_types::PgLsn;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Client;
+
+use super::Link;
+use super::catalog::database_identity;
+use super::config::PostgresConfig;
+use super::connect::{replication_session, sql_session};
+use super::error::{Failure, START_OVER};
+use super::following::{Following, Judgement};
+use super::signs::{Look, PublicationSigns};
+use super::slot;
+use super::timeline::{self, TimelineHistory};
+use super::transport::{Positions, ReplicationClient, ServerIdentity};
+
+/// How long START_REPLICATION may take; the server may have to read a lot of log before it answers.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// `puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot` of a publication that carries everything.
+const COMPLETE: &str = "f,t,t,t,t,f";
+
+/// See the module.
+pub(super) struct Upstream<'c> {
+    pub(super) config: &'c PostgresConfig,
+    /// Its timeline follows the server's through a promotion that loses nothing.
+    pub(super) identity: &'c mut SourceIdentity,
+    pub(super) following: &'c mut Following,
+}
+
+/// A replication session that Postgres accepted and that has passed all checks.
+pub(super) struct Session {
+    pub(super) client: ReplicationClient,
+    /// For looking things up.
+    pub(super) sql: Client,
+    pub(super) started: Instant,
+    pub(super) start: Lsn,
+    /// End of upstream's log when it was checked.
+    pub(super) upstream: Lsn,
+    /// What was seen of the tables, and what it leads to.
+    pub(super) look: Look,
+    pub(super) judgement: Judgement,
+}
+
+impl Upstream<'_> {
+    /// Connects, checks that nothing is missing after `start`, and starts the stream there.
+    pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
+        let config = self.config;
+        let sql = sql_session(config).await?;
+        let row = sql.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+        if row.try_get(0)? {
+            return Err(Failure::Transient("the server is a standby or still recovering".to_owned()));
+        }
+        let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
+        let positions = Positions { start, durable: link.durable().min(start) };
+        let (mut client, server) = replication_session(config).await?;
+        self.check_server(&server, &mut client, start).await?;
+        self.check_database(&sql).await?;
+        slot::check_resume(&sql, config, start).await?;
+        slot::keep_on_standbys(&mut client, &sql, config).await?;
+        let look = Look::take(&sql, &config.publication, &self.following.ids()).await?;
+        self.check_published(look.publication.as_ref())?;
+        let judgement = self.following.judge(&look, start);
+        let upstream = Lsn(upstream.into());
+        link.note_upstream(upstream);
+        timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
+            .await
+            .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
+        link.note_acknowledged(positions.durable);
+        Ok(Session { client, sql, started: Instant::now(), start, upstream, look, judgement })
+    }
+
+    async fn check_server(
+        &mut self,
+        server: &ServerIdentity,
+        client: &mut ReplicationClient,
+        start: Lsn,
+    ) -> Result<(), Failure> {
+        if server.system != self.identity.system {
+            return Err(Failure::definite(
+                "different_server",
+                format!(
+                    "the server's system identifier is {}; the stored totals come from {}",
+                    server.system, self.identity.system
+                ),
+                format!("name the original server in the URL; or {}", START_OVER),
+            ));
+        }
+        let stored = self.identity.timeline;
+        if server.timeline != stored {
+            // The first timeline has no history file.
+            let history = if server.timeline > 1 {
+                let file = client.timeline_history(server.timeline).await?;
+                TimelineHistory::parse(file.as_bytes()).ok_or_else(|| {
+                    Failure::Transient(format!("the history of timeline {} cannot be read", server.timeline))
+                })?
+            } else {
+                TimelineHistory::default()
+            };
+            timeline::check(stored, start, server.timeline, &history)?;
+            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
+        }
+        if start > server.flushed {
+            return Err(Failure::definite(
+                "ahead_of_server",
+                format!("tidemark has read up to {start}, but the server's log ends at {}", server.flushed),
+                START_OVER,
+            ));
+        }
+        self.identity.timeline = server.timeline;
+        Ok(())
+    }
+
+    async fn check_database(&self, sql: &Client) -> Result<(), Failure> {
+        let database = database_identity(sql).await?;
+        if database == self.identity.database {
+            return Ok(());
+        }
+        Err(Failure::definite(
+            "different_database",
+            format!("the database (name/OID) is {database}; the stored totals come from {}", self.identity.database),
+            format!("name the original database in the URL; or {}", START_OVER),
+        ))
+    }
+
+    /// The publication is the one it always was, and carries everything.
+    fn check_published(&mut self, now: Option<&PublicationSigns>) -> Result<(), Failure> {
+        let name = &self.config.publication;
+        let changed = |what: &str| {
+            let what = format!("publication {name} {what}: changes in between were not sent and cannot be known");
+            Err(Failure::definite("publication_changed", what, START_OVER))
+        };
+        let Some(now) = now else { return changed("does not exist any more") };
+        if now.flags != COMPLETE {
+            return changed("leaves out operations, is FOR ALL TABLES, or publishes via the partition root");
+        }
+        match self.following.publication() {
+            Some(before) if before != now => return changed("was changed or created anew"),
+            Some(_) => {}
+            None => self.following.note_publication(Some(now.clone())),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+//! What happens to tables while they are followed: columns, partitions, membership, and tables that join later.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use engine::change::Lsn;
+use engine::source::{ResumePoint, SourceState, TableState};
+use tokio_postgres::Client;
+
+use crate::engine::{FakeEngine, config};
+use crate::server::Server;
+use crate::{now, wait_for};
+
+/// Rows as the engine stand-in prints them, from the columns `id int8, v int8`.
+async fn pairs(client: &Client, query: &str) -> Vec<Vec<String>> {
+    let rows = client.query(query, &[]).await.unwrap();
+    let show = |value: Option<i64>| value.map_or("Null".to_owned(), |value| format!("Int({value})"));
+    let mut rows: Vec<Vec<String>> = rows.iter().map(|row| vec![show(row.get(0)), show(row.get(1))]).collect();
+    rows.sort();
+    rows
+}
+
+fn rows_of(engine: &FakeEngine, table: &str) -> Vec<Vec<String>> {
+    let mut rows: Vec<Vec<String>> = engine.table(table).into_iter().map(|row| row[..2].to_vec()).collect();
+    rows.sort();
+    rows
+}
+
+/// Everything committed so far is with the engine, and the table is the one upstream has.
+async fn assert_same(client: &Client, engine: &mut FakeEngine, table: &str) {
+    engine.until(now(client).await).await;
+    assert_eq!(rows_of(engine, table), pairs(client, &format!("SELECT id, v FROM {table}")).await, "{table}");
+}
+
+async fn run(client: &Client, sql: &str) {
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+async fn begin(server: &Server, client: &Client, tables: &[&str]) -> FakeEngine {
+    let mut engine = FakeEngine::start(config(&server.url(), tables, "tidemark_tables"), ResumePoint::Fresh);
+    engine.until(Lsn(1)).await;
+    engine.until(now(client).await).await;
+    engine
+}
+
+async fn free(client: &Client) {
+    wait_for("the slot is free", async || {
+        let row = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE active", &[]).await.unwrap();
+        row.get::<_, i64>(0) == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_come_and_go() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8, a int4, b int4, c text, d numeric(10,2)); INSERT INTO t SELECT i, i, i, i, 'c', 1 FROM generate_series(1, 100) i").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+
+    // Nothing of ours: columns come, with defaults constant and volatile, and go; the table is compacted and emptied.
+    for harmless in [
+        "ALTER TABLE t ADD COLUMN e int4 DEFAULT 7",
+        "ALTER TABLE t ADD COLUMN f float8 DEFAULT random()",
+        "BEGIN; ALTER TABLE t ADD COLUMN g int4; INSERT INTO t (id, v) VALUES (101, 1); ALTER TABLE t DROP COLUMN g; INSERT INTO t (id, v) VALUES (102, 1); COMMIT",
+        "ALTER TABLE t DROP COLUMN e",
+        "VACUUM FULL t",
+        "CLUSTER t USING t_pkey",
+        "ANALYZE t",
+        "ALTER TABLE t ALTER v SET DEFAULT 5",
+        "TRUNCATE t",
+        "INSERT INTO t (id, v) SELECT i, i FROM generate_series(1, 50) i",
+    ] {
+        run(&client, harmless).await;
+        run(&client, "UPDATE t SET v = v + 1").await;
+        assert_same(&client, &mut engine, "t").await;
+    }
+    assert!(engine.unusable.is_empty() && engine.halted.is_empty(), "{:?}", engine.unusable);
+
+    // Ours: dropped, renamed, retyped, all in one transaction with rows in between.
+    run(&client, "BEGIN; UPDATE t SET v = 1 WHERE id = 1; ALTER TABLE t DROP COLUMN a; UPDATE t SET v = 2 WHERE id = 2; ALTER TABLE t ALTER b TYPE int8; UPDATE t SET v = 3 WHERE id = 3; ALTER TABLE t RENAME c TO cc; UPDATE t SET v = 4; COMMIT").await;
+    assert_same(&client, &mut engine, "t").await;
+    let mut gone: Vec<&str> = engine.unusable.iter().map(|(column, _)| column.as_str()).collect();
+    gone.sort_unstable();
+    gone.dedup();
+    assert_eq!(gone, ["a", "b", "c"]);
+
+    // The same type, and every value another one: no event, an identical RELATION, and nothing else is touched.
+    run(&client, "ALTER TABLE t ALTER d TYPE numeric(10,2) USING d * 100").await;
+    let (column, what) = engine.until_unusable().await;
+    assert!(column == "d" && what.contains("rewritten"), "{what}");
+    run(&client, "UPDATE t SET v = 9 WHERE id < 10").await;
+    assert_same(&client, &mut engine, "t").await;
+    assert!(engine.halted.is_empty());
+
+    // Read anew, it is as it is now.
+    engine.read_table("t").await.unwrap();
+    assert_same(&client, &mut engine, "t").await;
+    let names: Vec<String> = engine.column_types("t").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["id", "v", "b", "cc", "d", "f"]);
+    run(&client, "UPDATE t SET v = 10 WHERE id < 10; DELETE FROM t WHERE id = 50").await;
+    assert_same(&client, &mut engine, "t").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_halts_alone_and_can_be_read_anew() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE other (id int8 PRIMARY KEY, v int8); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i").await;
+    let mut engine = begin(&server, &client, &["t", "other"]).await;
+    let renamed = "ALTER TABLE t RENAME TO t2; INSERT INTO t2 VALUES (1000, 1); ALTER TABLE t2 RENAME TO t";
+    for (change, code) in [
+        (
+            "ALTER PUBLICATION tidemark_tables DROP TABLE t; DELETE FROM t WHERE id = 5; ALTER PUBLICATION tidemark_tables ADD TABLE ONLY t",
+            "publication_changed",
+        ),
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (v)", "schema_changed"),
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id)", "schema_changed"),
+        ("DROP TABLE t; CREATE TABLE t (id int8 PRIMARY KEY, v int8); INSERT INTO t VALUES (1, 1)", "table_dropped"),
+        (renamed, "schema_changed"),
+    ] {
+        run(&client, change).await;
+        assert_eq!(engine.until_table_halted().await, ("t".to_owned(), code), "{change}");
+        run(&client, "INSERT INTO t SELECT max(id) + 1, 1000000 + max(id) FROM t; INSERT INTO other SELECT coalesce(max(id), 0) + 1, 1 FROM other").await;
+        assert_same(&client, &mut engine, "other").await;
+        engine.read_table("public.t").await.unwrap();
+        run(&client, "INSERT INTO t SELECT max(id) + 1, -max(v) - 1 FROM t; UPDATE t SET v = v + 100000 WHERE id = 1")
+            .await;
+        assert_same(&client, &mut engine, "t").await;
+        assert_same(&client, &mut engine, "other").await;
+    }
+    assert_eq!(engine.read_table("public.nowhere").await.unwrap_err().code, "table_missing");
+    assert_eq!(engine.read_table("a.b.c").await.unwrap_err().code, "bad_table_name");
+    assert_eq!(engine.status.borrow().state, SourceState::Live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happened_while_nobody_looked_is_noticed() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8, d int4); CREATE TABLE u (id int8 PRIMARY KEY, v int8); INSERT INTO t SELECT i, i, i FROM generate_series(1, 10) i; INSERT INTO u SELECT id, v FROM t").await;
+    let mut engine = begin(&server, &client, &["t", "u"]).await;
+    engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
+    let (rows, resume) = (engine.rows.clone(), engine.stop().await);
+    free(&client).await;
+    run(&client, "ALTER PUBLICATION tidemark_tables DROP TABLE u; DELETE FROM u WHERE id = 5; ALTER PUBLICATION tidemark_tables ADD TABLE ONLY u; ALTER TABLE t ALTER d TYPE int4 USING d * 2; UPDATE t SET v = 77 WHERE id = 7").await;
+    let mut engine = FakeEngine::start(config(&server.url(), &["t", "u"], "tidemark_tables"), resume);
+    engine.rows = rows;
+    assert_eq!(engine.until_table_halted().await, ("u".to_owned(), "publication_changed"));
+    engine.until_seen("the column", |engine| engine.unusable.iter().any(|(column, _)| column == "d")).await;
+    assert_same(&client, &mut engine, "t").await;
+
+    // A table that is halted stays so over a restart, and is read anew on request.
+    let (rows, resume) = (engine.rows.clone(), engine.stop().await);
+    free(&client).await;
+    let ResumePoint::Resume { tables, .. } = &resume else { panic!() };
+    assert!(
+        tables
+            .iter()
+            .any(|table| matches!(&table.standing, TableState::Halted { code, .. } if code == "publication_changed"))
+    );
+    let mut engine = FakeEngine::start(config(&server.url(), &["t", "u"], "tidemark_tables"), resume);
+    engine.rows = rows;
+    run(&client, "INSERT INTO u VALUES (100, 1)").await;
+    assert_same(&client, &mut engine, "t").await;
+    engine.read_table("u").await.unwrap();
+    assert_same(&client, &mut engine, "u").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(
+        &client,
+        "CREATE TABLE p (id int8, v int8, d int4, big text, PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE p2 (big text, d int4 NOT NULL, v int8, id int8 NOT NULL, PRIMARY KEY (id, d));
+         ALTER TABLE p2 ALTER big SET STORAGE EXTERNAL;
+         ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (10) TO (20);
+         CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (20) TO (40) PARTITION BY RANGE (d);
+         CREATE TABLE p31 PARTITION OF p3 FOR VALUES FROM (20) TO (30);
+         INSERT INTO p SELECT i, i, i % 30, repeat('x', 5000) FROM generate_series(1, 300) i",
+    )
+    .await;
+    let mut engine = begin(&server, &client, &["p"]).await;
+    assert_eq!(engine.partitions.len(), 3);
+    for change in [
+        "INSERT INTO p VALUES (1001, 1, 5), (1002, 1, 15), (1003, 1, 25)",
+        "UPDATE p SET v = v + 1",
+        // From one partition into another.
+        "UPDATE p SET d = d + 10 WHERE d < 20 AND id % 3 = 0",
+        "DELETE FROM p WHERE id % 7 = 0",
+        "TRUNCATE p2",
+        "INSERT INTO p VALUES (2000, 1, 15)",
+        // New ones, with rows in their first moment; also two levels down.
+        "CREATE TABLE p5 PARTITION OF p FOR VALUES FROM (50) TO (60); INSERT INTO p VALUES (3000, 3, 55), (3001, 3, 56); UPDATE p SET v = 4 WHERE id = 3000",
+        "CREATE TABLE p32 PARTITION OF p3 FOR VALUES FROM (30) TO (40); INSERT INTO p VALUES (3100, 3, 35)",
+        "BEGIN; CREATE TABLE p6 PARTITION OF p FOR VALUES FROM (60) TO (70); INSERT INTO p VALUES (3200, 3, 65); COMMIT",
+        // Attached empty, as partition managers do.
+        "CREATE TABLE p7 (LIKE p INCLUDING ALL); ALTER TABLE p ATTACH PARTITION p7 FOR VALUES FROM (70) TO (80); INSERT INTO p VALUES (3300, 3, 75)",
+        "BEGIN; TRUNCATE p1; INSERT INTO p VALUES (4000, 1, 1); TRUNCATE p7; INSERT INTO p VALUES (4001, 1, 71); COMMIT",
+    ] {
+        run(&client, change).await;
+        assert_same(&client, &mut engine, "p").await;
+    }
+    assert!(engine.halted.is_empty() && engine.unusable.is_empty() && engine.joined == 0);
+
+    // Attached with rows: they were never sent, so the table is read anew by itself.
+    run(&client, "CREATE TABLE p8 (LIKE p INCLUDING ALL); INSERT INTO p8 SELECT i, i, 85 FROM generate_series(5000, 5100) i; ALTER TABLE p ATTACH PARTITION p8 FOR VALUES FROM (80) TO (90)").await;
+    engine.until_seen("read anew", |engine| engine.joined == 1).await;
+    run(&client, "INSERT INTO p VALUES (5500, 3, 86)").await;
+    assert_same(&client, &mut engine, "p").await;
+
+    // Detached, and dropped: its rows go.
+    run(&client, "ALTER TABLE p DETACH PARTITION p8; INSERT INTO p VALUES (6000, 1, 1)").await;
+    engine.until_seen("p8 is gone", |engine| engine.partitions.len() == 7).await;
+    assert_same(&client, &mut engine, "p").await;
+    run(&client, "DROP TABLE p1").await;
+    engine.until_seen("p1 is gone", |engine| engine.partitions.len() == 6).await;
+    assert_same(&client, &mut engine, "p").await;
+    // Attached again, with what happened to it meanwhile.
+    run(&client, "DELETE FROM p8 WHERE id % 2 = 0; ALTER TABLE p ATTACH PARTITION p8 FOR VALUES FROM (80) TO (90)")
+        .await;
+    engine.until_seen("read anew", |engine| engine.joined == 2).await;
+    assert_same(&client, &mut engine, "p").await;
+    run(&client, "TRUNCATE p").await;
+    assert_same(&client, &mut engine, "p").await;
+    assert!(engine.table("p").is_empty() && engine.halted.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_joins_at_an_exact_position_under_load() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8); CREATE TABLE later (id int8 PRIMARY KEY, v int8); INSERT INTO late SELECT i, i FROM generate_series(1, 60000) i; INSERT INTO later SELECT i, i FROM generate_series(1, 1000) i").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let written = Arc::new(AtomicU64::new(0));
+    let mut writers = Vec::new();
+    for writer in 0..3i64 {
+        let (client, stop, written) = (server.client().await, Arc::clone(&stop), Arc::clone(&written));
+        writers.push(tokio::spawn(async move {
+            let mut n = 0i64;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                let (fresh, old) = (1_000_000 * (writer + 1) + n, (n * 3 + writer) % 60_000 + 1);
+                run(&client, &format!("BEGIN; INSERT INTO t VALUES ({fresh}, {n}); UPDATE late SET v = v + 1 WHERE id = {old}; INSERT INTO late VALUES ({fresh}, {n}); DELETE FROM late WHERE id = {}; UPDATE late SET id = -id WHERE id = {}; UPDATE later SET v = v - 1 WHERE id = {}; COMMIT", fresh - 3, fresh - 1, old % 1000 + 1)).await;
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    wait_for("writers write", async || written.load(Ordering::Relaxed) > 50).await;
+    let (before, at_start) = (engine.transactions.len(), written.load(Ordering::Relaxed));
+    assert_eq!(engine.read_table("late").await.unwrap(), "public.late");
+    // The other table went on meanwhile: neither is held up by the other.
+    assert!(written.load(Ordering::Relaxed) > at_start && engine.transactions.len() > before);
+    engine.read_table("later").await.unwrap();
+    let more = engine.transactions.len() + 100;
+    engine.until_seen("more transactions", |engine| engine.transactions.len() > more).await;
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for table in ["t", "late", "later"] {
+        assert_same(&client, &mut engine, table).await;
+    }
+    let slots = client.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.unwrap();
+    assert_eq!(slots.get::<_, i64>(0), 1, "the temporary slots are gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_survives_restarts_and_alterations() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8, x int4); INSERT INTO late SELECT i, i FROM generate_series(1, 20000) i").await;
+    let engine = begin(&server, &client, &["t"]).await;
+    let resume = engine.stop().await;
+    free(&client).await;
+
+    // Named in the configuration from now on: it joins by itself. Ended in the middle, it begins anew.
+    let both = config(&server.url(), &["t", "late"], "tidemark_tables");
+    let mut engine = FakeEngine::start(both.clone(), resume);
+    engine.until_seen("reading", |engine| engine.rows.values().any(|rows| rows.len() >= 5_000)).await;
+    let (rows, resume) = (engine.rows.clone(), engine.stop().await);
+    free(&client).await;
+    let ResumePoint::Resume { tables, .. } = &resume else { panic!() };
+    assert!(tables.iter().any(|table| table.schema.name == "late" && table.standing == TableState::Reading));
+    run(&client, "UPDATE late SET v = -v WHERE id < 100; INSERT INTO t VALUES (1, 1)").await;
+    // No longer named, it is still to be read.
+    let mut engine = FakeEngine::start(config(&server.url(), &["t"], "tidemark_tables"), resume);
+    engine.rows = rows;
+    engine.until_seen("reading again", |engine| engine.rows.values().any(|rows| rows.len() >= 5_000)).await;
+    // Altered while it is being read: whichever shape it is read in, it is exact.
+    run(&client, "ALTER TABLE late ALTER x TYPE int8; INSERT INTO late VALUES (30000, 1, 1)").await;
+    engine.until_seen("joined", |engine| engine.joined == 1).await;
+    assert_same(&client, &mut engine, "late").await;
+    assert_same(&client, &mut engine, "t").await;
+    assert!(engine.halted.is_empty());
+}

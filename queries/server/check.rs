@@ -1,0 +1,166 @@
+//! `tidemark check`: what `serve` would refuse, all of it at once, before it is started; with `--fix` also the repair.
+//!
+//! The surprise: slot and publication are named after the data directory. One that is named on the command line is
+//! claimed here as `serve` would, so that the name in a repair is the one that will be used.
+
+use std::io::Write;
+
+use connectors::PostgresConfig;
+use connectors::postgres::{Finding, Stage, check, repair};
+use engine::source::CheckOutcome;
+use engine::store::format::{claim, instance};
+use serde_json::{Value, json};
+
+use crate::cli::{CheckArguments, OutputFormat};
+use crate::config::UpstreamConfig;
+use crate::failure::Failure;
+use crate::serve::runtime;
+
+/// A repaired check may uncover another: rights first, then what they let us see.
+const MAX_ROUNDS: usize = 3;
+
+/// The name where there is no data directory yet.
+const UNNAMED: &str = "tidemark_unnamed";
+
+/// A statement that was run, and what Postgres had against it.
+struct Repair {
+    statement: String,
+    refused: Option<String>,
+    needs_restart: bool,
+}
+
+/// Looks, repairs if asked to, and prints.
+pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
+    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
+    let upstream = UpstreamConfig::resolve(&arguments.upstream)?;
+    let tables = if arguments.tables.is_empty() { &upstream.tables } else { &arguments.tables };
+    let of = |url: &str, slot: &str| {
+        let config = match tables.as_slice() {
+            [] => PostgresConfig::server(url, slot),
+            tables => PostgresConfig::new(url, tables, slot),
+        };
+        config.map(|config| config.with_failover(upstream.failover_slot)).map_err(|error| usage(&error))
+    };
+    // What cannot work leaves no data directory behind.
+    of(upstream.url.reveal(), UNNAMED)?;
+    let named = if upstream.data_named { claim(&upstream.data).map(Some) } else { instance(&upstream.data) };
+    let slot = match named.map_err(|error| usage(&error))? {
+        Some(instance) => format!("tidemark_{instance}"),
+        None => UNNAMED.to_owned(),
+    };
+    let config = of(upstream.url.reveal(), &slot)?;
+    let admin = arguments.fix_as.as_deref().map(|url| of(url, &slot)).transpose()?;
+    let fix = arguments.fix || admin.is_some();
+
+    let (findings, repairs) = runtime()?.block_on(async {
+        let mut findings = check(&config, Stage::Unknown).await;
+        let mut repairs = Vec::new();
+        for _ in 0..MAX_ROUNDS {
+            let due = if fix { due(&findings, &repairs) } else { Vec::new() };
+            if due.is_empty() {
+                break;
+            }
+            for (statement, needs_restart) in due {
+                if arguments.output == OutputFormat::Text {
+                    say(&format!("running  {statement};"))?;
+                }
+                let refused = repair(admin.as_ref().unwrap_or(&config), &statement).await.err();
+                let refused = refused.map(|error| error.message);
+                if let Some(why) = refused.as_ref().filter(|_| arguments.output == OutputFormat::Text) {
+                    say(&format!("refused  {why}"))?;
+                }
+                repairs.push(Repair { statement, refused, needs_restart });
+            }
+            findings = check(&config, Stage::Unknown).await;
+        }
+        Ok::<_, Failure>((findings, repairs))
+    })?;
+    match arguments.output {
+        OutputFormat::Text => print(&findings, &repairs)?,
+        OutputFormat::Json => say(&document(&findings, &repairs).to_string())?,
+    }
+    match count(&findings, CheckOutcome::Failed) {
+        0 => Ok(()),
+        1 => Err(Failure::Usage("1 check failed".to_owned())),
+        failed => Err(Failure::Usage(format!("{failed} checks failed"))),
+    }
+}
+
+/// Statements that were not run yet, each once.
+fn due(findings: &[Finding], run: &[Repair]) -> Vec<(String, bool)> {
+    let mut due: Vec<(String, bool)> = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.check.outcome == CheckOutcome::Failed) {
+        for statement in &finding.repair {
+            let known = run.iter().any(|repair| repair.statement == *statement);
+            if !known && !due.iter().any(|(other, _)| other == statement) {
+                due.push((statement.clone(), finding.needs_restart));
+            }
+        }
+    }
+    due
+}
+
+fn count(findings: &[Finding], outcome: CheckOutcome) -> usize {
+    findings.iter().filter(|finding| finding.check.outcome == outcome).count()
+}
+
+fn print(findings: &[Finding], repairs: &[Repair]) -> Result<(), Failure> {
+    for finding in findings {
+        let check = &finding.check;
+        say(&format!("{:<8} {:<26} {}", word(check.outcome), check.name, check.message))?;
+        if !check.remedy.is_empty() {
+            say(&format!("{:<8} {:<26}   {}", "", "", check.remedy))?;
+        }
+    }
+    if repairs.iter().any(|repair| repair.needs_restart && repair.refused.is_none()) {
+        say("restart Postgres for the changed settings to count, then check again")?;
+    }
+    say(&format!(
+        "{} failed, {} warnings, {} ok",
+        count(findings, CheckOutcome::Failed),
+        count(findings, CheckOutcome::Warning),
+        count(findings, CheckOutcome::Ok)
+    ))
+}
+
+fn word(outcome: CheckOutcome) -> &'static str {
+    match outcome {
+        CheckOutcome::Ok => "ok",
+        CheckOutcome::Warning => "warning",
+        CheckOutcome::Failed => "failed",
+    }
+}
+
+/// The same for programs.
+fn document(findings: &[Finding], repairs: &[Repair]) -> Value {
+    let checks: Vec<Value> = findings
+        .iter()
+        .map(|finding| {
+            let mut check = json!(finding.check);
+            if let (Value::Object(check), false) = (&mut check, finding.code.is_empty()) {
+                check.insert("code".to_owned(), json!(finding.code));
+            }
+            check
+        })
+        .collect();
+    let statements: Vec<Value> = repairs
+        .iter()
+        .map(|repair| {
+            json!({"statement": repair.statement, "refused": repair.refused, "needs_restart": repair.needs_restart})
+        })
+        .collect();
+    json!({
+        "failed": count(findings, CheckOutcome::Failed),
+        "warnings": count(findings, CheckOutcome::Warning),
+        "checks": checks,
+        "statements": statements,
+    })
+}
+
+/// A pipe that was closed is no failure.
+fn say(line: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(error.to_string())),
+        _ => Ok(()),
+    }
+}

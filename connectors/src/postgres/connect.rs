@@ -52,7 +52,7 @@ fn timed_out(config: &PostgresConfig) -> Failure {
 /// A session to copy rows out.
 pub(super) async fn copy_session(config: &PostgresConfig) -> Result<CopySession, Failure> {
     let opening = async {
-        let mut session = CopySession::connect(config, &options(config), APPLICATION_NAME).await?;
+        let mut session = CopySession::connect(config, &options(config), &config.application_name()).await?;
         session.execute(LIFT_TRANSACTION_TIMEOUT).await?;
         Ok(session)
     };

@@ -190,22 +190,11 @@ pub(crate) const fn unzigzag_128(v: u128) -> i128 {
 
 #[inline]
 pub(crate) fn put_varint(buffer: &mut Vec<u8>, mut v: u64) {
-    if v < 0x80 {
-        return buffer.push(v as u8);
-    }
-    // Put together beside the buffer: to grow it byte by byte costs more than the bytes.
-    let mut bytes = [0u8; 10];
-    let mut length = 0;
-    for byte in &mut bytes {
-        *byte = v as u8 | 0x80;
-        length += 1;
+    while v >= 0x80 {
+        buffer.push(v as u8 | 0x80);
         v >>= 7;
-        if v == 0 {
-            *byte &= 0x7F;
-            break;
-        }
     }
-    buffer.extend_from_slice(bytes.get(..length).unwrap_or_default());
+    buffer.push(v as u8);
 }
 
 #[inline]

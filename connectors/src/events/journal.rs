@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use engine::change::Lsn;
 
-/// Length from which on a new file is begun.
+/// Least length from which on a new file is begun.
 const LONG: u64 = 4 << 20;
 
 /// One thing that was written down.
@@ -63,6 +63,8 @@ pub struct Journal {
     file: File,
     number: u64,
     length: u64,
+    /// Length from which on a new file is begun: several times what the checkpoint took, which is all written again.
+    long: u64,
     /// Full ones, and the position that has to be durable before they go.
     full: Vec<(u64, Lsn)>,
 }
@@ -90,7 +92,7 @@ impl Journal {
         file.sync_all()?;
         File::open(directory)?.sync_all()?;
         let full = numbers.iter().filter(|other| **other != number).map(|other| (*other, Lsn(u64::MAX))).collect();
-        Ok(Journal { directory: directory.to_owned(), file, number, length, full })
+        Ok(Journal { directory: directory.to_owned(), file, number, length, long: LONG.max(length * 3), full })
     }
 
     /// Writes entries; they are on disk when it returns.
@@ -104,7 +106,7 @@ impl Journal {
 
     /// Begins a new file where this one is long, from a checkpoint at `position`.
     pub fn turn(&mut self, position: Lsn, checkpoint: impl FnOnce() -> io::Result<Vec<Entry>>) -> io::Result<()> {
-        if self.length < LONG {
+        if self.length < self.long {
             return Ok(());
         }
         let entries = checkpoint()?;
@@ -120,6 +122,7 @@ impl Journal {
         self.file = OpenOptions::new().append(true).open(path(&self.directory, number))?;
         self.full.push((self.number, position));
         (self.number, self.length) = (number, bytes.len() as u64);
+        self.long = LONG.max(self.length * 3);
         Ok(())
     }
 

@@ -512,7 +512,7 @@ mod tests {
         take(&mut intake, "", position).unwrap();
         let files: Vec<_> =
             std::fs::read_dir(&config.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(files, ["journal-00000002"]);
+        assert_eq!(files, ["journal-00000002"], "what waits is not written again for every request");
         let ledger = intake.assembly.ledger().clone();
         drop(intake);
 

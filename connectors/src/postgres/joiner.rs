@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! temporary slot + snapshot at L     rows as of L -> TableRows       the main stream leaves the table's rows out
-//! the slot's stream from L           what happened since -> TableRows
-//! at J, where it has caught up       frozen: every change up to J is with the engine, none after
-//! the main stream                    at the first transaction beyond J: Progress J, TableDone, then its rows too
+//! the slot's stream from L           what happened since -> TableRows, never beyond the main stream
+//! near                               everything up to the main stream's position was told
+//! the main stream                    between two transactions, at P: stands still until the joiner is at P as well,
+//!                                    then TableDone, and the table's rows too from there on
 //! ```
 //!
-//! Upstream's log is the only buffer. The surprise: neither waits for the other. The joiner stops at the first position that
-//! is not before the main stream's; the main stream takes over when it gets there. It runs on a thread of its own and begins
-//! anew, with another snapshot, whenever something comes in between.
+//! Upstream's log is the only buffer. The surprise: the joiner must not run ahead, and the main stream must not run on while
+//! the last changes are told; either would lose or double what happened between their positions. The stand is short, as it
+//! begins only when the joiner is near. The joiner runs on a thread of its own and begins anew, with another snapshot,
+//! whenever something comes in between.
 
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use super::connect::sql_session;
 use super::error::{Failure, source_error};
 use super::pgoutput::{Message, decode};
 use super::relation;
-use super::signs::{Look, partition_root};
+use super::signs::{Look, partition_root, until_visible};
 use super::slot::NewSlot;
 use super::snapshot::Exported;
 use super::transaction::{Applied, Assembler, Limits};
@@ -39,10 +41,22 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 pub(super) enum Told {
     /// The table as it is being read, with what was seen of it.
     Begun(Box<FollowedTable>, Box<Look>),
-    /// Every change of it up to here is with the engine, and none after.
-    Frozen(Lsn),
+    /// It has caught up; more so at every moment that the main stream does not move.
+    Near,
+    /// It begins anew.
+    Again,
+    /// Every change of it up to where the main stream stands is with the engine, and none after.
+    There,
     /// It cannot be read.
     Failed(SourceError),
+}
+
+/// Where the main stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Main {
+    pub(super) position: Lsn,
+    /// It stands between two transactions, and waits.
+    pub(super) waits: bool,
 }
 
 /// A table on its way; dropping this ends it.
@@ -51,7 +65,7 @@ pub(super) struct Joiner {
     pub(super) name: TableName,
     pub(super) told: mpsc::Receiver<Told>,
     /// Where the main stream is.
-    pub(super) main: watch::Sender<Lsn>,
+    pub(super) main: watch::Sender<Main>,
     _wanted: oneshot::Sender<()>,
 }
 
@@ -59,7 +73,7 @@ impl Joiner {
     /// Starts to read a table that is in the publication already.
     pub(super) fn start(config: &PostgresConfig, name: TableName, link: &Link, position: Lsn) -> Joiner {
         let (tell, told) = mpsc::channel(4);
-        let (main, main_position) = watch::channel(position);
+        let (main, main_position) = watch::channel(Main { position, waits: false });
         let (wanted, mut unwanted) = oneshot::channel::<()>();
         let mut joining =
             Joining { config: config.clone(), name: name.clone(), link: link.clone(), tell, main: main_position };
@@ -83,7 +97,7 @@ struct Joining {
     name: TableName,
     link: Link,
     tell: mpsc::Sender<Told>,
-    main: watch::Receiver<Lsn>,
+    main: watch::Receiver<Main>,
 }
 
 impl Joining {
@@ -91,9 +105,12 @@ impl Joining {
         let mut backoff = Backoff::default();
         loop {
             match self.attempt().await {
-                Ok(frozen) => return drop(self.tell.send(Told::Frozen(frozen)).await),
+                Ok(()) => return drop(self.tell.send(Told::There).await),
                 Err(Failure::Transient(reason)) => {
                     tracing::warn!(table = %self.name, %reason, "reading the table begins anew");
+                    if self.tell.send(Told::Again).await.is_err() {
+                        return;
+                    }
                     backoff.pause().await;
                 }
                 Err(Failure::Definite(error)) => return drop(self.tell.send(Told::Failed(error)).await),
@@ -102,8 +119,8 @@ impl Joining {
         }
     }
 
-    /// Reads the table and follows it until it has caught up; where that is.
-    async fn attempt(&mut self) -> Result<Lsn, Failure> {
+    /// Reads the table and follows it to where the main stream waits.
+    async fn attempt(&mut self) -> Result<(), Failure> {
         let client = sql_session(&self.config).await?;
         // One joiner at a time, and a temporary slot is its session's: the name cannot be taken by another of ours.
         let slot: String = format!("{}_join", self.config.slot).chars().take(63).collect();
@@ -136,29 +153,61 @@ impl Joining {
         client: &Client,
         replication: &mut ReplicationClient,
         table: &FollowedTable,
-        mut reached: Lsn,
-    ) -> Result<Lsn, Failure> {
+        start: Lsn,
+    ) -> Result<(), Failure> {
+        let mut reached = start;
         let limits = Limits { bytes: self.config.max_transaction_bytes, rows: self.config.max_transaction_rows };
         let mut assembler = Assembler::new(limits);
         // It takes what is live, and this one is, as far as this stream is concerned.
         assembler.take_tables(std::iter::once(table));
         let mut types = TypeCatalog::default();
+        let mut near = false;
+        // A transaction that has begun and lies beyond the main stream: where its commit record begins.
+        let mut beyond: Option<Lsn> = None;
+        let mut transaction = 0u32;
         loop {
-            if !assembler.is_open() && reached >= *self.main.borrow_and_update() {
-                return Ok(reached);
+            let main = *self.main.borrow_and_update();
+            if beyond.is_some_and(|commit_lsn| commit_lsn < main.position) {
+                beyond = None;
+                assembler.begin();
             }
+            // Before the main stream has reached the snapshot, the rows are newer than where it stands.
+            let comparable = !assembler.is_open() && main.position >= start;
+            if comparable && (beyond.is_some() || reached >= main.position) {
+                if main.waits {
+                    return Ok(());
+                }
+                if !near {
+                    near = true;
+                    self.tell.send(Told::Near).await.map_err(|_| Failure::Closed)?;
+                }
+            }
+            let next = async {
+                match beyond {
+                    None => replication.receive().await,
+                    Some(_) => Err(replication.attend().await),
+                }
+            };
             let event = tokio::select! {
-                event = replication.receive() => event?,
+                event = next => event?,
                 changed = self.main.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return Err(Failure::Closed),
                 },
             };
             match event {
-                Event::Begin { .. } => assembler.begin(),
+                Event::Begin { commit_lsn, xid } => {
+                    transaction = xid;
+                    if commit_lsn >= main.position {
+                        beyond = Some(commit_lsn);
+                    } else {
+                        assembler.begin();
+                    }
+                }
                 Event::Change { position, body } => {
                     let bytes = replication.bytes(body);
                     if assembler.apply(bytes, position)? == Applied::Relation {
+                        until_visible(client, transaction).await?;
                         bind(client, table, &mut types, &mut assembler, bytes).await?;
                     }
                 }

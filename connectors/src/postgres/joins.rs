@@ -5,15 +5,15 @@ use std::collections::VecDeque;
 use engine::change::Lsn;
 
 use super::config::TableName;
-use super::joiner::{Joiner, Told};
+use super::joiner::{Joiner, Main, Told};
 
 /// See the module. One table at a time: each takes a slot and a walsender.
 #[derive(Debug, Default)]
 pub(super) struct Joins {
     waiting: VecDeque<TableName>,
     running: Option<Joiner>,
-    /// Where the running one has stopped.
-    frozen: Option<Lsn>,
+    /// The running one has caught up.
+    near: bool,
 }
 
 impl Joins {
@@ -36,37 +36,36 @@ impl Joins {
     pub(super) fn started(&mut self, joiner: Joiner) {
         self.give_up(&joiner.name.clone());
         self.running = Some(joiner);
-        self.frozen = None;
+        self.near = false;
     }
 
     /// Ends the running one; its name.
     pub(super) fn end(&mut self) -> Option<TableName> {
-        self.frozen = None;
+        self.near = false;
         self.running.take().map(|joiner| joiner.name)
     }
 
-    /// What the running one has to say; pends where there is none, or where it has said its last.
+    /// What the running one has to say; pends where there is none.
     pub(super) async fn told(&mut self) -> Option<Told> {
         match &mut self.running {
-            Some(joiner) if self.frozen.is_none() => joiner.told.recv().await,
-            _ => std::future::pending().await,
+            Some(joiner) => joiner.told.recv().await,
+            None => std::future::pending().await,
         }
     }
 
-    pub(super) fn frozen_at(&mut self, at: Lsn) {
-        self.frozen = Some(at);
+    /// Whether the running one has caught up, so that it is worth waiting for.
+    pub(super) fn is_near(&self) -> bool {
+        self.near && self.running.is_some()
     }
 
-    /// The main stream is here.
-    pub(super) fn note_main(&mut self, position: Lsn) {
+    pub(super) fn note_near(&mut self, near: bool) {
+        self.near = near;
+    }
+
+    /// The main stream is here, and waits there or not.
+    pub(super) fn note_main(&mut self, position: Lsn, waits: bool) {
         if let Some(joiner) = &self.running {
-            joiner.main.send_replace(position);
+            joiner.main.send_replace(Main { position, waits });
         }
-    }
-
-    /// The table that can be taken over where everything up to `next` was handed over, and where it stands. It ends.
-    pub(super) fn ready(&mut self, next: Lsn) -> Option<(Lsn, TableName)> {
-        let at = self.frozen.filter(|at| next >= *at)?;
-        self.end().map(|name| (at, name))
     }
 }

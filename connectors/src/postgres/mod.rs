@@ -35,7 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::change::Lsn;
-use engine::change::value::EPOCH_UNIX_US;
 use engine::source::{
     FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
     SourceStatus, TableState,
@@ -285,11 +284,6 @@ impl Backoff {
         let longest = FIRST_BACKOFF.saturating_mul(1 << (self.attempt - 1).min(10)).min(LONGEST_BACKOFF);
         tokio::time::sleep(longest.mul_f64(rand::random_range(0.5..=1.0))).await;
     }
-}
-
-/// Microseconds since 2000-01-01 UTC.
-fn now_us() -> i64 {
-    chrono::Utc::now().timestamp_micros().saturating_sub(EPOCH_UNIX_US)
 }
 
 /// The engine's end of the connector.

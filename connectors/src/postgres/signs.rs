@@ -7,6 +7,7 @@
 //! with a new `xmin` of a column's catalog row is a column whose values may be others now.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use engine::change::{Lsn, TableId, TableSchema};
 use engine::source::FollowedTable;
@@ -99,6 +100,19 @@ impl Look {
 async fn end_of_log(client: &Client) -> Result<Lsn, Failure> {
     let at: PgLsn = client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await?.try_get(0)?;
     Ok(Lsn(at.into()))
+}
+
+/// Waits until others can see what a transaction did. Postgres sends a transaction as soon as its commit is in the log; to
+/// other sessions it is over only a moment later, with synchronous standbys perhaps much later.
+pub(super) async fn until_visible(client: &Client, xid: u32) -> Result<(), Failure> {
+    let running =
+        "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid
+                                  AND mode = 'ExclusiveLock' AND granted)";
+    let xid = xid.to_string();
+    while client.query_one(running, &[&xid]).await?.try_get(0)? {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
 }
 
 /// The table that a relation is a partition of, directly or not: the topmost one.

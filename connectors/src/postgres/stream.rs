@@ -25,7 +25,7 @@ use super::joins::Joins;
 use super::monitor::{self, Monitor, View};
 use super::pgoutput::{Message, RelationMessage, decode};
 use super::relation;
-use super::signs::{Look, attached_with_rows, partition_root};
+use super::signs::{Look, attached_with_rows, partition_root, until_visible};
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, ReplicationClient};
 use super::upstream::Session;
@@ -53,7 +53,7 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// Where the source is; outlives sessions.
 pub(super) struct Course {
-    /// Highest position handed to the engine.
+    /// Highest position handed to the engine, or put into the outbox for it.
     pub(super) handed_over: Lsn,
     pub(super) following: Following,
     pub(super) joins: Joins,
@@ -77,10 +77,10 @@ pub(super) struct Follower<'s> {
     types: TypeCatalog,
     /// Every RELATION message of this session, the last of each relation.
     described: BTreeMap<TableId, Vec<u8>>,
+    /// The transaction that is being received.
+    xid: u32,
     /// Highest position received in this session: never acknowledged beyond.
     received: Lsn,
-    /// Upstream's clock when last heard, microseconds since 2000-01-01 UTC.
-    time_us: i64,
     /// Where upstream stood on connecting; `None` once it was reached.
     catching_up_to: Option<Lsn>,
     /// Idle position that waits for its turn.
@@ -114,8 +114,8 @@ impl<'s> Follower<'s> {
             assembler,
             types: TypeCatalog::default(),
             described: BTreeMap::new(),
+            xid: 0,
             received: session.start,
-            time_us: 0,
             catching_up_to: Some(session.upstream),
             idle: None,
             next_progress: session.started,
@@ -178,6 +178,7 @@ impl<'s> Follower<'s> {
     async fn step(&mut self) -> Result<(), Failure> {
         if !self.assembler.is_open() {
             self.start_next_join().await?;
+            self.take_over().await?;
         }
         let idle_due = self.idle.is_some() && !self.assembler.is_open();
         tokio::select! {
@@ -311,8 +312,8 @@ impl<'s> Follower<'s> {
 
     async fn take(&mut self, event: Event) -> Result<(), Failure> {
         match event {
-            Event::Begin { commit_lsn } => {
-                self.take_over_at(commit_lsn).await?;
+            Event::Begin { xid, .. } => {
+                self.xid = xid;
                 self.assembler.begin();
                 Ok(())
             }
@@ -325,14 +326,13 @@ impl<'s> Follower<'s> {
             },
             Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
             Event::KeepAlive { position, time_us } => {
-                self.time_us = time_us;
                 if !self.assembler.is_open() && position > self.course.handed_over {
                     self.idle = Some((position, time_us));
                     if self.next_progress <= self.heard_at {
                         self.send_idle().await?;
                     }
                 }
-                if !self.assembler.is_open() { self.take_over_at(position).await } else { Ok(()) }
+                Ok(())
             }
             Event::TooLarge { position, bytes, limit, relation } => {
                 Err(self.assembler.row_too_large(position, bytes, limit, relation).into())
@@ -345,6 +345,10 @@ impl<'s> Follower<'s> {
         let Ok(Message::Relation(message)) = decode(bytes) else { return Ok(()) };
         let relation = TableId(message.relation);
         self.described.insert(relation, bytes.to_vec());
+        tokio::select! {
+            visible = until_visible(&self.sql, self.xid) => visible?,
+            failure = self.client.attend() => return Err(failure),
+        }
         if self.course.following.live_table_of(relation).is_none() {
             let Some(root) = partition_root(&self.sql, relation).await? else { return Ok(()) };
             if self.course.following.live_table_of(root).is_none() {
@@ -433,15 +437,21 @@ impl<'s> Follower<'s> {
 
     async fn hear(&mut self, told: Option<Told>) -> Result<(), Failure> {
         match told {
+            Some(Told::Again) => {
+                self.course.joins.note_near(false);
+                self.course.joins.note_main(self.course.handed_over, false);
+                Ok(())
+            }
             Some(Told::Begun(table, look)) => {
                 self.course.following.put(*table, &look);
                 self.tables_changed().await?;
                 self.note_signs().await
             }
-            Some(Told::Frozen(at)) => {
-                self.course.joins.frozen_at(at);
-                if self.assembler.is_open() { Ok(()) } else { self.take_over_at(self.course.handed_over).await }
+            Some(Told::Near) => {
+                self.course.joins.note_near(true);
+                Ok(())
             }
+            Some(Told::There) => self.table_is_there().await,
             Some(Told::Failed(error)) => match self.course.joins.end() {
                 Some(name) => self.join_failed(&name, error).await,
                 None => Ok(()),
@@ -456,40 +466,52 @@ impl<'s> Follower<'s> {
         }
     }
 
-    /// Takes a table over that was read up to where the stream is now: everything up to `next` was handed over.
-    async fn take_over_at(&mut self, next: Lsn) -> Result<(), Failure> {
-        let Some((at, name)) = self.course.joins.ready(next) else { return Ok(()) };
+    /// Between transactions: stands still for a table that has caught up, until it is where the stream is.
+    async fn take_over(&mut self) -> Result<(), Failure> {
+        if !self.course.joins.is_near() {
+            return Ok(());
+        }
+        // What came without rows of ours counts as well: the table may have been all that it changed.
+        self.send_idle().await?;
+        self.course.joins.note_main(self.course.handed_over, true);
+        while self.course.joins.is_near() {
+            tokio::select! {
+                told = self.course.joins.told() => self.hear(told).await?,
+                durable = self.link.durable_changed() => acknowledge(&mut self.client, self.link, durable, self.received),
+                failure = self.client.attend() => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every change of the table up to here is with the engine: from here on it comes with the others.
+    async fn table_is_there(&mut self) -> Result<(), Failure> {
+        let Some(name) = self.course.joins.end() else { return Ok(()) };
         let Some(id) = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) else {
             return Ok(());
         };
-        let position = at.max(self.course.handed_over);
-        if at > self.course.handed_over {
-            self.idle = None;
-            let time_us = if self.time_us > 0 { self.time_us } else { super::now_us() };
-            self.course.outbox.push_back(SourceEvent::Progress { lsn: at, time_us });
-        }
         self.course.outbox.push_back(SourceEvent::TableDone { table: id });
         self.course.following.done(id);
-        self.note_received(position);
-        self.flush().await?;
-        self.note_handed_over(position);
+        tracing::info!(table = %name, at = %self.course.handed_over, "the table is followed");
         self.tables_changed().await?;
-        tracing::info!(table = %name, %at, "the table is followed");
         self.note_signs().await
     }
 
     async fn commit(&mut self, end_lsn: Lsn, commit_time_us: i64) -> Result<(), Failure> {
         let transaction = self.assembler.commit(end_lsn, commit_time_us);
-        self.time_us = commit_time_us;
         if end_lsn <= self.course.handed_over {
             return Ok(());
         }
         if transaction.changes.is_empty() {
             self.idle = Some((end_lsn, commit_time_us));
-            return if self.next_progress <= self.heard_at { self.send_idle().await } else { Ok(()) };
+            if self.next_progress <= self.heard_at {
+                self.send_idle().await?;
+            }
+        } else {
+            self.idle = None;
+            self.hand_over(end_lsn, SourceEvent::Transaction(transaction)).await?;
         }
-        self.idle = None;
-        self.hand_over(end_lsn, SourceEvent::Transaction(transaction)).await
+        self.take_over().await
     }
 
     async fn send_idle(&mut self) -> Result<(), Failure> {
@@ -501,23 +523,15 @@ impl<'s> Follower<'s> {
     }
 
     async fn hand_over(&mut self, position: Lsn, event: SourceEvent) -> Result<(), Failure> {
-        self.note_received(position);
-        self.course.outbox.push_back(event);
-        self.flush().await?;
-        self.note_handed_over(position);
-        Ok(())
-    }
-
-    /// Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
-    fn note_received(&mut self, position: Lsn) {
+        // Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
         self.received = self.received.max(position);
         self.link.note_received(self.received);
-    }
-
-    fn note_handed_over(&mut self, position: Lsn) {
+        self.course.outbox.push_back(event);
         self.course.handed_over = position;
-        self.course.joins.note_main(position);
+        self.flush().await?;
+        self.course.joins.note_main(position, false);
         self.note_caught_up();
+        Ok(())
     }
 
     fn note_caught_up(&mut self) {

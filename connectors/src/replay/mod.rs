@@ -225,6 +225,10 @@ impl Recording {
             } else {
                 envelopes.assembly.end_of_request();
                 envelopes.assembly.end_snapshot();
+                if envelopes.assembly.ledger().is_open() {
+                    let events = envelopes.assembly.waiting();
+                    tracing::warn!(events, "the file ends inside a transaction, which is left out");
+                }
             }
             envelopes.ended.extend(envelopes.assembly.take_ended());
             if self.text.is_empty() && envelopes.ended.is_empty() {

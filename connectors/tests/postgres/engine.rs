@@ -325,7 +325,7 @@ impl FakeEngine {
                 assert!(!row.contains(&show(ValueRef::Unchanged)));
                 let key = self.key(table, &row);
                 let before = self.rows.entry(table).or_default().insert(key, row);
-                assert!(before.is_none(), "inserted twice: {before:?}");
+                assert!(before.is_none(), "inserted twice: {before:?} at {}, reading {:?}", self.applied, self.reading);
             }
             Change::Update { table, old, new } => {
                 let mut row = read(new);

@@ -11,6 +11,8 @@ pub(in super::super) enum Event {
     Begin {
         /// Where its commit record begins: every transaction that ends at or before this came earlier.
         commit_lsn: Lsn,
+        /// Its number upstream.
+        xid: u32,
     },
     /// A message between BEGIN and COMMIT; see [`super::ReplicationClient::bytes`].
     Change {
@@ -61,7 +63,7 @@ pub(super) fn read(body: &[u8], span: Span) -> Option<Copied> {
             let (header, message) = body.split_at_checked(DATA_HEADER)?;
             let position = Lsn(u64_at(header, 1)?);
             let event = match *message.first()? {
-                b'B' => Event::Begin { commit_lsn: Lsn(u64_at(message, 1)?) },
+                b'B' => Event::Begin { commit_lsn: Lsn(u64_at(message, 1)?), xid: u32_at(message, 17)? },
                 // Flags and the start of the commit record come before these two.
                 b'C' => Event::Commit {
                     end_lsn: Lsn(u64_at(message, 10)?),
@@ -86,6 +88,10 @@ pub(super) fn too_large(head: &[u8], bytes: usize, limit: usize) -> Event {
     let of_a_row = matches!(message.first(), Some(b'I' | b'U' | b'D'));
     let relation = message.get(1..5).filter(|_| of_a_row).and_then(|oid| oid.try_into().ok()).map(u32::from_be_bytes);
     Event::TooLarge { position: Lsn(u64_at(head, 1).unwrap_or_default()), bytes, limit, relation }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-postgres-matrix build lint load bench needs help
+.PHONY: demo test test-postgres-matrix build lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -33,6 +33,9 @@ load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP hand
 
 bench: needs     ## The engine alone, in memory
 	cargo bench --profile release -p engine --bench pipeline
+
+fuzz:            ## The decoders against any bytes, 100,000 executions each (sh tests/fuzz/run.sh for more)
+	@sh tests/fuzz/run.sh
 
 # What the build and the tests need besides Rust; installed on Debian and Ubuntu, named elsewhere.
 needs:

@@ -414,7 +414,8 @@ impl Committer {
     }
 
     fn put_row_counts(&mut self, batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) -> Result<(), StoreError> {
-        let mut deltas: HashMap<TableId, i64> = HashMap::new();
+        // Looked up once per row: the map's usual hash would cost as much as the rest of the row.
+        let mut deltas: HashMap<TableId, i64, FixedState> = HashMap::default();
         for (commit, _) in run {
             commit.rows.truncated().iter().for_each(|table| {
                 deltas.entry(*table).or_default();

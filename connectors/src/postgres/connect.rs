@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::error::Failure;
-use super::transport::{Established, ReplicationClient, ServerIdentity, Socket};
+use super::transport::{CopySession, Established, ReplicationClient, ServerIdentity, Socket};
 
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
                                -c idle_session_timeout=0 \
@@ -47,6 +47,16 @@ pub(super) async fn sql_session(config: &PostgresConfig) -> Result<Client, Failu
 
 fn timed_out(config: &PostgresConfig) -> Failure {
     Failure::Transient(format!("no answer from {} within {} s", config.display(), CONNECT_TIMEOUT.as_secs()))
+}
+
+/// A session to copy rows out.
+pub(super) async fn copy_session(config: &PostgresConfig) -> Result<CopySession, Failure> {
+    let opening = async {
+        let mut session = CopySession::connect(config, &options(config), &config.application_name()).await?;
+        session.execute(LIFT_TRANSACTION_TIMEOUT).await?;
+        Ok(session)
+    };
+    timeout(CONNECT_TIMEOUT, opening).await.map_err(|_| timed_out(config))?
 }
 
 /// A replication session that has authenticated and not started to stream.

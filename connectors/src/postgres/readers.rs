@@ -2,8 +2,9 @@
 //!
 //! The surprise: two sessions of ours that lock a table one after the other can wait for each other forever. An ALTER that
 //! comes between them waits for the first; the second would queue behind the ALTER; and the first waits here, for the
-//! second, where Postgres cannot see it. So one session locks first and always reads, and the others lock with NOWAIT
-//! or stay away. The lock must be held from the plan to the end: VACUUM FULL moves rows to other pages.
+//! second, where Postgres cannot see it. So the caller's session holds all locks, and the readers lock with NOWAIT or stay
+//! away; where all of them do, the caller's session reads. Its lock must be held from the plan to the end: VACUUM FULL moves
+//! rows to other pages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,9 +15,10 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use super::config::PostgresConfig;
-use super::connect::sql_session;
+use super::connect::{copy_session, sql_session};
 use super::copy::{CopyError, CopyRows};
 use super::error::Failure;
+use super::transport::{Copied, CopySession};
 
 const BATCH_ROWS: usize = 5_000;
 const BATCH_BYTES: usize = 1 << 20;
@@ -57,17 +59,16 @@ pub(super) struct Reading<'a> {
 /// not longer.
 pub(super) async fn import(config: &PostgresConfig, snapshot: &str) -> Result<Client, Failure> {
     let reader = sql_session(config).await?;
-    begin(&reader, snapshot).await?;
+    reader.batch_execute(&begin(snapshot)).await?;
     Ok(reader)
 }
 
 /// Without `row_security` off, a policy would hide rows silently; with it, reading them is an error.
-async fn begin(reader: &Client, snapshot: &str) -> Result<(), Failure> {
+fn begin(snapshot: &str) -> String {
     let snapshot = snapshot.replace('\'', "''");
-    let begin = format!(
+    format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}'; SET LOCAL row_security = off"
-    );
-    Ok(reader.batch_execute(&begin).await?)
+    )
 }
 
 /// Keeps everyone from altering, truncating or rewriting these relations until the transaction ends. `ONLY`: inheritance
@@ -89,15 +90,19 @@ pub(super) async fn read_all(
     mut emit: impl AsyncFnMut(Changes, u64) -> Result<(), Failure>,
 ) -> Result<u64, Failure> {
     let plan = Arc::new(Plan::make(reader, tables, config.snapshot_readers).await?);
-    let helpers = config.snapshot_readers.min(plan.pieces.len()).saturating_sub(1);
-    let (told, mut heard) = mpsc::channel(WAITING_BATCHES * (helpers + 1));
-    if helpers > 0 {
-        let snapshot: String = reader.query_one("SELECT pg_export_snapshot()", &[]).await?.try_get(0)?;
-        for number in 1..=helpers {
-            help(config.clone(), snapshot.clone(), Arc::clone(&plan), told.clone(), number)?;
-        }
+    let snapshot: String = reader.query_one("SELECT pg_export_snapshot()", &[]).await?.try_get(0)?;
+    let readers = config.snapshot_readers.min(plan.pieces.len());
+    let (told, mut heard) = mpsc::channel(WAITING_BATCHES * readers.max(1));
+    let (present, mut attendance) = mpsc::channel(readers.max(1));
+    for number in 1..=readers {
+        let calls = Calls { present: present.clone(), told: told.clone() };
+        start_reader(config.clone(), snapshot.clone(), Arc::clone(&plan), calls, number)?;
     }
-    let reading = async move { plan.read(reader, &told).await.map(|()| plan.pieces.len()) };
+    drop(present);
+    // The first that has its locks will do; none is left to be heard of where all stay away.
+    let alone = attendance.recv().await.is_none();
+    let planned = plan.pieces.len();
+    let reading = async move { if alone { plan.read_alone(reader, &told).await } else { Ok(()) } };
     let emitting = async {
         let (mut rows, mut pieces) = (0u64, 0usize);
         while let Some(said) = heard.recv().await {
@@ -112,7 +117,7 @@ pub(super) async fn read_all(
         }
         Ok((rows, pieces))
     };
-    let (planned, (rows, read)) = tokio::try_join!(reading, emitting)?;
+    let ((), (rows, read)) = tokio::try_join!(reading, emitting)?;
     // A reader that ended without a word has left its piece unread.
     if planned != read {
         return Err(Failure::Transient(format!("{} of {planned} parts of the tables were not read", planned - read)));
@@ -128,33 +133,42 @@ enum Told {
     Failed(Failure),
 }
 
+/// How a reader is heard.
+struct Calls {
+    /// It has its locks.
+    present: mpsc::Sender<()>,
+    told: mpsc::Sender<Told>,
+}
+
 /// A reader on a thread and a session of its own. It ends when all pieces are taken, or when nobody listens any more.
-fn help(
+fn start_reader(
     config: PostgresConfig,
     snapshot: String,
     plan: Arc<Plan>,
-    told: mpsc::Sender<Told>,
+    calls: Calls,
     number: usize,
 ) -> Result<(), Failure> {
     let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = match runtime {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return tracing::warn!(%error, "a snapshot reader stays away"),
         };
+        let Calls { present, told } = calls;
         runtime.block_on(async {
             let reading = async {
-                match join(&config, &snapshot, &plan).await {
-                    Ok(reader) => {
-                        plan.read(&reader, &told).await?;
-                        Ok(reader.batch_execute("COMMIT").await?)
-                    }
+                let mut session = match join(&config, &snapshot, &plan).await {
+                    Ok(session) => session,
                     // It has taken nothing, so the others read what it would have.
                     Err(failure) => {
                         tracing::info!(?failure, "a snapshot reader stays away");
-                        Ok(())
+                        return Ok(());
                     }
-                }
+                };
+                // Only the first is waited for.
+                let _ = present.try_send(());
+                drop(present);
+                plan.read(&mut session, &told).await?;
+                session.execute("COMMIT").await
             };
             tokio::select! {
                 read = reading => {
@@ -170,11 +184,12 @@ fn help(
     thread.spawn(run).map(drop).map_err(|error| Failure::Transient(format!("a thread cannot be started: {error}")))
 }
 
-/// A helper's session, with all locks.
-async fn join(config: &PostgresConfig, snapshot: &str, plan: &Plan) -> Result<Client, Failure> {
-    let reader = import(config, snapshot).await?;
-    reader.batch_execute(&format!("{} NOWAIT", plan.lock)).await?;
-    Ok(reader)
+/// A reader's session, with all locks.
+async fn join(config: &PostgresConfig, snapshot: &str, plan: &Plan) -> Result<CopySession, Failure> {
+    let mut session = copy_session(config).await?;
+    session.execute(&begin(snapshot)).await?;
+    session.execute(&format!("{} NOWAIT", plan.lock)).await?;
+    Ok(session)
 }
 
 /// Everything that has to be read, in pieces that the readers take one after the other.
@@ -231,37 +246,67 @@ impl Plan {
         })
     }
 
+    /// The next piece that nobody has taken.
+    fn take(&self) -> Option<(&Piece, &TableSchema)> {
+        let piece = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed))?;
+        Some((piece, self.schemas.get(piece.schema)?))
+    }
+
     /// Reads pieces until all are taken.
-    async fn read(&self, reader: &Client, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
-        while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            if let Some(schema) = self.schemas.get(piece.schema) {
-                piece.read(reader, schema, told).await?;
+    async fn read(&self, session: &mut CopySession, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
+        while let Some((piece, schema)) = self.take() {
+            session.copy_out(&piece.copy).await?;
+            let mut rows = CopyRows::new(schema, piece.part);
+            loop {
+                match session.next_read()? {
+                    Copied::Bytes(bytes) => {
+                        rows.feed(session.bytes(bytes)).map_err(|error| explain(error, schema))?;
+                        pass_on(&mut rows, told).await?;
+                    }
+                    Copied::Nothing => session.fill().await?,
+                    Copied::End => break,
+                }
             }
-            tell(told, Told::Read).await?;
+            finish(rows, schema, told).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Plan::read`], over the caller's session.
+    async fn read_alone(&self, reader: &Client, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
+        while let Some((piece, schema)) = self.take() {
+            let stream = reader.copy_out(&piece.copy).await?;
+            futures::pin_mut!(stream);
+            let mut rows = CopyRows::new(schema, piece.part);
+            while let Some(chunk) = stream.next().await {
+                rows.feed(&chunk?).map_err(|error| explain(error, schema))?;
+                pass_on(&mut rows, told).await?;
+            }
+            finish(rows, schema, told).await?;
         }
         Ok(())
     }
 }
 
-impl Piece {
-    async fn read(&self, reader: &Client, schema: &TableSchema, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
-        let stream = reader.copy_out(&self.copy).await?;
-        futures::pin_mut!(stream);
-        let mut rows = CopyRows::new(schema, self.part);
-        while let Some(chunk) = stream.next().await {
-            rows.feed(&chunk?).map_err(|error| explain(error, schema))?;
-            if rows.batch.len() >= BATCH_ROWS || rows.batch.byte_size() >= BATCH_BYTES {
-                tell(told, Told::Rows(std::mem::take(&mut rows.batch))).await?;
-            }
-        }
-        if !rows.complete() {
-            return Err(Failure::Transient(format!("the rows of {} ended early", schema.qualified_name())));
-        }
-        if !rows.batch.is_empty() {
-            tell(told, Told::Rows(rows.batch)).await?;
-        }
-        Ok(())
+/// Tells the rows that were read where there are enough for a batch.
+async fn pass_on(rows: &mut CopyRows<'_>, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
+    if rows.batch.len() >= BATCH_ROWS || rows.batch.byte_size() >= BATCH_BYTES {
+        // The next one will be about as large: growing step by step would copy all its rows once more.
+        let next = rows.batch.room_for_another();
+        return tell(told, Told::Rows(std::mem::replace(&mut rows.batch, next))).await;
     }
+    Ok(())
+}
+
+/// Tells the last rows of a piece, and that it was read.
+async fn finish(rows: CopyRows<'_>, schema: &TableSchema, told: &mpsc::Sender<Told>) -> Result<(), Failure> {
+    if !rows.complete() {
+        return Err(Failure::Transient(format!("the rows of {} ended early", schema.qualified_name())));
+    }
+    if !rows.batch.is_empty() {
+        tell(told, Told::Rows(rows.batch)).await?;
+    }
+    tell(told, Told::Read).await
 }
 
 async fn tell(told: &mpsc::Sender<Told>, what: Told) -> Result<(), Failure> {

@@ -131,6 +131,13 @@ impl Changes {
         self.bytes.len() + self.items.len() * size_of::<Item>()
     }
 
+    /// An empty one with room for about as much as this one holds.
+    #[must_use]
+    pub fn room_for_another(&self) -> Self {
+        let (bytes, items) = (self.bytes.len(), self.items.len());
+        Changes { bytes: Vec::with_capacity(bytes + bytes / 8), items: Vec::with_capacity(items) }
+    }
+
     /// Forgets all events and keeps the capacity.
     pub fn clear(&mut self) {
         self.bytes.clear();

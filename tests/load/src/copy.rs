@@ -66,8 +66,9 @@ pub async fn measure(postgres: &ThrowawayPostgres, scale: Scale) -> anyhow::Resu
             let server_cpu = server.cpu_seconds().await - before.0;
             runs.push(Run { wall, reading, client_cpu, server_cpu });
         }
-        let walls: Vec<f64> = snapshots.iter().filter_map(|runs| Some(runs.last()?.wall)).collect();
-        println!("copy {round}: psql {wall:.2} s, connector {walls:.2?} s");
+        let last = |of: fn(&Run) -> f64| snapshots.iter().filter_map(|runs| runs.last().map(of)).collect::<Vec<_>>();
+        let (walls, reading) = (last(|run| run.wall), last(|run| run.reading));
+        println!("copy {round}: psql {wall:.2} s, connector {walls:.2?} s, of which reading {reading:.2?} s");
     }
     drop(client);
     sql::run(&admin, "DROP DATABASE copying WITH (FORCE)").await?;

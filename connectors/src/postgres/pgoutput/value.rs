@@ -6,6 +6,7 @@
 use engine::change::{ColumnType, Numeric, ValueRef};
 
 /// Reads a binary value; `None` where the bytes are none of this type.
+#[inline(always)]
 pub(crate) fn binary<'a>(column_type: &ColumnType, bytes: &'a [u8]) -> Option<ValueRef<'a>> {
     Some(match column_type {
         ColumnType::Int2 => ValueRef::Int(i16::from_be_bytes(bytes.try_into().ok()?).into()),

@@ -6,6 +6,7 @@
 //! always being waited for. A walsender that waits for us to read does read what we tell it.
 
 mod certificate;
+mod copying;
 mod event;
 mod feedback;
 mod frames;
@@ -25,6 +26,7 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+pub(super) use copying::{Copied, CopySession};
 pub(super) use event::Event;
 pub(super) use frames::Span;
 pub(super) use socket::{Established, Socket};
@@ -32,9 +34,10 @@ pub(super) use tls::{TlsSettings, failure_of};
 
 use super::config::{PostgresConfig, quote_identifier};
 use super::error::{Failure, server_said};
-use event::Copied;
+use event::Copied as Heard;
 use feedback::Feedback;
 use frames::FrameError;
+use startup::Purpose;
 use wire::Wire;
 
 /// Answers of a conversation are small.
@@ -81,7 +84,7 @@ impl ReplicationClient {
     pub(super) async fn connect(config: &PostgresConfig, options: &str, name: &str) -> Result<Self, Failure> {
         let with = format!("{}:{}", config.host, config.port);
         let mut wire = Wire::new(Socket::open(config).await?, CONVERSATION_LIMIT, with);
-        startup::start_up(&mut wire, config, options, name).await?;
+        startup::start_up(&mut wire, config, Purpose::Replication, options, name).await?;
         let now = Instant::now();
         Ok(ReplicationClient {
             wire,
@@ -93,20 +96,7 @@ impl ReplicationClient {
 
     /// Runs one command; its rows as text. An exported snapshot dies with the next one.
     pub(super) async fn simple_query(&mut self, sql: &str) -> Result<Vec<QueryRow>, Failure> {
-        frontend::query(sql, self.wire.out()).map_err(|error| Failure::Transient(error.to_string()))?;
-        self.wire.send().await?;
-        let (mut rows, mut refused) = (Vec::new(), None);
-        loop {
-            match self.wire.message().await {
-                Ok(Message::DataRow(row)) => {
-                    rows.push(columns(&row).ok_or_else(|| self.wire.not_understood("a row that is none"))?);
-                }
-                Ok(Message::ErrorResponse(error)) => refused = Some(server_said(&error)),
-                Ok(Message::ReadyForQuery(_)) => return refused.map_or(Ok(rows), Err),
-                Ok(_) => {}
-                Err(failure) => return Err(refused.unwrap_or(failure)),
-            }
-        }
+        query(&mut self.wire, sql).await
     }
 
     /// Who the server is, and where its log ends.
@@ -188,13 +178,13 @@ impl ReplicationClient {
             };
             match frame.tag {
                 COPY_DATA => match event::read(self.wire.bytes(frame.body), frame.body) {
-                    Some(Copied::Event(event)) => {
+                    Some(Heard::Event(event)) => {
                         if let Event::Commit { end_lsn, .. } = event {
                             self.feedback.receive(end_lsn);
                         }
                         return Ok(Some(event));
                     }
-                    Some(Copied::KeepAlive { position, time_us, reply }) => {
+                    Some(Heard::KeepAlive { position, time_us, reply }) => {
                         self.feedback.receive(position);
                         if reply {
                             self.feedback.ask(position);
@@ -259,6 +249,24 @@ impl Drop for ReplicationClient {
     fn drop(&mut self) {
         frontend::terminate(self.wire.out());
         let _ = self.wire.poll_send(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// Runs one command; its rows as text.
+async fn query(wire: &mut Wire, sql: &str) -> Result<Vec<QueryRow>, Failure> {
+    frontend::query(sql, wire.out()).map_err(|error| Failure::Transient(error.to_string()))?;
+    wire.send().await?;
+    let (mut rows, mut refused) = (Vec::new(), None);
+    loop {
+        match wire.message().await {
+            Ok(Message::DataRow(row)) => {
+                rows.push(columns(&row).ok_or_else(|| wire.not_understood("a row that is none"))?);
+            }
+            Ok(Message::ErrorResponse(error)) => refused = Some(server_said(&error)),
+            Ok(Message::ReadyForQuery(_)) => return refused.map_or(Ok(rows), Err),
+            Ok(_) => {}
+            Err(failure) => return Err(refused.unwrap_or(failure)),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The beginning of a replication session: who we are, what the session is for, and the password.
+//! The beginning of a session: who we are, what the session is for, and the password.
 //!
 //! SCRAM is mutual: a server that says it is content before it has shown that it knows the password too is not believed.
 
@@ -12,21 +12,31 @@ use super::super::config::PostgresConfig;
 use super::super::error::{Failure, not_authenticated, server_said};
 use super::wire::Wire;
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Replication,
+    Sql,
+}
+
 /// Opens the session as far as its first query.
 pub(super) async fn start_up(
     wire: &mut Wire,
     config: &PostgresConfig,
+    purpose: Purpose,
     options: &str,
     name: &str,
 ) -> Result<(), Failure> {
-    let parameters = [
+    let mut parameters = vec![
         ("user", config.user.as_str()),
         ("database", config.database.as_str()),
-        ("replication", "database"),
         ("client_encoding", "UTF8"),
         ("application_name", name),
         ("options", options),
     ];
+    if purpose == Purpose::Replication {
+        parameters.push(("replication", "database"));
+    }
     frontend::startup_message(parameters, wire.out()).map_err(unsendable)?;
     wire.send().await?;
     authenticate(wire, config).await?;

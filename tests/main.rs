@@ -26,6 +26,9 @@ mod crash;
 /// Network, server and Tidemark broken under load.
 mod faults;
 
+/// Totals over tables that change shape.
+mod tables;
+
 /// What Tidemark costs the primary.
 mod primary;
 

@@ -1,0 +1,175 @@
+//! Totals over tables that change shape: partitions come, go and are emptied, columns go, tables halt and are read anew,
+//! others join. After each step every cell equals Postgres' own GROUP BY at that position, or the aggregate says why not.
+
+use std::time::Duration;
+
+use connectors::postgres::throwaway::ThrowawayPostgres;
+use engine::materialization::AggregateState;
+use engine::source::TableState;
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::support::cells::{Rows, cells};
+use crate::support::embedded::Embedded;
+use crate::support::sql;
+
+/// The aggregates: name, table, dimension, measure.
+const AGGREGATES: [(&str, &str, &str, &str); 4] =
+    [("parts", "p", "d", "v"), ("plain", "t", "k", "v"), ("old", "t", "k", "w"), ("still", "u", "k", "v")];
+
+async fn register(tidemark: &Embedded, (name, table, dimension, measure): (&str, &str, &str, &str)) {
+    let definition = json!({
+        "table": format!("public.{table}"), "dimensions": [dimension],
+        "measures": [{"name": "total", "sum": measure}, {"name": "n", "count": "*"}],
+    });
+    tidemark.register(name, serde_json::from_value(definition).unwrap()).await;
+}
+
+async fn expected(client: &Client, table: &str, dimension: &str, measure: &str) -> Rows {
+    let query = format!("SELECT 0, {dimension}, count(*), sum({measure}), count(*) FROM {table} GROUP BY {dimension}");
+    let text = |row: Vec<Option<String>>| row.into_iter().map(|value| value.unwrap_or("NULL".to_owned())).collect();
+    sql::rows(client, &query).await.into_iter().map(text).collect()
+}
+
+/// Compares with Postgres at the end of its log; nobody else writes to the table.
+async fn assert_exact(tidemark: &Embedded, client: &Client, name: &str, when: &str) {
+    let (_, table, dimension, measure) = AGGREGATES.into_iter().find(|aggregate| aggregate.0 == name).unwrap();
+    let lsn = sql::current_lsn(client).await;
+    let snapshot = tidemark.live(name, lsn).await;
+    assert_eq!(cells(&snapshot, name, "all"), expected(client, table, dimension, measure).await, "{name} after {when}");
+    snapshot.scrub().unwrap();
+}
+
+/// Waits until this holds of the tables or aggregates; the monitor looks every two seconds.
+async fn until(what: &str, tidemark: &Embedded, mut holds: impl FnMut(&Embedded) -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !holds(tidemark) {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}: {:?}", tidemark.engine.tables());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn halted(tidemark: &Embedded, name: &str) -> Option<String> {
+    let aggregates = tidemark.engine.aggregates();
+    match &aggregates.iter().find(|aggregate| aggregate.name == name)?.state {
+        AggregateState::Halted { code, .. } => Some(code.clone()),
+        _ => None,
+    }
+}
+
+fn standing(tidemark: &Embedded, table: &str) -> TableState {
+    let tables = tidemark.engine.tables();
+    tables.iter().find(|followed| followed.schema.name == table).unwrap().standing.clone()
+}
+
+async fn start(postgres: &ThrowawayPostgres, data: &std::path::Path) -> Embedded {
+    Embedded::start(data, &postgres.url(), &["p", "t"], "tidemark_tables", 2).await
+}
+
+const TABLES: &str = "
+    CREATE TABLE p (id int8, d int4, v numeric(12,2), PRIMARY KEY (id, d)) PARTITION BY RANGE (d);
+    CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
+    CREATE TABLE p1 (v numeric(12,2), d int4 NOT NULL, id int8 NOT NULL, PRIMARY KEY (id, d));
+    ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (10) TO (20);
+    CREATE TABLE t (id int8 PRIMARY KEY, k int4, v numeric(12,2), w int8);
+    CREATE TABLE u (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+    INSERT INTO p SELECT i, i % 20, i * 0.01 FROM generate_series(1, 5000) i;
+    INSERT INTO t SELECT i, i % 7, i * 0.25, i FROM generate_series(1, 5000) i;
+    INSERT INTO u SELECT i, i % 3, i FROM generate_series(1, 30000) i";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_total_is_exact_or_says_why_not() {
+    let postgres = sql::postgres(&[]);
+    let client = sql::connect(&postgres.url()).await;
+    sql::run(&client, TABLES).await;
+    let data = tempfile::tempdir().unwrap();
+    let mut tidemark = start(&postgres, data.path()).await;
+    tidemark.at(sql::current_lsn(&client).await).await;
+    for aggregate in AGGREGATES.into_iter().filter(|aggregate| aggregate.1 != "u") {
+        register(&tidemark, aggregate).await;
+    }
+    for change in [
+        "UPDATE p SET v = v + 0.01; UPDATE p SET d = d + 10 WHERE d < 10 AND id % 5 = 0; DELETE FROM p WHERE id % 11 = 0",
+        "TRUNCATE p1",
+        "BEGIN; INSERT INTO p SELECT i, 15, 1 FROM generate_series(7000, 7100) i; TRUNCATE p0; INSERT INTO p SELECT i, 5, 2 FROM generate_series(8000, 8100) i; COMMIT",
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (20) TO (30); INSERT INTO p SELECT i, 25, 3 FROM generate_series(9000, 9100) i",
+        "UPDATE p SET v = v * 2 WHERE d = 25",
+        "TRUNCATE p",
+        "INSERT INTO p SELECT i, i % 30, i * 0.01 FROM generate_series(1, 5000) i",
+        "TRUNCATE t; INSERT INTO t SELECT i, i % 7, i * 0.25, i FROM generate_series(1, 5000) i",
+    ] {
+        sql::run(&client, change).await;
+        for name in ["parts", "plain", "old"] {
+            assert_exact(&tidemark, &client, name, change).await;
+        }
+    }
+
+    // Its rows leave with a partition; with rows attached, the table is read anew by itself.
+    sql::run(&client, "ALTER TABLE p DETACH PARTITION p2").await;
+    until("p2 is gone", &tidemark, |tidemark| {
+        tidemark.engine.tables().iter().any(|table| table.schema.name == "p" && table.partitions.len() == 2)
+    })
+    .await;
+    assert_exact(&tidemark, &client, "parts", "detaching").await;
+    let p2 = sql::value(&client, "SELECT 'p2'::regclass::oid").await;
+    sql::run(&client, "UPDATE p2 SET v = 77; ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (20) TO (30)").await;
+    until("p2 is back", &tidemark, |tidemark| {
+        let tables = tidemark.engine.tables();
+        let table = tables.iter().find(|table| table.schema.name == "p").unwrap();
+        table.standing == TableState::Live && table.partitions.iter().any(|part| part.0.to_string() == p2)
+    })
+    .await;
+    assert_exact(&tidemark, &client, "parts", "attaching").await;
+
+    // A column goes: what used it halts, and nothing else.
+    sql::run(&client, "ALTER TABLE t RENAME w TO ww; UPDATE t SET v = v + 1 WHERE id < 100").await;
+    until("old halts", &tidemark, |tidemark| halted(tidemark, "old").as_deref() == Some("column_gone")).await;
+    assert_exact(&tidemark, &client, "plain", "renaming").await;
+    // A restart changes nothing of it.
+    tidemark.stop().await;
+    tidemark = start(&postgres, data.path()).await;
+    assert_exact(&tidemark, &client, "plain", "a restart").await;
+    assert!(halted(&tidemark, "old").is_some() && halted(&tidemark, "parts").is_none());
+    // Named back and read anew, both are exact.
+    sql::run(&client, "ALTER TABLE t RENAME ww TO w").await;
+    tidemark.engine.read_table("t").await.unwrap();
+    until("t is read", &tidemark, |tidemark| {
+        standing(tidemark, "t") == TableState::Live && halted(tidemark, "old").is_none()
+    })
+    .await;
+    for name in ["plain", "old"] {
+        assert_exact(&tidemark, &client, name, "naming it back").await;
+    }
+
+    // A table that cannot be followed halts alone.
+    sql::run(&client, "ALTER TABLE t ALTER id TYPE int4").await;
+    until("t halts", &tidemark, |tidemark| matches!(standing(tidemark, "t"), TableState::Halted { .. })).await;
+    assert_eq!(halted(&tidemark, "plain").as_deref(), Some("schema_changed"));
+    sql::run(&client, "INSERT INTO p VALUES (1000000, 1, 1); UPDATE t SET v = 0 WHERE id = 1").await;
+    assert_exact(&tidemark, &client, "parts", "another table halted").await;
+    tidemark.engine.read_table("public.t").await.unwrap();
+    until("t is read", &tidemark, |tidemark| standing(tidemark, "t") == TableState::Live).await;
+    assert_exact(&tidemark, &client, "plain", "reading anew").await;
+
+    // A table joins under load, with an aggregate registered before it is there; Tidemark stops and starts meanwhile.
+    let writer = tokio::spawn({
+        let client = sql::connect(&postgres.url()).await;
+        async move {
+            for n in 0..600i64 {
+                sql::run(&client, &format!("BEGIN; UPDATE u SET v = v + 1 WHERE id = {}; INSERT INTO t VALUES ({}, 1, 0.5, 1); DELETE FROM u WHERE id = {}; COMMIT", n * 31 + 1, n + 100_000, n * 31 + 2)).await;
+            }
+        }
+    });
+    tidemark.engine.read_table("u").await.unwrap();
+    until("u is known", &tidemark, |tidemark| tidemark.engine.tables().iter().any(|table| table.schema.name == "u"))
+        .await;
+    register(&tidemark, AGGREGATES[3]).await;
+    tidemark.stop().await;
+    tidemark = start(&postgres, data.path()).await;
+    writer.await.unwrap();
+    until("u is followed", &tidemark, |tidemark| standing(tidemark, "u") == TableState::Live).await;
+    for name in ["still", "plain", "parts", "old"] {
+        assert_exact(&tidemark, &client, name, "joining").await;
+    }
+    tidemark.stop().await;
+}

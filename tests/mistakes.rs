@@ -109,7 +109,7 @@ const TABLES: &str = "
     CREATE TABLE \"Mixed\" (id bigint PRIMARY KEY);
     CREATE VIEW totals AS SELECT sum(amount) FROM payments;
     CREATE UNLOGGED TABLE scratch (id bigint PRIMARY KEY);
-    CREATE TABLE split (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+    CREATE TABLE split (id bigint) PARTITION BY RANGE (id);
     CREATE ROLE reader LOGIN;
 ";
 
@@ -205,7 +205,7 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
         ("unkeyed", &["no primary key", "ALTER TABLE \"public\".\"unkeyed\" ADD PRIMARY KEY"]),
         ("totals", &["public.totals is a view", "list the tables it reads"]),
         ("scratch", &["unlogged", "ALTER TABLE \"public\".\"scratch\" SET LOGGED;"]),
-        ("split", &["partitioned", "list its partitions"]),
+        ("split", &["no primary key", "ALTER TABLE \"public\".\"split\" ADD PRIMARY KEY"]),
         ("a.b.c", &["\"a.b.c\" is not the name of a table", "write schema.table"]),
         ("payments,payments", &["listed twice", "list each table once"]),
     ] {

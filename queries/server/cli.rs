@@ -186,6 +186,12 @@ pub struct ServeArguments {
     /// Halt at a transaction with more row data than this; it is held in memory [default: 1GiB]
     #[arg(long, value_name = "SIZE", env = "TIDEMARK_MAX_TRANSACTION")]
     pub max_transaction: Option<String>,
+    /// Halt at a row of more bytes than this; it is held in memory at least twice [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "TIDEMARK_MAX_ROW")]
+    pub max_row: Option<String>,
+    /// Read existing rows over this many sessions at a time, 1 to 16 [default: 2]
+    #[arg(long, value_name = "NUMBER", env = "TIDEMARK_SNAPSHOT_READERS")]
+    pub snapshot_readers: Option<usize>,
     /// Follow made-up payments instead, from this seed
     #[arg(long, value_name = "SEED", env = "TIDEMARK_GENERATOR")]
     pub generator: Option<u64>,

@@ -17,6 +17,7 @@ const DEFAULT_PORT: u16 = 7_171;
 const DEFAULT_DATA: &str = "tidemark-data";
 const DEFAULT_MEMORY: u64 = 512 << 20;
 const DEFAULT_MAX_TRANSACTION: u64 = 1 << 30;
+const DEFAULT_MAX_ROW: u64 = 256 << 20;
 
 /// What `serve` runs with.
 #[derive(Debug)]
@@ -31,6 +32,10 @@ pub struct ServeConfig {
     pub failover_slot: bool,
     /// Row data of one transaction beyond which the source halts, in bytes.
     pub max_transaction_bytes: u64,
+    /// Bytes of one row beyond which the source halts.
+    pub max_row_bytes: u64,
+    /// Sessions that read existing rows at a time, where stated.
+    pub snapshot_readers: Option<usize>,
     /// Worker threads of the engine.
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
@@ -131,6 +136,8 @@ struct File {
     #[serde(default)]
     failover_slot: bool,
     max_transaction: Option<String>,
+    max_row: Option<String>,
+    snapshot_readers: Option<usize>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     events: Option<EventsSetting>,
@@ -199,6 +206,8 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     let memory_bytes = memory.as_deref().map_or(Ok(DEFAULT_MEMORY), parse_size)?;
     let max_transaction = arguments.max_transaction.or(file.max_transaction);
     let max_transaction_bytes = max_transaction.as_deref().map_or(Ok(DEFAULT_MAX_TRANSACTION), parse_size)?;
+    let max_row = arguments.max_row.or(file.max_row);
+    let max_row_bytes = max_row.as_deref().map_or(Ok(DEFAULT_MAX_ROW), parse_size)?;
     let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
     let events = arguments.events.map(EventsSetting::File);
     let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay, events);
@@ -213,6 +222,8 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,
         max_transaction_bytes,
+        max_row_bytes,
+        snapshot_readers: arguments.snapshot_readers.or(file.snapshot_readers),
         workers,
         memory_bytes,
         log: arguments.log.or(file.log).unwrap_or_default(),

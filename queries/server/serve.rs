@@ -133,9 +133,14 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<In
             // A URL that cannot work leaves no data directory behind.
             named("tidemark")?;
             let instance = claim(&config.data).map_err(|error| usage(&error))?;
-            let postgres = named(&format!("tidemark_{instance}"))?
+            let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+            let mut postgres = named(&format!("tidemark_{instance}"))?
                 .with_failover(config.failover_slot)
-                .with_max_transaction_bytes(usize::try_from(config.max_transaction_bytes).unwrap_or(usize::MAX));
+                .with_max_transaction_bytes(size(config.max_transaction_bytes))
+                .with_message_limit(size(config.max_row_bytes));
+            if let Some(readers) = config.snapshot_readers {
+                postgres = postgres.with_snapshot_readers(readers).map_err(|error| usage(&error))?;
+            }
             (ConnectorConfig::Postgres(postgres), "postgres")
         }
         SourceConfig::Generator { seed } => {

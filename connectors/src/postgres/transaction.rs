@@ -188,7 +188,7 @@ impl Assembler {
         source_error(
             "row_too_large",
             format!("{whose} at log position {position} has {bytes} bytes; the limit is {limit}"),
-            format!("raise max_message_bytes and restart, or leave the table out of the source and {START_OVER}"),
+            format!("raise max_row (--max-row) and restart, or leave the table out of the source and {START_OVER}"),
         )
     }
 

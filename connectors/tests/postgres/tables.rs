@@ -71,6 +71,8 @@ async fn columns_come_and_go() {
         "CLUSTER t USING t_pkey",
         "ANALYZE t",
         "ALTER TABLE t ALTER v SET DEFAULT 5",
+        "ALTER TABLE t REPLICA IDENTITY FULL",
+        "ALTER TABLE t REPLICA IDENTITY DEFAULT",
         "TRUNCATE t",
         "INSERT INTO t (id, v) SELECT i, i FROM generate_series(1, 50) i",
     ] {
@@ -121,6 +123,10 @@ async fn a_table_halts_alone_and_can_be_read_anew() {
         ("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id)", "schema_changed"),
         ("DROP TABLE t; CREATE TABLE t (id int8 PRIMARY KEY, v int8); INSERT INTO t VALUES (1, 1)", "table_dropped"),
         (renamed, "schema_changed"),
+        (
+            "ALTER TABLE t REPLICA IDENTITY NOTHING; INSERT INTO t VALUES (500, 5); ALTER TABLE t REPLICA IDENTITY DEFAULT",
+            "schema_changed",
+        ),
     ] {
         run(&client, change).await;
         assert_eq!(engine.until_table_halted().await, ("t".to_owned(), code), "{change}");
@@ -327,5 +333,23 @@ async fn a_table_is_read_anew_by_a_source_that_lags() {
     run(&client, "UPDATE late SET v = v + 1; INSERT INTO t VALUES (-1, -1)").await;
     for table in ["t", "late"] {
         assert_same(&client, &mut engine, table).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_changes_halts_the_source() {
+    for change in [
+        "ALTER PUBLICATION tidemark_tables SET (publish = 'insert')",
+        "ALTER PUBLICATION tidemark_tables SET (publish_via_partition_root = true)",
+        "DROP PUBLICATION tidemark_tables",
+        "DROP PUBLICATION tidemark_tables; CREATE PUBLICATION tidemark_tables FOR TABLE ONLY t",
+    ] {
+        let server = Server::start(&[]);
+        let client = server.client().await;
+        run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8)").await;
+        let mut engine = begin(&server, &client, &["t"]).await;
+        engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
+        run(&client, change).await;
+        assert_eq!(engine.until_halted().await, "publication_changed", "{change}");
     }
 }

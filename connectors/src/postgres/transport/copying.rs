@@ -118,6 +118,6 @@ fn too_large(bytes: usize, limit: usize) -> Failure {
     Failure::definite(
         "row_too_large",
         format!("a row of the snapshot has {bytes} bytes; the limit is {limit}"),
-        "raise max_message_bytes and restart, or leave the table out of the source",
+        "raise max_row (--max-row) and restart, or leave the table out of the source",
     )
 }

@@ -235,27 +235,33 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
     database.sql("CREATE DATABASE elsewhere");
     let elsewhere = database.postgres.url_of("elsewhere");
     database.runtime.block_on(async { sql::run(&sql::connect(&elsewhere).await, TABLES_ELSEWHERE).await });
-    for (mistake, url, table, words) in [
-        ("another table", &url, "Mixed", ["public.payments", "restore the configuration"]),
-        ("another database", &elsewhere, "payments", ["elsewhere", "URL"]),
-    ] {
-        let server = Server::start(&data, url, &[table], &[]);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let (status, body) = server.get("/readyz");
-            assert_eq!(status, 503, "{mistake}: {body}");
-            let said = body.to_string();
-            if words.iter().all(|word| said.contains(word)) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{mistake}: nothing of {words:?} in {said}");
-            std::thread::sleep(Duration::from_millis(10));
+    let (mistake, url, table, words) = ("another database", &elsewhere, "payments", ["elsewhere", "URL"]);
+    let server = Server::start(&data, url, &[table], &[]);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (status, body) = server.get("/readyz");
+        assert_eq!(status, 503, "{mistake}: {body}");
+        let said = body.to_string();
+        if words.iter().all(|word| said.contains(word)) {
+            break;
         }
-        assert!(server.terminate().success(), "{mistake}");
+        assert!(Instant::now() < deadline, "{mistake}: nothing of {words:?} in {said}");
+        std::thread::sleep(Duration::from_millis(10));
     }
-    let server = Server::start(&data, &url, &right, &[]);
+    assert!(server.terminate().success(), "{mistake}");
+    // Another table joins, and those that are stored are still followed.
+    let server = Server::start(&data, &url, &["Mixed"], &[]);
     server.get_ok("/readyz");
     totals_are_exact(&database, &server, "by_day");
+    let deadline = Instant::now() + PATIENCE;
+    let joined = |source: &Value| {
+        let tables = source["tables"].as_array().unwrap();
+        tables.iter().any(|table| table["name"] == "public.Mixed" && table["state"] == "live")
+    };
+    while !joined(&server.get("/v1/sources/postgres").1) {
+        assert!(Instant::now() < deadline, "the other table did not join");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert!(server.terminate().success());
 }
 

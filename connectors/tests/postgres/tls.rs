@@ -212,20 +212,20 @@ async fn rows_come_over_tls_with_a_certificate_in_place_of_a_password() {
     let url = encrypted.url("anna", "localhost", "sslmode=verify-full&CA&ANNA");
     let mut engine = FakeEngine::start(config(&url, &["payments"], "tidemark_tls"), ResumePoint::Fresh);
     engine.until(Lsn(1)).await;
-    wait_for("the stream", async || {
-        client.query_one("SELECT count(*) FROM pg_stat_replication", &[]).await.unwrap().get::<_, i64>(0) == 1
-    })
-    .await;
-    let row = client
-        .query_one(
-            "SELECT count(*), count(*) FILTER (WHERE ssl AND client_dn = '/CN=anna') FROM pg_stat_ssl
-             JOIN pg_stat_activity USING (pid) WHERE usename = 'anna'",
-            &[],
-        )
-        .await
-        .unwrap();
-    let (all, encrypted_ones): (i64, i64) = (row.get(0), row.get(1));
-    assert!(all >= 2 && all == encrypted_ones, "{all} sessions, {encrypted_ones} of them encrypted");
+    let sessions = async || {
+        let row = client
+            .query_one(
+                "SELECT count(*), count(*) FILTER (WHERE ssl AND client_dn = '/CN=anna') FROM pg_stat_ssl
+                 JOIN pg_stat_activity USING (pid) WHERE usename = 'anna'",
+                &[],
+            )
+            .await
+            .unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    wait_for("the stream and the monitor", async || sessions().await.0 >= 2).await;
+    let (all, encrypted_ones) = sessions().await;
+    assert_eq!(all, encrypted_ones);
     for batch in 0..20 {
         client
             .batch_execute(&format!(

@@ -235,20 +235,19 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
     database.sql("CREATE DATABASE elsewhere");
     let elsewhere = database.postgres.url_of("elsewhere");
     database.runtime.block_on(async { sql::run(&sql::connect(&elsewhere).await, TABLES_ELSEWHERE).await });
-    let (mistake, url, table, words) = ("another database", &elsewhere, "payments", ["elsewhere", "URL"]);
-    let server = Server::start(&data, url, &[table], &[]);
+    let server = Server::start(&data, &elsewhere, &right, &[]);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (status, body) = server.get("/readyz");
-        assert_eq!(status, 503, "{mistake}: {body}");
+        assert_eq!(status, 503, "{body}");
         let said = body.to_string();
-        if words.iter().all(|word| said.contains(word)) {
+        if ["elsewhere", "URL"].iter().all(|word| said.contains(word)) {
             break;
         }
-        assert!(Instant::now() < deadline, "{mistake}: nothing of {words:?} in {said}");
+        assert!(Instant::now() < deadline, "another database is not told: {said}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(server.terminate().success(), "{mistake}");
+    assert!(server.terminate().success());
     // Another table joins, and those that are stored are still followed.
     let server = Server::start(&data, &url, &["Mixed"], &[]);
     server.get_ok("/readyz");

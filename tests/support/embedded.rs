@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use connectors::{ConnectorConfig, PostgresConfig};
 use engine::change::Lsn;
-use engine::engine::{EngineConfig, Registered};
+use engine::engine::{EngineConfig, RegisterError, Registered};
 use engine::materialization::{AggregateState, Definition};
 use engine::source::ResumePoint;
 use engine::{Engine, Snapshot};
@@ -51,15 +51,24 @@ impl Embedded {
 
     /// Registers, and fails the test where that is refused.
     pub async fn register(&self, name: &str, definition: Definition) {
-        match self.engine.register(name, definition).await {
-            Ok(Registered::Created(_) | Registered::Unchanged(_)) => {}
-            Err(error) => panic!("{name}: {error}"),
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.engine.register(name, definition.clone()).await {
+                Ok(Registered::Created(_) | Registered::Unchanged(_)) => return,
+                // The slot of a new source waits for those who write.
+                Err(RegisterError::Unavailable(reason)) if reason.code == "starting" => {
+                    assert!(tokio::time::Instant::now() < deadline, "{name}: {reason}");
+                }
+                Err(error) => panic!("{name}: {error}"),
+            }
         }
     }
 
     /// Waits until an aggregate is filled, and returns the Snapshot that says so.
     pub async fn live(&self, name: &str, lsn: Lsn) -> Arc<Snapshot> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(90);
         loop {
+            assert!(tokio::time::Instant::now() < deadline, "{name} is never filled: {:?}", self.engine.status());
             let snapshot = self.at(lsn).await;
             match &snapshot.catalog().aggregates.get(name).unwrap_or_else(|| panic!("no aggregate {name}")).state {
                 AggregateState::Live => return snapshot,

@@ -43,6 +43,10 @@ const DETACHED: Duration = Duration::from_secs(6);
 /// How long a server that is going down may wait for us: what is on its way becomes durable and is acknowledged within.
 const FAREWELL: Duration = Duration::from_millis(700);
 
+/// Before this version a walsender remembers for its whole life that a table it met was not published, also after the table
+/// was attached to a published one, and leaves out its rows. A new session knows better.
+const FORGETS_WHAT_WAS_NOT_PUBLISHED: i32 = 150_000;
+
 /// Events taken in one go at most, before the durable position and the monitor are looked at again.
 const MAX_DRAINED: usize = 8_192;
 
@@ -74,6 +78,7 @@ pub(super) struct Follower<'s> {
     monitor: &'s mut Monitor,
     client: ReplicationClient,
     sql: Client,
+    version: i32,
     assembler: Assembler,
     types: TypeCatalog,
     /// Every RELATION message of this session, the last of each relation.
@@ -112,6 +117,7 @@ impl<'s> Follower<'s> {
             monitor,
             client: session.client,
             sql: session.sql,
+            version: session.version,
             assembler,
             types: TypeCatalog::default(),
             described: BTreeMap::new(),
@@ -495,7 +501,14 @@ impl<'s> Follower<'s> {
         self.course.following.done(id);
         tracing::info!(table = %name, at = %self.course.handed_over, "the table is followed");
         self.tables_changed().await?;
-        self.note_signs().await
+        self.note_signs().await?;
+        let partitioned = self.course.following.table(id).is_some_and(|table| !table.partitions.is_empty());
+        if partitioned && self.version < FORGETS_WHAT_WAS_NOT_PUBLISHED {
+            return Err(Failure::Transient(
+                "a walsender of Postgres 14 does not learn that a table became a partition".into(),
+            ));
+        }
+        Ok(())
     }
 
     async fn commit(&mut self, end_lsn: Lsn, commit_time_us: i64) -> Result<(), Failure> {

@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub(super) client: ReplicationClient,
     /// For looking things up.
     pub(super) sql: Client,
+    /// `server_version_num`.
+    pub(super) version: i32,
     pub(super) started: Instant,
     pub(super) start: Lsn,
     /// End of upstream's log when it was checked.
@@ -54,7 +56,8 @@ impl Upstream<'_> {
     pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
         let config = self.config;
         let sql = sql_session(config).await?;
-        let row = sql.query_one("SELECT pg_is_in_recovery()", &[]).await?;
+        let row = sql.query_one("SELECT pg_is_in_recovery(), current_setting('server_version_num')::int4", &[]).await?;
+        let version: i32 = row.try_get(1)?;
         if row.try_get(0)? {
             return Err(Failure::Transient("the server is a standby or still recovering".to_owned()));
         }
@@ -74,7 +77,7 @@ impl Upstream<'_> {
             .await
             .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
         link.note_acknowledged(positions.durable);
-        Ok(Session { client, sql, started: Instant::now(), start, upstream, look, judgement })
+        Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
     }
 
     async fn check_server(

@@ -252,12 +252,13 @@ impl<'s> Follower<'s> {
     /// Tells the engine what a look leads to, and checks relations that are new to a table.
     async fn act_on(&mut self, look: &Look, judgement: Judgement) -> Result<(), Failure> {
         self.course.outbox.extend(judgement.events);
+        // Before anything is waited for: what was judged is known from then on and is not found again.
+        for table in judgement.read_anew {
+            self.want_anew(table);
+        }
         for (table, part) in judgement.appeared {
             self.take_in(table, part).await?;
             self.course.following.note_part(table, part, look);
-        }
-        for table in judgement.read_anew {
-            self.read_anew(table).await?;
         }
         self.tables_changed().await?;
         self.note_signs().await
@@ -271,24 +272,24 @@ impl<'s> Follower<'s> {
         }
         if attached_with_rows(&self.sql, part).await? {
             tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
-            return self.read_anew(table).await;
+            self.want_anew(table);
+            return self.flush().await;
         }
         self.course.outbox.extend(self.course.following.add_partition(table, part));
         self.tables_changed().await
     }
 
     /// None of the table's rows from the stream until it was read.
-    async fn read_anew(&mut self, id: TableId) -> Result<(), Failure> {
-        let Some(table) = self.course.following.table(id) else { return Ok(()) };
+    fn want_anew(&mut self, id: TableId) {
+        let Some(table) = self.course.following.table(id) else { return };
         let name = TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() };
         self.course.joins.wait_for(name);
-        self.begin_reading(id).await
+        self.begin_reading(id);
     }
 
-    async fn begin_reading(&mut self, id: TableId) -> Result<(), Failure> {
+    fn begin_reading(&mut self, id: TableId) {
         self.course.outbox.extend(self.course.following.begin_reading(id));
         self.assembler.take_tables(self.course.following.live());
-        self.flush().await
     }
 
     /// Takes the rows of the tables that are live now. Upstream describes a relation once: those that it has described while
@@ -418,7 +419,8 @@ impl<'s> Follower<'s> {
         let Some(name) = self.course.joins.next() else { return Ok(()) };
         let known = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id);
         if let Some(id) = known {
-            self.begin_reading(id).await?;
+            self.begin_reading(id);
+            self.flush().await?;
         }
         match joiner::publish(&self.sql, self.config, &name).await {
             Ok(()) => {

@@ -70,13 +70,14 @@ impl Upstream<'_> {
         slot::keep_on_standbys(&mut client, &sql, config).await?;
         let look = Look::take(&sql, &config.publication, &self.following.ids()).await?;
         self.check_published(look.publication.as_ref())?;
-        let judgement = self.following.judge(&look, start);
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
         timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
             .await
             .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
         link.note_acknowledged(positions.durable);
+        // Last: what is judged is known from then on, and must reach the engine.
+        let judgement = self.following.judge(&look, start);
         Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
     }
 

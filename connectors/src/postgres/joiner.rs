@@ -13,8 +13,6 @@
 //! begins only when the joiner is near. The joiner runs on a thread of its own and begins anew, with another snapshot,
 //! whenever something comes in between.
 
-use std::time::Duration;
-
 use engine::change::{Lsn, TableId};
 use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,10 +29,8 @@ use super::slot::NewSlot;
 use super::snapshot::Exported;
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, Positions, ReplicationClient};
+use super::upstream::start_stream;
 use super::{Backoff, Link};
-
-/// How long START_REPLICATION may take.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the joiner tells the main stream.
 #[derive(Debug)]
@@ -141,10 +137,7 @@ impl Joining {
         exported.read(&self.config, async |rows, _| link.send(SourceEvent::TableRows(rows)).await).await?;
         let mut replication = exported.replication;
         let positions = Positions { start: exported.lsn, durable: exported.lsn };
-        let starting = replication.start(&slot, &self.config.publication, positions);
-        tokio::time::timeout(START_TIMEOUT, starting)
-            .await
-            .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
+        start_stream(&mut replication, &slot, &self.config.publication, positions).await?;
         self.catch_up(&client, &mut replication, &table, exported.lsn).await
     }
 

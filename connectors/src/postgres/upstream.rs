@@ -51,6 +51,18 @@ pub(super) struct Session {
     pub(super) judgement: Judgement,
 }
 
+/// Starts the stream of a slot, main or temporary.
+pub(super) async fn start_stream(
+    client: &mut ReplicationClient,
+    slot: &str,
+    publication: &str,
+    positions: Positions,
+) -> Result<(), Failure> {
+    timeout(START_TIMEOUT, client.start(slot, publication, positions))
+        .await
+        .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))?
+}
+
 impl Upstream<'_> {
     /// Connects, checks that nothing is missing after `start`, and starts the stream there.
     pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
@@ -72,9 +84,7 @@ impl Upstream<'_> {
         self.check_published(look.publication.as_ref())?;
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
-        timeout(START_TIMEOUT, client.start(&config.slot, &config.publication, positions))
-            .await
-            .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))??;
+        start_stream(&mut client, &config.slot, &config.publication, positions).await?;
         link.note_acknowledged(positions.durable);
         // Last: what is judged is known from then on, and must reach the engine.
         let judgement = self.following.judge(&look, start);

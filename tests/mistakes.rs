@@ -8,10 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use connectors::postgres::throwaway::ThrowawayPostgres;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
+use crate::support::database::Database;
 use crate::support::server::{Server, serve, tidemark};
 use crate::support::sql;
 
@@ -19,41 +18,6 @@ use crate::support::sql;
 const SECRET: &str = "hunter2";
 /// How long a mistake may take to be told.
 const PATIENCE: Duration = Duration::from_secs(8);
-
-/// A private Postgres and a session.
-struct Database {
-    client: Client,
-    runtime: tokio::runtime::Runtime,
-    postgres: ThrowawayPostgres,
-}
-
-impl Database {
-    fn start(settings: &[&str], statements: &str) -> Database {
-        let postgres = sql::postgres(settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let client = runtime.block_on(sql::connect(&postgres.url()));
-        let database = Database { client, runtime, postgres };
-        database.sql(statements);
-        database
-    }
-
-    fn url(&self) -> String {
-        self.postgres.url()
-    }
-
-    fn sql(&self, statements: &str) {
-        self.runtime.block_on(sql::run(&self.client, statements));
-    }
-
-    fn value(&self, query: &str) -> String {
-        self.runtime.block_on(sql::value(&self.client, query))
-    }
-
-    /// Slots and publications left on the server.
-    fn left_behind(&self) -> String {
-        self.value("SELECT (SELECT count(*) FROM pg_replication_slots) || ' ' || (SELECT count(*) FROM pg_publication)")
-    }
-}
 
 /// Runs a command that has to be refused: exit code 2, one message with all of these words, soon.
 fn refused(mistake: &str, command: &mut Command, words: &[&str]) -> String {

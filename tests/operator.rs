@@ -5,57 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use connectors::postgres::throwaway::ThrowawayPostgres;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
+use crate::support::database::Database;
 use crate::support::server::{Server, tidemark};
-use crate::support::sql;
-
-/// A private Postgres and a session.
-struct Database {
-    client: Client,
-    runtime: tokio::runtime::Runtime,
-    postgres: ThrowawayPostgres,
-}
-
-impl Database {
-    fn start(settings: &[&str], statements: &str) -> Database {
-        let postgres = sql::postgres(settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let client = runtime.block_on(sql::connect(&postgres.url()));
-        let database = Database { client, runtime, postgres };
-        database.sql(statements);
-        database
-    }
-
-    fn sql(&self, statements: &str) {
-        self.runtime.block_on(sql::run(&self.client, statements));
-    }
-
-    fn value(&self, query: &str) -> String {
-        self.runtime.block_on(sql::value(&self.client, query))
-    }
-
-    /// Waits until a session reads a slot; returns its name.
-    fn until_read(&self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let slot =
-                self.value("SELECT coalesce(string_agg(slot_name, ','), '') FROM pg_replication_slots WHERE active");
-            if !slot.is_empty() {
-                return slot;
-            }
-            assert!(Instant::now() < deadline, "nobody reads a slot");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn url_as(&self, user: &str) -> String {
-        self.postgres.url().replacen("postgres@", &format!("{user}@"), 1)
-    }
-}
 
 const TABLES: &str = "
     CREATE TABLE payments (id bigint PRIMARY KEY, account text, amount numeric(14,2));

@@ -3,6 +3,8 @@
 
 /// Cells as rows of text.
 pub mod cells;
+/// A private Postgres without a runtime around it.
+pub mod database;
 /// Tidemark in this process.
 pub mod embedded;
 /// A network that breaks on demand.

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-postgres-matrix build lint load bench fuzz needs help
+.PHONY: demo test test-postgres-matrix build dashboard screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -23,6 +23,13 @@ test-postgres-matrix: needs ## What talks to Postgres, against 14, 15, 16, 17 an
 build: needs     ## The binary
 	@echo "building tidemark (the first time compiles RocksDB: about 12 minutes on two cores) ..."
 	cargo build --release --workspace --all-targets
+
+dashboard:       ## The page, from its sources; commit what it makes
+	@sh queries/dashboard/build.sh
+
+screenshots:     ## Pictures of the page for the documentation, of a demo that runs at http://127.0.0.1:7171/
+	@TOOLS=$$(sh tests/dashboard/tools.sh) BASE=$${BASE:-http://127.0.0.1:7171} CHROMIUM=$$(command -v chromium) \
+		node tests/dashboard/screenshots.mjs docs/screenshots
 
 lint: needs      ## Format and lints, as CI wants them
 	cargo fmt --all --check

@@ -6,6 +6,7 @@
 //! `TIDEMARK_KILLS=1000` kills more often.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -296,6 +297,90 @@ fn shown(row: &Value, which: usize, level: &str) -> Vec<String> {
             other => other.to_string(),
         })
         .collect()
+}
+
+/// Bytes of table files; of the store, and of those that are on their way into it.
+fn table_files(data: &Path) -> (u64, u64) {
+    let bytes = |directory: &str| {
+        let files = std::fs::read_dir(data.join(directory)).into_iter().flatten().flatten();
+        let tables = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "sst"));
+        tables.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    };
+    (bytes("store"), bytes("snapshot"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_killed_with_rows_already_stored_leaves_nothing() {
+    const ROWS: u32 = 600_000;
+    const TRIES: u32 = 30;
+    let postgres = sql::postgres(&[]);
+    let client = sql::connect(&postgres.url()).await;
+    sql::run(
+        &client,
+        &format!(
+            "CREATE TABLE payments (id bigint PRIMARY KEY, grp text NOT NULL, amount numeric(14,2), at timestamptz, note text);
+             INSERT INTO payments SELECT i, 'g' || i % 5, (i % 9973) / 100.0,
+               timestamptz '2024-01-01 UTC' + interval '1 minute' * (i % 400000), md5(i::text) FROM generate_series(1, {ROWS}) AS i"
+        ),
+    )
+    .await;
+    let definition = json!({
+        "table": "payments", "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+        "dimensions": ["grp"], "time": {"column": "at", "granularity": "day"}, "rollups": ["all"],
+    });
+    let expected = sql::rows(&client, "SELECT grp, sum(amount), count(*) FROM payments GROUP BY 1 ORDER BY 1").await;
+    let undisturbed = tempfile::tempdir().unwrap();
+    let server = Server::start(undisturbed.path(), &postgres.url(), &["payments"], &[]);
+    server.get_ok("/readyz");
+    drop(server);
+    let (usual, _) = table_files(undisturbed.path());
+
+    let data = tempfile::tempdir().unwrap();
+    let mut killed = 0;
+    for attempt in 0..TRIES {
+        let server = Server::start(data.path(), &postgres.url(), &["payments"], &[]);
+        // A registration has what was read so far taken into the store.
+        let body = definition.to_string();
+        let (status, said) = server.try_put(&format!("/v1/aggregates/a{attempt}"), body.as_bytes()).unwrap();
+        assert_eq!(status, 202, "{said}");
+        let ready = loop {
+            let (stored, coming) = table_files(data.path());
+            let ready = server.get("/readyz").0 == 200;
+            if ready || (stored > 0 && coming > 0) {
+                break ready;
+            }
+        };
+        server.kill();
+        if ready {
+            break;
+        }
+        killed += 1;
+        if killed == 5 {
+            break;
+        }
+    }
+    println!("{killed} kills with rows of the snapshot in the store and on their way");
+    assert!(killed > 0, "the snapshot was over too soon");
+    let server = Server::start(data.path(), &postgres.url(), &["payments"], &[]);
+    server.get_ok("/readyz");
+    for attempt in 0..killed {
+        let rows = server.get_ok(&format!("/v1/aggregates/a{attempt}/data?granularity=all"));
+        let row = |row: &Value| {
+            vec![
+                row["grp"].as_str().unwrap().to_owned(),
+                row["amount"].as_str().unwrap().to_owned(),
+                row["n"].to_string(),
+            ]
+        };
+        let mut answered: Vec<Vec<String>> = rows["data"].as_array().unwrap().iter().map(row).collect();
+        answered.sort();
+        let expected: Vec<Vec<String>> = expected.iter().map(|row| row.iter().flatten().cloned().collect()).collect();
+        assert_eq!(answered, expected, "a{attempt}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
+    let (stored, coming) = table_files(data.path());
+    assert!(stored < usual + usual / 3, "{stored} bytes where {usual} are usual");
+    assert!(coming == 0 && !data.path().join("snapshot").exists());
 }
 
 #[test]

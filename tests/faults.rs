@@ -105,7 +105,7 @@ impl Bench {
             Fault::ReadTable(table) => {
                 // The network may be away: then nobody answers, and nothing is read.
                 let engine = &self.tidemark.as_ref().unwrap().engine;
-                if let Ok(Ok(_)) = tokio::time::timeout(LONGEST, engine.read_table(table)).await {
+                if let Ok(Ok(_)) = tokio::time::timeout(LONGEST, engine.read_table(table, None)).await {
                     self.read_anew += 1;
                 }
             }

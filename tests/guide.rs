@@ -366,7 +366,7 @@ impl Guide {
         if !self.doubles() {
             assert_eq!(sum_column["scale"], 2, "{sum_column}");
         }
-        assert_eq!(body["page"]["next"], Value::Null, "{asked}");
+        assert!(body["page"]["next"].is_null() || asked.contains("limit="), "{asked}");
         let answered: Vec<Cell> = body["data"].as_array().unwrap().iter().map(|row| self.cell(question, row)).collect();
         let query = question.sql(self.variant.table, body["as_of"]["commit_time"].as_str().unwrap());
         let expected: Vec<Cell> = self

@@ -31,6 +31,7 @@ mod tables;
 
 /// What Tidemark costs the primary.
 mod primary;
+mod row_image;
 
 /// Standbys that are promoted.
 mod failover;
@@ -41,6 +42,30 @@ mod bulk;
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 
+/// Random questions against Postgres' own GROUP BY.
+mod questions;
+
+/// Answers and their changes, as they happen.
+mod live;
+
+/// The payments behind a total.
+mod drill;
+
+/// The page, in a browser.
+mod dashboard;
+
+/// Aggregates that get another definition.
+mod rebuild;
+
+/// Aggregates that answer what they are filled with already.
+mod newest_first;
+
+/// Own writes, and pages of one moment.
+mod visibility;
+
+/// Definitions in SQL and JSON, their previews, and directories of them.
+mod registration;
+
 /// Debezium's change events, posted and recorded.
 mod debezium;
 
@@ -49,6 +74,21 @@ mod mistakes;
 
 /// What an operator does with a shell.
 mod operator;
+
+/// What is stored damaged, and found.
+mod scrub;
+
+/// Cells compared with Postgres while everyone writes.
+mod verify;
+
+/// Who may do what.
+mod access;
+
+/// More than it is made for.
+mod overload;
+
+/// Requests that mean harm, and secrets.
+mod hostile;
 
 /// The layer rules.
 mod tidy;

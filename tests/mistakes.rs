@@ -481,9 +481,9 @@ fn mistakes_over_http_are_told_and_disturb_nobody() {
             "/v1/aggregates/x",
             &[("content-type", "application/sql")],
             b"SELECT 1",
-            415,
-            "sql_not_available",
-            &["application/json"],
+            400,
+            "malformed_sql",
+            &["CREATE MATERIALIZED VIEW"],
         ),
         (
             "PUT",

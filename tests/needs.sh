@@ -16,11 +16,16 @@ libclang '/usr/lib/llvm-*/lib' || libclang '/usr/lib/*' || libclang /usr/lib64 |
 # For the demo and the tests: a server of their own, which the kernel ends with them (setpriv), and pgbench.
 any /usr/lib/postgresql/*/bin/initdb || command -v initdb >/dev/null || missing="$missing postgresql"
 command -v setpriv >/dev/null || missing="$missing util-linux"
+# For the page's tests: a browser, and what drives it; the packages themselves come from npm, once, outside the clone.
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+    missing="$missing chromium"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v npm >/dev/null || missing="$missing npm"
 
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null; then
         echo "Please install with your system's package manager: a C++ compiler, libclang (clang's development package)," >&2
-        echo "a Postgres server 14 or newer with initdb, and setpriv (util-linux). Missing, by Debian's names:$missing" >&2
+        echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), Chromium, and node with npm. Missing, by Debian's names:$missing" >&2
         exit 1
     fi
     as_root=""

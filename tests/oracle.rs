@@ -23,7 +23,7 @@ const HISTORIES: u64 = 200;
 
 /// An aggregate as Tidemark's definition and as SQL.
 #[derive(Clone, Debug)]
-struct Spec {
+pub struct Spec {
     dimensions: Vec<&'static str>,
     measures: Vec<&'static str>,
     time: Option<(&'static str, &'static str, &'static str)>,
@@ -45,7 +45,7 @@ const FILTERS: [&str; 8] = [
 ];
 
 impl Spec {
-    fn random(rng: &mut ChaCha8Rng) -> Spec {
+    pub fn random(rng: &mut ChaCha8Rng) -> Spec {
         let count = [0, 1, 1, 2, 3][rng.random_range(0..5)];
         let dimensions = DIMENSIONS.iter().copied().choose_multiple(rng, count);
         let count = rng.random_range(1..4);
@@ -73,7 +73,7 @@ impl Spec {
         Spec { dimensions, measures, time, rollups, filter }
     }
 
-    fn definition(&self, table: &str) -> Definition {
+    pub fn definition(&self, table: &str) -> Definition {
         let measures: Vec<_> = self
             .measures
             .iter()
@@ -153,14 +153,14 @@ impl Spec {
 }
 
 /// One upstream table and the statements that change it.
-struct Table {
-    name: String,
+pub struct Table {
+    pub name: String,
     next_id: i64,
 }
 
 impl Table {
     /// The primary key is of another kind in each history.
-    async fn create(client: &Client, seed: u64) -> Table {
+    pub async fn create(client: &Client, seed: u64) -> Table {
         let name = format!("t{seed}");
         let key = ["id", "ref, id", "id, account_no"][(seed % 3) as usize];
         let identity =
@@ -332,7 +332,7 @@ impl Table {
         }
     }
 
-    async fn transaction(&mut self, client: &Client, rng: &mut ChaCha8Rng) {
+    pub async fn transaction(&mut self, client: &Client, rng: &mut ChaCha8Rng) {
         let mut script = vec!["BEGIN".to_owned()];
         for _ in 0..rng.random_range(1..5) {
             if rng.random_ratio(1, 6) {

@@ -1,8 +1,6 @@
 //! Totals over tables that change shape: partitions come, go and are emptied, columns go, tables halt and are read anew,
 //! others join. After each step every cell equals Postgres' own GROUP BY at that position, or the aggregate says why not.
 
-use std::time::Duration;
-
 use connectors::postgres::throwaway::ThrowawayPostgres;
 use engine::materialization::AggregateState;
 use engine::source::TableState;
@@ -38,15 +36,6 @@ async fn assert_exact(tidemark: &Embedded, client: &Client, name: &str, when: &s
     let snapshot = tidemark.live(name, lsn).await;
     assert_eq!(cells(&snapshot, name, "all"), expected(client, table, dimension, measure).await, "{name} after {when}");
     snapshot.scrub().unwrap();
-}
-
-/// Waits until this holds of the tables or aggregates; the monitor looks every two seconds.
-async fn until(what: &str, tidemark: &Embedded, mut holds: impl FnMut(&Embedded) -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !holds(tidemark) {
-        assert!(tokio::time::Instant::now() < deadline, "never: {what}: {:?}", tidemark.engine.tables());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn halted(tidemark: &Embedded, name: &str) -> Option<String> {
@@ -106,24 +95,26 @@ async fn every_total_is_exact_or_says_why_not() {
 
     // Its rows leave with a partition; with rows attached, the table is read anew by itself.
     sql::run(&client, "ALTER TABLE p DETACH PARTITION p2").await;
-    until("p2 is gone", &tidemark, |tidemark| {
-        tidemark.engine.tables().iter().any(|table| table.schema.name == "p" && table.partitions.len() == 2)
-    })
-    .await;
+    tidemark
+        .until("p2 is gone", |tidemark| {
+            tidemark.engine.tables().iter().any(|table| table.schema.name == "p" && table.partitions.len() == 2)
+        })
+        .await;
     assert_exact(&tidemark, &client, "parts", "detaching").await;
     let p2 = sql::value(&client, "SELECT 'p2'::regclass::oid").await;
     sql::run(&client, "UPDATE p2 SET v = 77; ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (20) TO (30)").await;
-    until("p2 is back", &tidemark, |tidemark| {
-        let tables = tidemark.engine.tables();
-        let table = tables.iter().find(|table| table.schema.name == "p").unwrap();
-        table.standing == TableState::Live && table.partitions.iter().any(|part| part.0.to_string() == p2)
-    })
-    .await;
+    tidemark
+        .until("p2 is back", |tidemark| {
+            let tables = tidemark.engine.tables();
+            let table = tables.iter().find(|table| table.schema.name == "p").unwrap();
+            table.standing == TableState::Live && table.partitions.iter().any(|part| part.0.to_string() == p2)
+        })
+        .await;
     assert_exact(&tidemark, &client, "parts", "attaching").await;
 
     // A column goes: what used it halts, and nothing else.
     sql::run(&client, "ALTER TABLE t RENAME w TO ww; UPDATE t SET v = v + 1 WHERE id < 100").await;
-    until("old halts", &tidemark, |tidemark| halted(tidemark, "old").as_deref() == Some("column_gone")).await;
+    tidemark.until("old halts", |tidemark| halted(tidemark, "old").as_deref() == Some("column_gone")).await;
     assert_exact(&tidemark, &client, "plain", "renaming").await;
     // A restart changes nothing of it.
     tidemark.stop().await;
@@ -132,23 +123,22 @@ async fn every_total_is_exact_or_says_why_not() {
     assert!(halted(&tidemark, "old").is_some() && halted(&tidemark, "parts").is_none());
     // Named back and read anew, both are exact.
     sql::run(&client, "ALTER TABLE t RENAME ww TO w").await;
-    tidemark.engine.read_table("t").await.unwrap();
-    until("t is read", &tidemark, |tidemark| {
-        standing(tidemark, "t") == TableState::Live && halted(tidemark, "old").is_none()
-    })
-    .await;
+    tidemark.engine.read_table("t", None).await.unwrap();
+    tidemark
+        .until("t is read", |tidemark| standing(tidemark, "t") == TableState::Live && halted(tidemark, "old").is_none())
+        .await;
     for name in ["plain", "old"] {
         assert_exact(&tidemark, &client, name, "naming it back").await;
     }
 
     // A table that cannot be followed halts alone.
     sql::run(&client, "ALTER TABLE t ALTER id TYPE int4").await;
-    until("t halts", &tidemark, |tidemark| matches!(standing(tidemark, "t"), TableState::Halted { .. })).await;
+    tidemark.until("t halts", |tidemark| matches!(standing(tidemark, "t"), TableState::Halted { .. })).await;
     assert_eq!(halted(&tidemark, "plain").as_deref(), Some("schema_changed"));
     sql::run(&client, "INSERT INTO p VALUES (1000000, 1, 1); UPDATE t SET v = 0 WHERE id = 1").await;
     assert_exact(&tidemark, &client, "parts", "another table halted").await;
-    tidemark.engine.read_table("public.t").await.unwrap();
-    until("t is read", &tidemark, |tidemark| standing(tidemark, "t") == TableState::Live).await;
+    tidemark.engine.read_table("public.t", None).await.unwrap();
+    tidemark.until("t is read", |tidemark| standing(tidemark, "t") == TableState::Live).await;
     assert_exact(&tidemark, &client, "plain", "reading anew").await;
 
     // A table joins under load, with an aggregate registered before it is there; Tidemark stops and starts meanwhile.
@@ -160,14 +150,15 @@ async fn every_total_is_exact_or_says_why_not() {
             }
         }
     });
-    tidemark.engine.read_table("u").await.unwrap();
-    until("u is known", &tidemark, |tidemark| tidemark.engine.tables().iter().any(|table| table.schema.name == "u"))
+    tidemark.engine.read_table("u", None).await.unwrap();
+    tidemark
+        .until("u is known", |tidemark| tidemark.engine.tables().iter().any(|table| table.schema.name == "u"))
         .await;
     register(&tidemark, AGGREGATES[3]).await;
     tidemark.stop().await;
     tidemark = start(&postgres, data.path()).await;
     writer.await.unwrap();
-    until("u is followed", &tidemark, |tidemark| standing(tidemark, "u") == TableState::Live).await;
+    tidemark.until("u is followed", |tidemark| standing(tidemark, "u") == TableState::Live).await;
     for name in ["still", "plain", "parts", "old"] {
         assert_exact(&tidemark, &client, name, "joining").await;
     }

@@ -10,10 +10,10 @@ const HOMES: [(&str, &[&str]); 9] = [
     ("rocksdb", &["engine/src/store/"]),
     ("tokio_postgres", &["connectors/src/postgres/"]),
     ("postgres_protocol", &["connectors/src/postgres/"]),
-    ("rustls", &["connectors/src/postgres/transport/"]),
+    ("rustls", &["connectors/src/postgres/transport/", "queries/src/http/tls.rs"]),
     ("axum", &["queries/src/http/", "queries/src/dashboard/"]),
     ("hyper_util", &["queries/src/http/"]),
-    ("sqlparser", &["engine/src/materialization/filter.rs"]),
+    ("sqlparser", &["engine/src/materialization/filter.rs", "queries/src/sql/"]),
 ];
 
 /// Modules of ours that a crate or layer may not reach into.
@@ -104,9 +104,28 @@ fn every_test_file_is_part_of_the_test_binary() {
 fn our_crates_hold_no_unsafe_code_and_nothing_unfinished() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(manifest.contains("unsafe_code = \"forbid\""));
+    for member in ["", "engine", "connectors", "queries", "tests/load"] {
+        let manifest = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[lints]\nworkspace = true"), "{member} has lints of its own");
+    }
     for (name, code) in code() {
         for word in ["unimplemented!(", "todo!(", "dbg!(", "unsafe {"] {
             assert!(!code.contains(word), "{name} holds {word}");
         }
+    }
+}
+
+/// What `cargo deny` says more about, for whoever has it: licences, yanked versions, advisories.
+#[test]
+fn dependencies_come_from_one_registry_and_there_is_one_tls() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let policy = fs::read_to_string(root().join("deny.toml")).unwrap();
+    let registry = "registry+https://github.com/rust-lang/crates.io-index";
+    let sources: Vec<&str> = lock.lines().filter_map(|line| line.strip_prefix("source = ")).collect();
+    assert!(sources.len() > 100 && sources.iter().all(|source| source.trim_matches('"') == registry));
+    let denied: Vec<&str> = policy.split("{ crate = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(denied.len() >= 3);
+    for name in denied {
+        assert!(!lock.contains(&format!("name = \"{name}\"")), "{name} is linked, and deny.toml forbids it");
     }
 }

@@ -86,8 +86,14 @@ pub fn copy_binary(bytes: &[u8]) {
     let columns = usize::from(columns) % types.len() + 1;
     let columns =
         types.into_iter().take(columns).map(|column_type| Column { name: String::new(), column_type }).collect();
-    let schema =
-        TableSchema { id: TableId(1), namespace: String::new(), name: String::new(), columns, primary_key: vec![0] };
+    let schema = TableSchema {
+        id: TableId(1),
+        namespace: String::new(),
+        name: String::new(),
+        columns,
+        primary_key: vec![0],
+        keeps_row_image: true,
+    };
     let whole = read_copy(&schema, std::iter::once(copy));
     let cut = read_copy(&schema, copy.chunks(usize::from(chunk).max(1)));
     assert_eq!(whole, cut);

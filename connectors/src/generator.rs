@@ -187,6 +187,7 @@ fn schema() -> TableSchema {
             column("created_at", ColumnType::TimestampTz),
         ],
         primary_key: vec![0],
+        keeps_row_image: true,
     }
 }
 

@@ -60,7 +60,14 @@ mod tests {
 
     fn table() -> TableSchema {
         let columns = vec![Column { name: "id".into(), column_type: ColumnType::Int8 }];
-        TableSchema { id: TableId(1), namespace: "public".into(), name: "t".into(), columns, primary_key: vec![0] }
+        TableSchema {
+            id: TableId(1),
+            namespace: "public".into(),
+            name: "t".into(),
+            columns,
+            primary_key: vec![0],
+            keeps_row_image: true,
+        }
     }
 
     #[test]

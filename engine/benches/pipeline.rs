@@ -68,6 +68,7 @@ fn schema() -> TableSchema {
             column("at", ColumnType::TimestampTz),
         ],
         primary_key: vec![0],
+        keeps_row_image: true,
     }
 }
 

@@ -25,15 +25,16 @@ use crate::commit_group::{GroupRows, Position};
 use crate::dataflow::apply::{ControlDelta, WriteSet};
 use crate::dataflow::block::Halt;
 use crate::dataflow::partition::PartitionId;
+use crate::drill;
 use crate::fill::FillRequest;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::row_image::Applied;
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
 use crate::source::{FollowedTable, SourceIdentity};
 use crate::store::codec::{self, Control};
-use crate::store::registry::{self, StoredAggregate};
-use crate::store::{Batch, Cursor, KeyKind, Store, StoreError, cursor, key};
+use crate::store::registry;
+use crate::store::{Batch, Cursor, KeyKind, RowFiles, Store, StoreError, cursor, key};
 
 /// Most groups in one batch.
 const MAX_RUN: usize = 64;
@@ -61,10 +62,14 @@ pub struct Commit {
     pub phase: Phase,
     /// Changes of the registry.
     pub registry: Vec<RegistryChange>,
+    /// Entries of the row index that were filled in.
+    pub filled_index: Vec<Vec<u8>>,
     /// Events in it.
     pub applied: Applied,
     /// Upstream transactions in it.
     pub transactions: u64,
+    /// Where the first of them ends.
+    pub first_end: Option<Lsn>,
 }
 
 /// Where in the life of the source a group belongs.
@@ -107,8 +112,26 @@ pub enum RegistryChange {
     },
     /// An aggregate goes away; durable before the answer.
     Drop(Arc<Aggregate>, Option<oneshot::Sender<()>>),
+    /// An aggregate cannot be exact any more; durable before the answer.
+    Halted {
+        /// Which.
+        aggregate: AggregateId,
+        /// Why.
+        state: AggregateState,
+        /// Who waits for it.
+        reply: oneshot::Sender<()>,
+    },
+    /// An aggregate is filled from this instant on, microseconds since 2000-01-01 UTC. Not stored: a restart fills anew.
+    Covered(AggregateId, i64),
     /// An aggregate is filled.
     Filled(AggregateId),
+    /// The next version of an aggregate is filled: it takes the place of the one before, where there still is one.
+    Promote {
+        /// The version before.
+        old: Option<Arc<Aggregate>>,
+        /// Under its final name.
+        new: Arc<Aggregate>,
+    },
     /// Answered once everything before is durable.
     Flush(oneshot::Sender<()>),
 }
@@ -135,6 +158,8 @@ pub struct Committer {
     next_aggregate: u32,
     /// Aggregates whose control totals the open batch deletes: the store still has them until it is written.
     voided: Vec<AggregateId>,
+    /// Where the rows of the initial snapshot go.
+    row_files: Option<RowFiles>,
 }
 
 impl Committer {
@@ -164,6 +189,7 @@ impl Committer {
             row_counts: HashMap::new(),
             next_aggregate,
             voided: Vec::new(),
+            row_files: None,
         }
     }
 
@@ -181,6 +207,8 @@ impl Committer {
                         format!("writing failed, nothing after it is shown: {error}"),
                         "see that the disk has space and works, then restart tidemark; nothing is lost, upstream still holds it",
                     );
+                    // Whoever waits for a commit looks again.
+                    self.shared.committed_changed.send_modify(|_| {});
                     return;
                 }
             }
@@ -200,7 +228,9 @@ impl Committer {
     /// The next complete groups that may share a batch.
     fn take_run(&mut self) -> Option<Vec<(Commit, Vec<WriteSet>)>> {
         let mut run = Vec::new();
-        while run.len() < MAX_RUN {
+        // Whoever looks for the end of a transaction needs a Snapshot of each.
+        let longest = if self.shared.boundaries.watched() { 1 } else { MAX_RUN };
+        while run.len() < longest {
             let alone = match self.waiting.get(&self.next) {
                 Some(Waiting { commit: Some(commit), sets }) if sets.len() == self.workers => stands_alone(commit),
                 _ => break,
@@ -229,7 +259,15 @@ impl Committer {
         }
         self.change_registry(&mut batch, &registry)?;
         self.halt_aggregates(&mut batch, run.iter().flat_map(|(_, sets)| sets))?;
-        put_rows_and_cells(&mut batch, &run);
+        if phase == Phase::Snapshot {
+            self.add_to_files(&run)?;
+        }
+        if phase != Phase::Snapshot || !registry.is_empty() {
+            // The end of the snapshot, and also what is filled from this commit's view, needs all rows in the store.
+            self.row_files.take().map_or(Ok(()), RowFiles::finish)?;
+        }
+        put_sorted(&mut batch, &run, phase != Phase::Snapshot);
+        self.put_row_index(&mut batch, &run);
         self.put_controls(&mut batch, sequence, &mut run)?;
         self.put_row_counts(&mut batch, &run)?;
         if phase != Phase::Snapshot {
@@ -238,11 +276,23 @@ impl Committer {
         let answered = registry.iter().any(RegistryChange::is_answered);
         self.write(batch, phase, answered || registry.iter().any(RegistryChange::is_of_tables))?;
         self.voided.clear();
-        self.publish(sequence, position, phase);
+        let first_end = run.iter().find_map(|(commit, _)| commit.first_end);
+        self.publish(sequence, position, phase, first_end);
         self.count(&run);
         self.answer(registry);
         if phase != Phase::Snapshot {
             let _ = dirty.send(position.lsn);
+        }
+        Ok(())
+    }
+
+    fn add_to_files(&mut self, run: &[(Commit, Vec<WriteSet>)]) -> Result<(), StoreError> {
+        for (commit, _) in run.iter().filter(|(commit, _)| !commit.rows.is_empty()) {
+            let files = match &mut self.row_files {
+                Some(files) => files,
+                none => none.insert(RowFiles::start(self.store.clone())?),
+            };
+            files.add(&commit.rows)?;
         }
         Ok(())
     }
@@ -284,6 +334,7 @@ impl Committer {
     fn delete_cells(&mut self, batch: &mut Batch, id: AggregateId) -> Result<(), StoreError> {
         self.controls.retain(|partition, _| partition.0 != id);
         self.voided.push(id);
+        self.store.delete_range(batch, &key::of_aggregate(KeyKind::RowIndex, id))?;
         self.store.delete_range(batch, &key::of_aggregate(KeyKind::Cell, id))?;
         self.store.delete_range(batch, &key::of_aggregate(KeyKind::Control, id))
     }
@@ -309,7 +360,26 @@ impl Committer {
                     self.remove_aggregate(batch, aggregate)?;
                     self.catalog.aggregates.remove(&aggregate.name);
                 }
-                RegistryChange::Filled(id) => self.set_state(batch, *id, AggregateState::Live)?,
+                RegistryChange::Promote { old, new } => {
+                    old.iter().try_for_each(|old| self.remove_aggregate(batch, old))?;
+                    self.catalog.covered_from.remove(&new.id);
+                    let next = self.catalog.aggregates.remove(&Registration::next_name(&new.name));
+                    // A row of the groups since the filling's end may have halted it.
+                    let halted = next.map(|next| next.state.clone()).filter(AggregateState::is_halted);
+                    let state = halted.unwrap_or(AggregateState::Live);
+                    self.put_aggregate(batch, &Arc::new(Aggregate { state, ..new.as_ref().clone() }))?;
+                }
+                RegistryChange::Covered(id, from) => {
+                    // Unless it was dropped meanwhile.
+                    if self.catalog.aggregates.values().any(|aggregate| aggregate.id == *id) {
+                        self.catalog.covered_from.insert(*id, *from);
+                    }
+                }
+                RegistryChange::Filled(id) => {
+                    self.catalog.covered_from.remove(id);
+                    self.set_state(batch, *id, AggregateState::Live)?;
+                }
+                RegistryChange::Halted { aggregate, state, .. } => self.set_state(batch, *aggregate, state.clone())?,
                 RegistryChange::Flush(_) => {}
             }
         }
@@ -322,6 +392,7 @@ impl Committer {
     }
 
     fn remove_aggregate(&mut self, batch: &mut Batch, aggregate: &Aggregate) -> Result<(), StoreError> {
+        self.catalog.covered_from.remove(&aggregate.id);
         batch.delete(&key::aggregate(aggregate.id));
         self.delete_cells(batch, aggregate.id)
     }
@@ -329,13 +400,7 @@ impl Committer {
     fn put_aggregate(&mut self, batch: &mut Batch, aggregate: &Arc<Aggregate>) -> Result<(), StoreError> {
         self.next_aggregate = self.next_aggregate.max(aggregate.id.0 + 1);
         cursor::put_next_aggregate(batch, self.next_aggregate)?;
-        let stored = StoredAggregate {
-            id: aggregate.id,
-            name: aggregate.name.clone(),
-            definition: aggregate.definition.clone(),
-            state: aggregate.state.clone(),
-        };
-        registry::put_aggregate(batch, &stored)?;
+        registry::put_aggregate(batch, &aggregate.registration())?;
         self.catalog.aggregates.insert(aggregate.name.clone(), Arc::clone(aggregate));
         Ok(())
     }
@@ -344,7 +409,7 @@ impl Committer {
         let found = self.catalog.aggregates.values().find(|aggregate| aggregate.id == id).cloned();
         match found {
             // A halted aggregate stays so until it is dropped.
-            Some(aggregate) if !matches!(aggregate.state, AggregateState::Halted { .. }) => {
+            Some(aggregate) if !aggregate.state.is_halted() => {
                 self.put_aggregate(batch, &Arc::new(Aggregate { state, ..aggregate.as_ref().clone() }))
             }
             _ => Ok(()),
@@ -394,10 +459,13 @@ impl Committer {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
                     let void = self.voided.contains(&id.0);
-                    let read = if void { None } else { self.store.get_with(&stored, codec::take_control)? };
-                    entry.insert(
-                        read.map_or(Ok(Control::default()), |read| read.ok_or(StoreError::Damaged("control total")))?,
-                    )
+                    let read = if void { Ok(None) } else { self.store.get_with(&stored, codec::take_control) };
+                    let Ok(None | Some(Some(_))) = read else {
+                        // It stays as it is, so the scrubber finds it and halts this aggregate alone.
+                        self.shared.suspects.note(id.0);
+                        continue;
+                    };
+                    entry.insert(read.ok().flatten().flatten().unwrap_or_default())
                 }
             };
             control.cells += delta.cells;
@@ -411,6 +479,34 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// Entries of rows that appear and go away, for the aggregates that keep the index.
+    fn put_row_index(&self, batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) {
+        let indexed: Vec<&Arc<Aggregate>> = self
+            .catalog
+            .aggregates
+            .values()
+            .filter(|aggregate| aggregate.definition.drill_through && !aggregate.state.is_halted())
+            .collect();
+        if indexed.is_empty() {
+            return;
+        }
+        let ids: Vec<AggregateId> = indexed.iter().map(|aggregate| aggregate.id).collect();
+        for (commit, _) in run {
+            // Before the stream's: what the stream says of a row is newer. Of a dropped aggregate nobody would remove them.
+            let belongs = |entry: &&Vec<u8>| key::aggregate_of(entry).is_some_and(|id| ids.contains(&id));
+            commit.filled_index.iter().filter(belongs).for_each(|entry| batch.put(entry, &[]));
+            for aggregate in &indexed {
+                let table = self.catalog.tables.values().find(|table| table.schema.id == aggregate.plan.table);
+                let Some(table) = table else { continue };
+                let signed = commit.rows.signed().iter().filter(|row| row.table == table.schema.id);
+                let rows = signed.map(|row| (row.sign, row.part, commit.rows.row(row)));
+                drill::changes(aggregate, &table.schema.primary_key, rows, |entry, put| {
+                    if put { batch.put(entry, &[]) } else { batch.delete(entry) }
+                });
+            }
+        }
     }
 
     fn put_row_counts(&mut self, batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) -> Result<(), StoreError> {
@@ -437,11 +533,17 @@ impl Committer {
         Ok(())
     }
 
-    fn publish(&self, sequence: u64, position: Position, phase: Phase) {
+    fn publish(&self, sequence: u64, position: Position, phase: Phase, first_end: Option<Lsn>) {
         let as_of = AsOf { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence };
         let catalog = Arc::new(self.catalog.clone());
         self.shared.catalog.store(Arc::clone(&catalog));
-        self.shared.snapshot.store(Some(Arc::new(Snapshot::new(as_of, catalog, self.store.view()))));
+        // While a view exists, rows of the initial snapshot could not be taken in as if they had always been there.
+        if phase != Phase::Snapshot {
+            let snapshot =
+                Arc::new(Snapshot::new(as_of, catalog, self.store.view(), Arc::clone(&self.shared.suspects)));
+            self.shared.snapshot.store(Some(Arc::clone(&snapshot)));
+            self.shared.boundaries.note(&snapshot, first_end.unwrap_or(position.lsn));
+        }
         self.shared.committed.store(sequence, Ordering::Release);
         if phase != Phase::Snapshot {
             self.shared.streaming.store(true, Ordering::Release);
@@ -478,7 +580,7 @@ impl Committer {
         // Only shown as progress: an unreadable count is no reason to fail.
         let count = |part: &TableId| registry::read_row_count(&self.store, *part).unwrap_or_default();
         let rows_estimated = u64::try_from(parts.iter().map(count).sum::<i64>()).unwrap_or_default();
-        FillRequest { aggregate: Arc::clone(aggregate), view: self.store.view(), parts, rows_estimated }
+        FillRequest { aggregate: Arc::clone(aggregate), view: Arc::new(self.store.view()), parts, rows_estimated }
     }
 
     /// Answers those who waited, and has new aggregates filled from exactly this commit's rows.
@@ -493,15 +595,19 @@ impl Committer {
                         let _ = reply.send(aggregate);
                     }
                 }
-                RegistryChange::Drop(_, Some(reply)) | RegistryChange::Flush(reply) => {
+                RegistryChange::Drop(_, Some(reply))
+                | RegistryChange::Halted { reply, .. }
+                | RegistryChange::Flush(reply) => {
                     let _ = reply.send(());
                 }
                 RegistryChange::Drop(_, None)
+                | RegistryChange::Covered(..)
                 | RegistryChange::Filled(_)
                 | RegistryChange::Source(..)
                 | RegistryChange::Table(_)
                 | RegistryChange::TableForgotten(_)
                 | RegistryChange::Notes(_)
+                | RegistryChange::Promote { .. }
                 | RegistryChange::Replace { .. } => {}
             }
         }
@@ -519,7 +625,7 @@ impl RegistryChange {
         match self {
             RegistryChange::Register { reply, .. } => reply.is_some(),
             RegistryChange::Drop(_, reply) => reply.is_some(),
-            RegistryChange::Flush(_) => true,
+            RegistryChange::Flush(_) | RegistryChange::Halted { .. } => true,
             _ => false,
         }
     }
@@ -529,11 +635,13 @@ fn stands_alone(commit: &Commit) -> bool {
     !commit.registry.is_empty() || !commit.rows.truncated().is_empty() || commit.phase == Phase::SnapshotDone
 }
 
-/// Puts row images and cells in key order, the last write of each key: sorted batches cost half.
-fn put_rows_and_cells(batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) {
+/// Puts cells, and row images where asked for, in key order, the last write of each key: sorted batches cost half.
+fn put_sorted(batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)], with_rows: bool) {
     let mut entries: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
     for (commit, sets) in run {
-        entries.extend(commit.rows.writes());
+        if with_rows {
+            entries.extend(commit.rows.writes());
+        }
         entries.extend(sets.iter().flat_map(WriteSet::cells));
     }
     // Stable: among equal keys the later group's write stays last.
@@ -551,37 +659,6 @@ fn put_rows_and_cells(batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) {
 }
 
 fn halted_state(halt: Halt) -> AggregateState {
-    let (code, message, remedy) = match halt {
-        Halt::Overflow => (
-            "sum_overflow",
-            "a value or a sum does not fit 128 bits",
-            "drop the aggregate; register it with a smaller scale or more dimensions",
-        ),
-        Halt::Scale => (
-            "scale_exceeded",
-            "a value has more digits after the point than the measure keeps, and rounding it would be wrong",
-            "drop the aggregate and register it with a larger \"scale\"",
-        ),
-        Halt::Type => (
-            "value_misfit",
-            "a value is not of its column's type",
-            "drop the aggregate and register it again; if it recurs, report it",
-        ),
-        Halt::GroupTooLong => (
-            "group_too_long",
-            "the dimensions of a row take more than 1,024 bytes",
-            "drop the aggregate and register it without the long column",
-        ),
-        Halt::AppliedTwice => (
-            "applied_twice",
-            "a cell was about to take the same difference twice",
-            "drop the aggregate and register it again; please report it",
-        ),
-        Halt::Unreadable => (
-            "store_unreadable",
-            "a cell could not be read from the store",
-            "check the disk; then start over with an empty data directory",
-        ),
-    };
-    AggregateState::Halted { code: code.to_owned(), message: message.to_owned(), remedy: remedy.to_owned() }
+    let (code, message, remedy) = halt.reason();
+    AggregateState::Halted { code: code.to_owned(), message, remedy: remedy.to_owned() }
 }

@@ -1,15 +1,18 @@
 //! The engine as others see it: read a Snapshot, register and drop aggregates, wait for a position, ask how it goes.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::boundary::BoundaryWatch;
 use crate::change::Lsn;
 use crate::change::value::EPOCH_UNIX_US;
-use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError};
+use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError, Registration};
 use crate::pipeline::Threads;
+pub use crate::sequencer::OnChange;
 use crate::sequencer::{Request, stopped};
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
@@ -90,6 +93,8 @@ pub struct BuildProgress {
     pub rows_per_second: f64,
     /// Seconds left at that rate, where known.
     pub eta_s: Option<f64>,
+    /// All rows from this instant on are filled in, microseconds since 2000-01-01 UTC.
+    pub covered_from_us: Option<i64>,
 }
 
 /// How it goes.
@@ -136,7 +141,16 @@ pub struct Counters {
     pub cells_cached: u64,
     /// Commit groups minted and not yet written.
     pub in_flight: u64,
+    /// Cells added up again and compared with their control totals.
+    pub scrubbed_cells: u64,
+    /// Times that all of them were.
+    pub scrub_passes: u64,
+    /// Aggregates that turned out to be damaged, and halted.
+    pub damaged_aggregates: u64,
 }
+
+/// A million cells in ten seconds, at some hundredths of a processor.
+pub const DEFAULT_SCRUB_CELLS_PER_S: u64 = 100_000;
 
 /// How to run the engine.
 #[derive(Clone, Debug)]
@@ -149,13 +163,21 @@ pub struct EngineConfig {
     pub cells_in_memory: usize,
     /// Memory of the store.
     pub store_memory: StoreMemory,
+    /// Cells added up again in a second, to compare them with their control totals; none where 0.
+    pub scrub_cells_per_s: u64,
 }
 
 impl EngineConfig {
     /// Defaults for a data directory: one worker, two million cells.
     #[must_use]
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        EngineConfig { data: data.into(), workers: 1, cells_in_memory: 2_000_000, store_memory: StoreMemory::default() }
+        EngineConfig {
+            data: data.into(),
+            workers: 1,
+            cells_in_memory: 2_000_000,
+            store_memory: StoreMemory::default(),
+            scrub_cells_per_s: DEFAULT_SCRUB_CELLS_PER_S,
+        }
     }
 }
 
@@ -186,11 +208,57 @@ impl Engine {
 
     /// Registers an aggregate; returns once it is durable. Filling it goes on in the background.
     pub async fn register(&self, name: &str, definition: Definition) -> Result<Registered, RegisterError> {
+        self.register_or(name, definition, OnChange::Refuse).await
+    }
+
+    /// As [`Engine::register`], and says what is done where the name has another definition.
+    pub async fn register_or(
+        &self,
+        name: &str,
+        definition: Definition,
+        on_change: OnChange,
+    ) -> Result<Registered, RegisterError> {
         self.wait_for_tables().await;
         let (reply, answer) = oneshot::channel();
-        let request = Request::Register { name: name.to_owned(), definition: Box::new(definition), reply };
+        let request = Request::Register { name: name.to_owned(), definition: Box::new(definition), on_change, reply };
         self.request(request).await?;
         answer.await.map_err(|_| self.why_not())?
+    }
+
+    /// Builds an aggregate anew from the rows, beside the one that answers; returns once that is durable.
+    pub async fn rebuild(&self, name: &str) -> Result<Registered, RegisterError> {
+        let (reply, answer) = oneshot::channel();
+        self.request(Request::Rebuild { name: name.to_owned(), reply }).await?;
+        answer.await.map_err(|_| self.why_not())?
+    }
+
+    /// Gives up what is being built under a name; a first version is dropped with it. False where nothing is.
+    pub async fn cancel(&self, name: &str) -> Result<bool, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.request(Request::Cancel { name: name.to_owned(), reply }).await?;
+        answer.await.map_err(|_| self.why_not())?
+    }
+
+    /// Holds the filling of an aggregate, or lets it go on. Forgotten when the process ends.
+    pub fn pause(&self, aggregate: AggregateId, paused: bool) {
+        let mut all = self.shared.paused();
+        if paused {
+            all.insert(aggregate)
+        } else {
+            all.remove(&aggregate)
+        };
+    }
+
+    /// Whether the filling of an aggregate is held.
+    #[must_use]
+    pub fn is_paused(&self, aggregate: AggregateId) -> bool {
+        self.shared.paused().contains(&aggregate)
+    }
+
+    /// The version of an aggregate that is being built beside the one that answers.
+    #[must_use]
+    pub fn next_version(&self, name: &str) -> Option<Arc<Aggregate>> {
+        self.shared.catalog.load().aggregates.get(&Registration::next_name(name)).cloned()
     }
 
     /// Drops an aggregate; returns once that is durable. False where there is none.
@@ -201,6 +269,12 @@ impl Engine {
         answer.await.map_err(|_| self.why_not())?
     }
 
+    /// The tables that are followed. Right after the start it waits until the source has said which.
+    pub async fn tables_when_known(&self) -> Vec<Arc<FollowedTable>> {
+        self.wait_for_tables().await;
+        self.tables()
+    }
+
     /// Right after the start the source has not said yet which tables there are.
     async fn wait_for_tables(&self) {
         let mut committed = self.shared.committed_changed.subscribe();
@@ -208,16 +282,16 @@ impl Engine {
         let _ = tokio::time::timeout(TABLES_WAIT, known).await;
     }
 
-    /// Follows one more table, or reads one anew that halted. Returns its qualified name once reading has begun; how it
-    /// goes on is to be seen in [`Engine::tables`].
-    pub async fn read_table(&self, table: &str) -> Result<String, SourceError> {
+    /// Follows one more table, or reads one anew that halted, with or without row images (`None`: as before). Returns its
+    /// qualified name once reading has begun; how it goes on is to be seen in [`Engine::tables`].
+    pub async fn read_table(&self, table: &str, row_image: Option<bool>) -> Result<String, SourceError> {
         let fixed = || SourceError {
             code: "tables_fixed",
             message: "this source does not take further tables while it runs".to_owned(),
             remedy: "only a running Postgres source does".to_owned(),
         };
         let (reply, answer) = oneshot::channel();
-        let command = SourceCommand::ReadTable { table: table.to_owned(), reply };
+        let command = SourceCommand::ReadTable { table: table.to_owned(), row_image, reply };
         self.commands.send(command).await.map_err(|_| fixed())?;
         answer.await.map_err(|_| fixed())?
     }
@@ -233,9 +307,16 @@ impl Engine {
     /// Waits until `lsn` is applied. False where it was not within the timeout.
     pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> bool {
         let mut applied = self.shared.applied.subscribe();
-        // The stored position counts once there is a Snapshot of it.
-        let reached = applied.wait_for(|as_of| as_of.lsn >= lsn && self.shared.snapshot.load().is_some());
+        // The stored position counts once there is a Snapshot of it, and its newest cells were checked.
+        let shown = || self.shared.snapshot.load().is_some() && self.shared.scrubbed.load(Ordering::Acquire);
+        let reached = applied.wait_for(|as_of| as_of.lsn >= lsn && shown());
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Has Snapshots of transactions' ends kept, to be found by a position that is known only later.
+    #[must_use]
+    pub fn watch_boundaries(&self) -> BoundaryWatch {
+        BoundaryWatch::start(Arc::clone(&self.shared))
     }
 
     /// Follows what is visible: changes with every commit.
@@ -244,10 +325,12 @@ impl Engine {
         self.shared.applied.subscribe()
     }
 
-    /// All aggregates, whatever their state, also while there is no Snapshot to read.
+    /// All aggregates, whatever their state, also while there is no Snapshot to read; without the versions that are built
+    /// beside one that answers.
     #[must_use]
     pub fn aggregates(&self) -> Vec<Arc<Aggregate>> {
-        self.shared.catalog.load().aggregates.values().cloned().collect()
+        let catalog = self.shared.catalog.load();
+        catalog.aggregates.values().filter(|aggregate| !aggregate.is_next()).cloned().collect()
     }
 
     /// The tables that are followed.
@@ -259,7 +342,8 @@ impl Engine {
     /// How far an aggregate is filled, while it is being filled.
     #[must_use]
     pub fn build_progress(&self, aggregate: AggregateId) -> Option<BuildProgress> {
-        self.shared.building().get(&aggregate).copied()
+        let covered_from_us = self.shared.catalog.load().covered_from.get(&aggregate).copied();
+        self.shared.building().get(&aggregate).map(|progress| BuildProgress { covered_from_us, ..*progress })
     }
 
     /// How it goes.

@@ -4,23 +4,40 @@
 //! stream contributes. So the rows of that view and the stream together are every row once, and because contributions
 //! commute it does not matter that they arrive interleaved. A crash in the middle starts the filling over under another
 //! aggregate number; two views are never mixed.
+//!
+//! A large table whose keys grow with time is filled newest first, by windows of time (`windows.rs`). Once the last row of a window is handed on, the
+//! buckets from its beginning on are whole, and the group that commits it says so: questions within them are answered while
+//! older rows are still to come.
+
+pub mod windows;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Sender;
 
+use self::windows::{Run, Survey, Window, instant};
 use crate::change::{RowRef, TableId, ValueRef};
 use crate::dataflow::block::{Filled, PreAggregate};
+use crate::drill;
 use crate::engine::BuildProgress;
-use crate::materialization::Aggregate;
+use crate::materialization::plan::TimePlan;
+use crate::materialization::{Aggregate, AggregateId};
+use crate::sample;
 use crate::shared::Shared;
-use crate::store::{View, key};
+use crate::store::key::Range;
+use crate::store::{StoreError, View, key};
 
-/// Rows folded before what they add up to is handed on.
+/// Rows read in one turn; what they add up to is then handed on.
 const CHUNK_ROWS: u64 = 20_000;
+/// Rows from which on it is worth looking at all times first, which takes half as long as filling: fewer are filled before
+/// somebody could ask.
+const MANY_ROWS: u64 = 1_000_000;
+/// Places that are looked at first to find out whether keys grow with time, and rows at each.
+const GLANCES: u64 = 64;
+const GLANCE_ROWS: u64 = 50;
 /// Entries added up before they are handed on.
 const CHUNK_ENTRIES: usize = 20_000;
 
@@ -29,7 +46,7 @@ pub struct FillRequest {
     /// The aggregate.
     pub aggregate: Arc<Aggregate>,
     /// The store as of the commit that registered it.
-    pub view: View,
+    pub view: Arc<View>,
     /// The relations that hold the table's rows.
     pub parts: Vec<TableId>,
     /// Rows in them, about.
@@ -38,74 +55,242 @@ pub struct FillRequest {
 
 /// What the filler tells the sequencer.
 pub enum FillMessage {
-    /// Contributions of some rows.
-    Chunk(Filled),
+    /// Contributions of some rows, and their entries in the row index where there is one.
+    Chunk(Filled, Vec<Vec<u8>>),
+    /// All rows from this instant on, microseconds since 2000-01-01 UTC, are handed on.
+    Covered(AggregateId, i64),
     /// That was all.
-    Done(crate::materialization::AggregateId),
+    Done(AggregateId),
 }
 
-/// Fills one aggregate after the other until the committer is gone.
+/// How long a filling that is held, or that yields, sleeps before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How often a filling yields to the stream at most before its next chunk: it has to come to an end too.
+const MAX_YIELDS: u32 = 40;
+/// Groups in flight from which on the stream has the engine to itself.
+const BUSY_IN_FLIGHT: u64 = 3;
+
+/// Fills aggregates until the committer is gone. Each has a thread, and they take turns by chunks, so that one that is held
+/// holds no other.
 pub fn run(requests: &Receiver<FillRequest>, to_sequencer: &Sender<FillMessage>, shared: &Shared, workers: usize) {
-    while let Ok(request) = requests.recv() {
-        let id = request.aggregate.id;
-        let outcome = fill(&request, to_sequencer, shared, workers);
-        shared.building().remove(&id);
-        if let Err(reason) = outcome {
-            shared.halt("store_failed", reason, "check the disk; then start over with an empty data directory");
-            return;
+    let turn = Mutex::new(());
+    std::thread::scope(|scope| {
+        while let Ok(request) = requests.recv() {
+            let turn = &turn;
+            scope.spawn(move || {
+                let (id, name) = (request.aggregate.id, request.aggregate.name.clone());
+                let outcome = Filling::new(Reading { request, to_sequencer, shared, turn }, workers).run();
+                shared.building().remove(&id);
+                shared.paused().remove(&id);
+                if let Err(Ended::Failed(error)) = outcome {
+                    let reason = format!("filling {name} failed: {error}");
+                    shared.halt("store_failed", reason, "check the disk; then start over with an empty data directory");
+                }
+            });
         }
+    });
+}
+
+/// Why a filling ends before its end.
+enum Ended {
+    /// The aggregate was dropped, or the engine stops.
+    Gone,
+    /// The store cannot be read.
+    Failed(StoreError),
+}
+
+/// The rows to be folded, read in turns with the other fillings and after the stream.
+struct Reading<'s> {
+    request: FillRequest,
+    to_sequencer: &'s Sender<FillMessage>,
+    shared: &'s Shared,
+    turn: &'s Mutex<()>,
+}
+
+impl Reading<'_> {
+    /// Visits rows of a range until the visitor has enough for one turn; returns what is left of the range.
+    fn read(
+        &self,
+        range: &Range,
+        mut visit: impl FnMut(&[u8], RowRef<'_>) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<Option<Range>, Ended> {
+        self.wait()?;
+        let waiting = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = None;
+        let mut failed = None;
+        let scanned = self.request.view.scan(range, |row_key, row| match visit(row_key, RowRef(row)) {
+            Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+            Ok(ControlFlow::Break(())) => {
+                let from = [row_key, &[0]].concat();
+                rest = Some(Range { from, to: range.to.clone() });
+                ControlFlow::Break(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        drop(waiting);
+        scanned.and(failed.map_or(Ok(rest), Err)).map_err(Ended::Failed)
+    }
+
+    /// Waits while the filling is held, and a while for a stream that is behind.
+    fn wait(&self) -> Result<(), Ended> {
+        let aggregate = &self.request.aggregate;
+        let mut yields = 0;
+        loop {
+            let registered =
+                self.shared.catalog.load().aggregates.get(&aggregate.name).is_some_and(|a| a.id == aggregate.id);
+            if !registered || self.to_sequencer.is_closed() {
+                return Err(Ended::Gone);
+            }
+            let held = self.shared.paused().contains(&aggregate.id);
+            let busy = yields < MAX_YIELDS && self.shared.counters().in_flight >= BUSY_IN_FLIGHT;
+            if !held && !busy {
+                return Ok(());
+            }
+            yields += u32::from(!held);
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    fn send(&self, message: FillMessage) -> Result<(), Ended> {
+        self.to_sequencer.blocking_send(message).map_err(|_| Ended::Gone)
+    }
+
+    /// Looks at the times of some rows, here and there.
+    fn glance(&self, time: TimePlan) -> Result<Survey, Ended> {
+        let mut survey = Survey::default();
+        for part in &self.request.parts {
+            let range = key::rows(*part);
+            let edges = self.request.view.edges(&range).map_err(Ended::Failed)?;
+            for range in sample::runs(&range, edges, GLANCES) {
+                let mut run = Run::empty(range.clone());
+                self.read(&range, |_, row| {
+                    survey.note(&mut run, instant(time, row.columns().nth(time.column).and_then(Result::ok)));
+                    Ok(if run.rows() == GLANCE_ROWS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })?;
+                survey.runs.push(run);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// Looks at the times of all rows.
+    fn survey(&self, time: TimePlan) -> Result<Survey, Ended> {
+        let mut survey = Survey::default();
+        for part in &self.request.parts {
+            let mut rest = Some(key::rows(*part));
+            while let Some(range) = rest {
+                let mut run = Run::empty(range.clone());
+                rest = self.read(&range, |_, row| {
+                    survey.note(&mut run, instant(time, row.columns().nth(time.column).and_then(Result::ok)));
+                    Ok(if run.rows() == CHUNK_ROWS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })?;
+                if let Some(rest) = &rest {
+                    run.range.to.clone_from(&rest.from);
+                }
+                survey.runs.push(run);
+            }
+        }
+        Ok(survey)
     }
 }
 
-fn fill(
-    request: &FillRequest,
-    to_sequencer: &Sender<FillMessage>,
-    shared: &Shared,
+/// One aggregate being filled.
+struct Filling<'s> {
+    reading: Reading<'s>,
+    aggregate: Arc<Aggregate>,
     workers: usize,
-) -> Result<(), String> {
-    let aggregate = &request.aggregate;
-    let plan = &aggregate.plan;
-    let measures = plan.measures.len();
-    let mut sums = PreAggregate::new(plan);
-    let mut progress = BuildProgress { rows_estimated: request.rows_estimated, ..BuildProgress::default() };
-    let started = Instant::now();
-    let mut gone = false;
-    let mut damaged = false;
-    shared.building().insert(aggregate.id, progress);
-    for part in &request.parts {
-        let scanned = request.view.scan(&key::rows(*part), |_, row| {
-            let mut values: Vec<ValueRef<'_>> = Vec::with_capacity(32);
-            if RowRef(row).decode_into(&mut values).is_err() {
-                damaged = true;
-                return ControlFlow::Break(());
+    sums: PreAggregate,
+    /// Entries of the row index, where there is one.
+    entries: Vec<Vec<u8>>,
+    progress: BuildProgress,
+    started: Instant,
+}
+
+impl<'s> Filling<'s> {
+    fn new(reading: Reading<'s>, workers: usize) -> Self {
+        let aggregate = Arc::clone(&reading.request.aggregate);
+        let sums = PreAggregate::new(&aggregate.plan);
+        let progress = BuildProgress { rows_estimated: reading.request.rows_estimated, ..BuildProgress::default() };
+        reading.shared.building().insert(aggregate.id, progress);
+        Filling { reading, aggregate, workers, sums, entries: Vec::new(), progress, started: Instant::now() }
+    }
+
+    fn run(mut self) -> Result<(), Ended> {
+        let id = self.aggregate.id;
+        let parts = self.reading.request.parts.iter();
+        let mut runs: Vec<Run> = parts.map(|part| Run::unseen(key::rows(*part))).collect();
+        let mut windows = vec![Window::ALL];
+        if let Some(time) = self.aggregate.plan.time
+            && self.progress.rows_estimated >= MANY_ROWS
+            && self.reading.glance(time)?.windows(&self.aggregate.plan).len() > 1
+        {
+            let survey = self.reading.survey(time)?;
+            windows = survey.windows(&self.aggregate.plan);
+            runs = survey.runs;
+        }
+        for window in windows {
+            for run in runs.iter().filter(|run| window.meets(run)) {
+                self.fold(run, window)?;
             }
-            sums.add(plan, &values, 1);
-            progress.rows_done += 1;
-            if progress.rows_done.is_multiple_of(CHUNK_ROWS) || sums.len() >= CHUNK_ENTRIES {
-                note(&mut progress, started);
-                shared.building().insert(aggregate.id, progress);
-                let registered =
-                    shared.catalog.load().aggregates.get(&aggregate.name).is_some_and(|a| a.id == aggregate.id);
-                let blocks = sums.take(aggregate.id, measures, workers);
-                let chunk = FillMessage::Chunk(Filled { aggregate: aggregate.id, blocks });
-                gone = !registered || to_sequencer.blocking_send(chunk).is_err();
-            }
-            if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        scanned.map_err(|error| format!("filling {} failed: {error}", aggregate.name))?;
-        if damaged || gone {
-            break;
+            self.reading.send(match window.from {
+                i64::MIN => FillMessage::Done(id),
+                from => FillMessage::Covered(id, from),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds up the rows of a run that a window holds, and hands them on chunk by chunk.
+    fn fold(&mut self, run: &Run, window: Window) -> Result<(), Ended> {
+        let time = self.aggregate.plan.time.filter(|_| !window.holds_all(run));
+        let mut rest = Some(run.range.clone());
+        while let Some(range) = rest {
+            let mut read = 0;
+            let Filling { reading, aggregate, sums, entries, progress, .. } = self;
+            rest = reading.read(&range, |row_key, row| {
+                read += 1;
+                let mut values = Vec::with_capacity(32);
+                row.decode_into(&mut values).map_err(|_| StoreError::Damaged("row image"))?;
+                if time.is_none_or(|time| window.holds(instant(time, values.get(time.column).copied()))) {
+                    add(aggregate, row_key, &values, sums, entries);
+                    progress.rows_done += 1;
+                }
+                let enough = read == CHUNK_ROWS || sums.len() >= CHUNK_ENTRIES;
+                Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what was added up.
+    fn hand_on(&mut self) -> Result<(), Ended> {
+        note(&mut self.progress, self.started);
+        let aggregate = &self.aggregate;
+        self.reading.shared.building().insert(aggregate.id, self.progress);
+        let blocks = self.sums.take(aggregate.id, aggregate.plan.measures.len(), self.workers);
+        let filled = Filled { aggregate: aggregate.id, blocks };
+        self.reading.send(FillMessage::Chunk(filled, std::mem::take(&mut self.entries)))
+    }
+}
+
+fn add(
+    aggregate: &Aggregate,
+    row_key: &[u8],
+    values: &[ValueRef<'_>],
+    sums: &mut PreAggregate,
+    entries: &mut Vec<Vec<u8>>,
+) {
+    sums.add(&aggregate.plan, values, 1);
+    if aggregate.definition.drill_through {
+        let mut entry = Vec::new();
+        if drill::encode(&mut entry, aggregate.id, &aggregate.plan, values, row_key) {
+            entries.push(entry);
         }
     }
-    if damaged {
-        return Err(format!("filling {} failed: a row image is damaged", aggregate.name));
-    }
-    if !gone {
-        let blocks = sums.take(aggregate.id, measures, workers);
-        let _ = to_sequencer.blocking_send(FillMessage::Chunk(Filled { aggregate: aggregate.id, blocks }));
-        let _ = to_sequencer.blocking_send(FillMessage::Done(aggregate.id));
-    }
-    Ok(())
 }
 
 fn note(progress: &mut BuildProgress, started: Instant) {

@@ -4,6 +4,8 @@
 
 /// The algebra of measures.
 pub mod aggregate;
+/// Snapshots of positions that are known only afterwards.
+pub mod boundary;
 /// What happened upstream, as data.
 pub mod change;
 /// The one write path.
@@ -12,6 +14,8 @@ pub mod commit;
 pub mod commit_group;
 /// Rows in, write sets out.
 pub mod dataflow;
+/// From a total to the rows behind it.
+pub mod drill;
 /// What survives a crash.
 pub mod durable;
 /// The engine as others see it.
@@ -22,10 +26,16 @@ pub mod fill;
 pub mod materialization;
 /// Threads and channels.
 pub mod pipeline;
+/// Cells added up anew from the row images.
+pub mod recount;
 /// The last known row per primary key.
 pub mod row_image;
+/// A sample of a table, and what an aggregate over it would be.
+pub mod sample;
 /// Cells against their control totals.
 pub mod scrub;
+/// The thread that scrubs.
+pub mod scrubber;
 /// The one order of everything.
 pub mod sequencer;
 /// What threads and callers share.

@@ -9,6 +9,7 @@
 //! ```
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
 
@@ -20,13 +21,14 @@ use crate::dataflow::worker::{Dataflow, DataflowConfig};
 use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::row_image::RowImages;
+use crate::scrubber::Scrubber;
 use crate::sequencer::{Inputs, Sequencer, Stored};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{ResumePoint, SourceContext, SourceStatus};
-use crate::store::registry::{self, StoredAggregate};
+use crate::store::registry;
 use crate::store::{Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 
 /// Source events between connector and sequencer.
@@ -65,6 +67,9 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     let as_of =
         AsOf { lsn: stored.position.lsn, commit_time_us: stored.position.commit_time_us, sequence: stored.sequence };
     let shared = Arc::new(Shared::new(source, as_of, stored.streaming));
+    if stored.streaming && config.scrub_cells_per_s > 0 {
+        shared.scrubbed.store(false, Ordering::Release);
+    }
     if let Some(identity) = &stored.identity {
         shared.identity.store(Arc::new(identity.clone()));
     }
@@ -114,14 +119,27 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     spawn("durable", Box::new(move || keep_durable(&durable_store, &durable_shared, &dirty)))?;
     let fill_shared = Arc::clone(&shared);
     spawn("fill", Box::new(move || fill::run(&fills, &filled_in, &fill_shared, workers)))?;
-    let inputs = Inputs { events, requests, filled, stopped };
+    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
+    let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
     let sequencer = Sequencer::new(Arc::clone(&shared), RowImages::new(store), dataflow, commit_in, inputs, stored);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
         OpenError::new("cannot_start", format!("no runtime: {error}"), "raise the limit of open files")
     })?;
-    spawn("sequence", Box::new(move || runtime.block_on(sequencer.run())))?;
+    // Disconnected when the sequencer ends.
+    let (running_in, running) = sync_mpsc::channel::<()>();
+    spawn(
+        "sequence",
+        Box::new(move || {
+            runtime.block_on(sequencer.run());
+            drop(running_in);
+        }),
+    )?;
+    if config.scrub_cells_per_s > 0 {
+        let (shared, requests) = (Arc::clone(&shared), requests_in.downgrade());
+        let scrubber = Scrubber { shared, requests, running, cells_per_s: config.scrub_cells_per_s };
+        spawn("scrub", Box::new(move || scrubber.run()))?;
+    }
 
-    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
     Ok((Engine::new(shared, requests_in, commands, Threads(threads)), context))
 }
 
@@ -144,11 +162,9 @@ fn stored_catalog(stored: &Stored) -> Catalog {
         .aggregates
         .iter()
         .cloned()
-        .map(|(id, name, definition, state)| {
-            (name.clone(), Arc::new(Aggregate::restore(id, name, definition, state, &tables)))
-        })
+        .map(|stored| (stored.name.clone(), Arc::new(Aggregate::restore(stored, &tables))))
         .collect();
-    Catalog { aggregates, tables }
+    Catalog { aggregates, tables, ..Catalog::default() }
 }
 
 /// Reads what the store holds, and clears away what an earlier process left unfinished.
@@ -158,11 +174,12 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
     let mut aggregates = registry::read_aggregates(store)?;
     let mut batch = Batch::default();
     if stored_cursor.is_none() {
-        // An initial snapshot that did not finish: its rows were not logged, and it starts over.
-        for kind in [KeyKind::Row, KeyKind::Cell, KeyKind::Control, KeyKind::Table] {
-            store.delete_range(&mut batch, &key::of_kind(kind))?;
-        }
-        store.delete_range(&mut batch, &key::Range::prefix(key::meta("rows/")))?;
+        // An initial snapshot that did not finish starts over.
+        let mut ranges = [KeyKind::Row, KeyKind::RowIndex, KeyKind::Cell, KeyKind::Control, KeyKind::Table]
+            .map(key::of_kind)
+            .to_vec();
+        ranges.push(key::Range::prefix(key::meta("rows/")));
+        store.clear(&ranges)?;
     } else {
         restart_fillings(store, &mut batch, &mut aggregates, &mut next_aggregate)?;
     }
@@ -177,7 +194,7 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
         streaming: stored_cursor.is_some(),
         tables: registry::read_tables(store)?.into_iter().map(Arc::new).collect(),
         identity: if stored_cursor.is_some() { cursor::read_source(store)? } else { None },
-        aggregates: aggregates.into_iter().map(|a| (a.id, a.name, a.definition, a.state)).collect(),
+        aggregates,
         next_aggregate,
         notes: cursor::read_notes(store)?,
     })
@@ -187,13 +204,14 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
 fn restart_fillings(
     store: &Store,
     batch: &mut Batch,
-    aggregates: &mut [StoredAggregate],
+    aggregates: &mut [Registration],
     next_aggregate: &mut u32,
 ) -> Result<(), StoreError> {
     for aggregate in aggregates.iter_mut().filter(|aggregate| aggregate.state == AggregateState::Building) {
         batch.delete(&key::aggregate(aggregate.id));
-        store.delete_range(batch, &key::of_aggregate(KeyKind::Cell, aggregate.id))?;
-        store.delete_range(batch, &key::of_aggregate(KeyKind::Control, aggregate.id))?;
+        for kind in [KeyKind::RowIndex, KeyKind::Cell, KeyKind::Control] {
+            store.delete_range(batch, &key::of_aggregate(kind, aggregate.id))?;
+        }
         aggregate.id = AggregateId(*next_aggregate);
         *next_aggregate += 1;
         registry::put_aggregate(batch, aggregate)?;

@@ -7,6 +7,10 @@
 //!
 //! A row is looked up in the open group, then in the groups that are minted and not yet committed (newest first), then
 //! in the store. What is in none of them though it must be there stops the engine: nothing is guessed.
+//!
+//! For a table that keeps no row images (`REPLICA IDENTITY FULL`) the old row is the one that comes with the change. Nothing
+//! is looked up and nothing but signed rows goes into the group, so nothing can be checked either: a change that comes
+//! without its whole old row halts the table.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,6 +29,9 @@ pub enum RowImageError {
     /// An update or delete of a row that we do not have.
     #[error("there is no row image for a change of {0}")]
     Missing(String),
+    /// An update or delete without the whole old row, of a table that keeps no row images.
+    #[error("a change of {0}, which keeps no row images, came without the whole old row")]
+    NotWhole(String),
     /// A row that is not of the table's shape.
     #[error("a row of {0} is malformed")]
     Malformed(String),
@@ -131,10 +138,15 @@ impl RowImages {
     pub fn add_snapshot_row(&mut self, group: &mut GroupRows, change: Change<'_>) -> Result<(), RowImageError> {
         let Change::Insert { table, new } = change else { return Ok(()) };
         let part = self.part(table)?;
-        encode_key(&mut self.key, &part, new)?;
-        let key = group.store(&self.key)?;
+        if part.schema.keeps_row_image {
+            encode_key(&mut self.key, &part, new)?;
+            let key = group.store(&self.key)?;
+            let row = group.store(new.0)?;
+            group.write_once(key, row);
+            group.sign(part.ids(), 1, row);
+            return Ok(());
+        }
         let row = group.store(new.0)?;
-        group.write_once(key, row);
         group.sign(part.ids(), 1, row);
         Ok(())
     }
@@ -146,25 +158,27 @@ impl RowImages {
         change: Change<'_>,
         applied: &mut Applied,
     ) -> Result<(), RowImageError> {
-        if self.parts.get(&change.table()).is_some_and(|part| part.halted) {
+        let part = self.part(change.table())?;
+        if part.halted {
             return Ok(());
         }
+        if !part.schema.keeps_row_image {
+            return add_whole(group, &part, change, applied);
+        }
         match change {
-            Change::Insert { table, new } => {
+            Change::Insert { new, .. } => {
                 applied.inserts += 1;
-                let part = self.part(table)?;
                 encode_key(&mut self.key, &part, new)?;
                 let key = group.store(&self.key)?;
                 let row = group.store(new.0)?;
                 group.write(key, Some(row));
                 group.sign(part.ids(), 1, row);
             }
-            Change::Update { table, old, new } => {
+            Change::Update { old, new, .. } => {
                 applied.updates += 1;
-                self.update(group, table, old, new)?;
+                self.update(group, &part, old, new)?;
             }
             Change::Upsert { table, new } => {
-                let part = self.part(table)?;
                 encode_key(&mut self.key, &part, new)?;
                 match self.old_row(group, &part, false) {
                     Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
@@ -172,9 +186,8 @@ impl RowImages {
                     Err(error) => return Err(error),
                 }
             }
-            Change::Delete { table, old } => {
+            Change::Delete { old, .. } => {
                 applied.deletes += 1;
-                let part = self.part(table)?;
                 let (OldImage::Key(old_row) | OldImage::Full(old_row)) = old else {
                     return Err(RowImageError::Malformed(part.schema.qualified_name()));
                 };
@@ -184,11 +197,9 @@ impl RowImages {
                 group.write(key, None);
                 group.sign(part.ids(), -1, row);
             }
-            Change::Truncate { table } => {
+            Change::Truncate { .. } => {
                 applied.truncates += 1;
-                let part = self.part(table)?;
-                group.truncate(part.id);
-                part.partitions.iter().for_each(|partition| group.truncate(*partition));
+                truncate(group, &part);
             }
         }
         Ok(())
@@ -197,25 +208,24 @@ impl RowImages {
     fn update(
         &mut self,
         group: &mut GroupRows,
-        table: TableId,
+        part: &Part,
         old: OldImage<'_>,
         new: RowRef<'_>,
     ) -> Result<(), RowImageError> {
-        let part = self.part(table)?;
-        encode_key(&mut self.key, &part, new)?;
+        encode_key(&mut self.key, part, new)?;
         self.old_key.clear();
         let moved = match old {
             OldImage::Absent => false,
             OldImage::Key(row) | OldImage::Full(row) => {
                 let mut old_key = std::mem::take(&mut self.old_key);
-                let encoded = encode_key(&mut old_key, &part, row);
+                let encoded = encode_key(&mut old_key, part, row);
                 self.old_key = old_key;
                 encoded?;
                 self.old_key != self.key
             }
         };
         // The stored image is used even where Postgres sent the old row: they are the same, and one path is tested.
-        let old_row = self.old_row(group, &part, moved)?;
+        let old_row = self.old_row(group, part, moved)?;
         let new_row = complete(group, &part.schema, old_row, new)?;
         if moved {
             let old_key = group.store(&self.old_key)?;
@@ -254,24 +264,66 @@ impl RowImages {
     }
 }
 
+/// One change of a table that keeps no row images: what it says itself is all there is.
+fn add_whole(
+    group: &mut GroupRows,
+    part: &Part,
+    change: Change<'_>,
+    applied: &mut Applied,
+) -> Result<(), RowImageError> {
+    let not_whole = || RowImageError::NotWhole(part.schema.qualified_name());
+    match change {
+        Change::Insert { new, .. } => {
+            applied.inserts += 1;
+            let row = group.store(new.0)?;
+            group.sign(part.ids(), 1, row);
+        }
+        Change::Update { old: OldImage::Full(old), new, .. } => {
+            applied.updates += 1;
+            let old_row = group.store(old.0)?;
+            let new_row = complete(group, &part.schema, old_row, new)?;
+            if group.get(old_row) != group.get(new_row) {
+                group.sign(part.ids(), -1, old_row);
+                group.sign(part.ids(), 1, new_row);
+            }
+        }
+        Change::Delete { old: OldImage::Full(old), .. } => {
+            applied.deletes += 1;
+            let row = group.store(old.0)?;
+            group.sign(part.ids(), -1, row);
+        }
+        Change::Update { .. } | Change::Delete { .. } | Change::Upsert { .. } => return Err(not_whole()),
+        Change::Truncate { .. } => {
+            applied.truncates += 1;
+            truncate(group, part);
+        }
+    }
+    Ok(())
+}
+
+fn truncate(group: &mut GroupRows, part: &Part) {
+    group.truncate(part.id);
+    part.partitions.iter().for_each(|partition| group.truncate(*partition));
+}
+
 /// The key under which a row's image is stored.
 fn encode_key(into: &mut Vec<u8>, part: &Part, row: RowRef<'_>) -> Result<(), RowImageError> {
     let schema = &part.schema;
-    let malformed = || RowImageError::Malformed(schema.qualified_name());
+    push_row_key(into, part.id, &schema.primary_key, row)
+        .ok_or_else(|| RowImageError::Malformed(schema.qualified_name()))
+}
+
+/// Writes the key of a row image into `into`. `None` where the row has no such columns.
+pub(crate) fn push_row_key(into: &mut Vec<u8>, part: TableId, primary_key: &[usize], row: RowRef<'_>) -> Option<()> {
     into.clear();
-    key::push_row_prefix(into, part.id);
-    let last = schema.primary_key.iter().copied().max().unwrap_or_default();
+    key::push_row_prefix(into, part);
     // Most keys are one column, and near the front.
-    if let [only] = schema.primary_key.as_slice() {
-        let value = row.columns().nth(*only).ok_or_else(malformed)?.map_err(|_| malformed())?;
-        return group_key::push_primary(into, value).map_err(|_| malformed());
+    if let [only] = primary_key {
+        return group_key::push_primary(into, row.columns().nth(*only)?.ok()?).ok();
     }
-    let values: Vec<ValueRef<'_>> = row.columns().take(last + 1).collect::<Result<_, _>>().map_err(|_| malformed())?;
-    for column in &schema.primary_key {
-        let value = values.get(*column).ok_or_else(malformed)?;
-        group_key::push_primary(into, *value).map_err(|_| malformed())?;
-    }
-    Ok(())
+    let last = primary_key.iter().copied().max().unwrap_or_default();
+    let values: Vec<ValueRef<'_>> = row.columns().take(last + 1).collect::<Result<_, _>>().ok()?;
+    primary_key.iter().try_for_each(|column| group_key::push_primary(into, *values.get(*column)?).ok())
 }
 
 /// The new row with the values that the update left out taken from the old one.
@@ -296,4 +348,78 @@ fn complete(group: &mut GroupRows, schema: &TableSchema, old: Span, new: RowRef<
         }
     }
     Ok(group.store(&row)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::change::{Column, ColumnType};
+    use crate::store::StoreMemory;
+
+    const TABLE: TableId = TableId(7);
+
+    fn row(id: i64, note: ValueRef<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = RowWriter::new(&mut bytes);
+        writer.push(ValueRef::Int(id));
+        writer.push(note);
+        bytes
+    }
+
+    fn images(directory: &std::path::Path) -> RowImages {
+        let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
+        let schema = TableSchema {
+            id: TABLE,
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: vec![column("id", ColumnType::Int8), column("note", ColumnType::Text)],
+            primary_key: vec![0],
+            keeps_row_image: false,
+        };
+        let mut images = RowImages::new(Store::open(directory, StoreMemory::default()).unwrap());
+        images.add_table(&FollowedTable::new(schema, TableState::Live));
+        images
+    }
+
+    #[test]
+    fn without_row_images_a_change_is_what_it_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut images = images(directory.path());
+        let (mut group, mut applied) = (GroupRows::default(), Applied::default());
+        let (a, b) = (row(1, ValueRef::Text("a")), row(2, ValueRef::Text("b")));
+        let unchanged = row(3, ValueRef::Unchanged);
+        images.add_snapshot_row(&mut group, Change::Insert { table: TABLE, new: RowRef(&a) }).unwrap();
+        for change in [
+            Change::Insert { table: TABLE, new: RowRef(&b) },
+            Change::Update { table: TABLE, old: OldImage::Full(RowRef(&b)), new: RowRef(&unchanged) },
+            Change::Update { table: TABLE, old: OldImage::Full(RowRef(&a)), new: RowRef(&a) },
+            Change::Delete { table: TABLE, old: OldImage::Full(RowRef(&a)) },
+        ] {
+            images.add_change(&mut group, change, &mut applied).unwrap();
+        }
+        let moved = row(3, ValueRef::Text("b"));
+        let signed: Vec<(i8, &[u8])> = group.signed().iter().map(|row| (row.sign, group.row(row).0)).collect();
+        assert_eq!(signed, [(1, &a[..]), (1, &b[..]), (-1, &b[..]), (1, &moved[..]), (-1, &a[..])]);
+        assert_eq!(group.writes().count(), 0, "nothing is kept");
+        assert_eq!((applied.inserts, applied.updates, applied.deletes), (1, 2, 1));
+    }
+
+    #[test]
+    fn without_row_images_less_than_the_whole_old_row_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut images = images(directory.path());
+        let (mut group, mut applied) = (GroupRows::default(), Applied::default());
+        let a = row(1, ValueRef::Text("a"));
+        for change in [
+            Change::Update { table: TABLE, old: OldImage::Absent, new: RowRef(&a) },
+            Change::Update { table: TABLE, old: OldImage::Key(RowRef(&a)), new: RowRef(&a) },
+            Change::Delete { table: TABLE, old: OldImage::Key(RowRef(&a)) },
+            Change::Upsert { table: TABLE, new: RowRef(&a) },
+        ] {
+            let refused = images.add_change(&mut group, change, &mut applied);
+            assert_eq!(refused, Err(RowImageError::NotWhole("public.t".to_owned())));
+        }
+        assert!(group.is_empty());
+    }
 }

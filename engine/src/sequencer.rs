@@ -6,11 +6,12 @@
 //! - At most a few groups are minted and not committed. Past that nothing is taken from any channel, so the connector
 //!   stops reading its socket and upstream keeps its log: that is the only queue that may grow.
 //! - A registration is a group of its own, so every worker and the committer see it at the same place.
-//! - What happens to a table as a whole is in `tables`.
+//! - What happens to an aggregate is in `aggregates`, to a table as a whole in `tables`.
 
+mod aggregates;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -27,10 +28,11 @@ use crate::dataflow::worker::Dataflow;
 use crate::dataflow::{Command, Epoch};
 use crate::engine::{RegisterError, Registered, Unavailable};
 use crate::fill::FillMessage;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, DefinitionError, Plan, plan};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, Registration};
 use crate::row_image::{Applied, RowImageError, RowImages};
+use crate::sequencer::tables::Changeover;
 use crate::shared::Shared;
-use crate::source::{FollowedTable, SourceError, SourceEvent, SourceIdentity, TableState};
+use crate::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
 
 /// Groups minted and not yet committed, at most.
 const MAX_IN_FLIGHT: u64 = 8;
@@ -45,6 +47,16 @@ const MAX_BYTES: usize = 4 << 20;
 /// Age that closes a group.
 const MAX_AGE: Duration = Duration::from_millis(10);
 
+/// What a registration does where the name has another definition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnChange {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// The next version is built beside the one that answers, and takes its place once it is filled, within one commit.
+    Rebuild,
+}
+
 /// What callers ask of the engine.
 pub enum Request {
     /// Register an aggregate.
@@ -53,6 +65,8 @@ pub enum Request {
         name: String,
         /// What it is.
         definition: Box<Definition>,
+        /// What is done where the name has another definition.
+        on_change: OnChange,
         /// What became of it.
         reply: oneshot::Sender<Result<Registered, RegisterError>>,
     },
@@ -62,6 +76,29 @@ pub enum Request {
         name: String,
         /// Whether there was one.
         reply: oneshot::Sender<Result<bool, Unavailable>>,
+    },
+    /// Build an aggregate anew from the rows, beside the one that answers.
+    Rebuild {
+        /// Its name.
+        name: String,
+        /// What became of it.
+        reply: oneshot::Sender<Result<Registered, RegisterError>>,
+    },
+    /// Give up the version that is being built; a first version is dropped.
+    Cancel {
+        /// Its name.
+        name: String,
+        /// Whether there was one.
+        reply: oneshot::Sender<Result<bool, Unavailable>>,
+    },
+    /// Halt an aggregate that turned out not to be what was written.
+    Halt {
+        /// Which.
+        aggregate: AggregateId,
+        /// Why.
+        state: AggregateState,
+        /// Answered once that is durable.
+        reply: oneshot::Sender<()>,
     },
     /// Commit what was received, make it durable, and end.
     Stop(oneshot::Sender<()>),
@@ -77,6 +114,8 @@ pub struct Inputs {
     pub filled: mpsc::Receiver<FillMessage>,
     /// From the committer: aggregates that halted.
     pub stopped: mpsc::UnboundedReceiver<AggregateId>,
+    /// Not into the sequencer but out of it: what the connector is asked for.
+    pub commands: mpsc::Sender<SourceCommand>,
 }
 
 /// What was stored when the process started.
@@ -92,7 +131,7 @@ pub struct Stored {
     /// Upstream; absent before the first session of a source.
     pub identity: Option<SourceIdentity>,
     /// The aggregates, by name; without a plan where there are no tables yet.
-    pub aggregates: Vec<(AggregateId, String, Definition, AggregateState)>,
+    pub aggregates: Vec<Registration>,
     /// The number that the next aggregate gets.
     pub next_aggregate: u32,
     /// What the connector noted last.
@@ -104,19 +143,29 @@ struct Open {
     rows: GroupRows,
     applied: Applied,
     transactions: u64,
+    first_end: Option<Lsn>,
     filled: Vec<Filled>,
+    filled_index: Vec<Vec<u8>>,
     filled_entirely: Vec<AggregateId>,
+    /// From which instant on an aggregate is filled.
+    covered: Vec<(AggregateId, i64)>,
     since: Option<Instant>,
     progressed: bool,
+    /// It closes as it is, however much more it could take.
+    whole: bool,
 }
 
 impl Open {
     fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.filled.is_empty() && self.filled_entirely.is_empty() && !self.progressed
+        let filled = !(self.filled.is_empty() && self.filled_entirely.is_empty() && self.covered.is_empty());
+        self.rows.is_empty() && !filled && !self.progressed
     }
 
     fn is_full(&self) -> bool {
-        self.rows.signed().len() >= MAX_ROWS || self.rows.byte_size() >= MAX_BYTES || self.filled.len() >= 2
+        self.whole
+            || self.rows.signed().len() >= MAX_ROWS
+            || self.rows.byte_size() >= MAX_BYTES
+            || self.filled.len() >= 2
     }
 }
 
@@ -134,8 +183,14 @@ pub struct Sequencer {
     tables: BTreeMap<String, Arc<FollowedTable>>,
     identity: Option<SourceIdentity>,
     aggregates: BTreeMap<String, Arc<Aggregate>>,
-    unresolved: Vec<(AggregateId, String, Definition, AggregateState)>,
+    unresolved: Vec<Registration>,
     next_aggregate: u32,
+    /// Aggregates over tables without row images that fold what is being read.
+    folding: BTreeSet<AggregateId>,
+    /// Tables without row images that the connector is to read anew.
+    to_read: BTreeSet<TableId>,
+    /// Next versions that are filled, with the group that ends it; in the order of those.
+    filled_next: VecDeque<(u64, AggregateId)>,
     open: Open,
     events_ended: bool,
 }
@@ -174,6 +229,9 @@ impl Sequencer {
             aggregates: BTreeMap::new(),
             unresolved: stored.aggregates,
             next_aggregate: stored.next_aggregate,
+            folding: BTreeSet::new(),
+            to_read: BTreeSet::new(),
+            filled_next: VecDeque::new(),
             open: Open::default(),
             events_ended: false,
         }
@@ -201,22 +259,23 @@ impl Sequencer {
         }
     }
 
-    fn in_flight(&self) -> u64 {
-        self.sequence.saturating_sub(*self.committed.borrow())
-    }
-
     async fn step(&mut self) -> Result<(), End> {
         if self.shared.halted.load().is_some() {
             return Err(End::Halted);
         }
-        self.images.committed(*self.committed.borrow_and_update());
-        let in_flight = self.in_flight();
+        let committed = *self.committed.borrow_and_update();
+        self.images.committed(committed);
+        let in_flight = self.sequence.saturating_sub(committed);
         let admitted = in_flight < MAX_IN_FLIGHT;
+        if admitted && let Some(next) = self.take_filled_next(committed) {
+            return self.promote(next);
+        }
         if admitted && self.should_close(in_flight) {
             return self.mint_open();
         }
         let takes_more = !self.open.is_full();
         let due = self.open.since.map(|since| since + MAX_AGE);
+        let asking = (!self.to_read.is_empty()).then(|| self.inputs.commands.clone());
         tokio::select! {
             biased;
             stopped = self.inputs.stopped.recv() => {
@@ -227,6 +286,11 @@ impl Sequencer {
             request = self.inputs.requests.recv(), if admitted => match request {
                 Some(request) => self.request(request)?,
                 None => return Err(End::Halted),
+            },
+            room = room(asking) => match (room, self.to_read.pop_first()) {
+                (Some(room), Some(table)) => drop(room.send(SourceCommand::ReadAnew { table })),
+                // The source has ended. What waits for rows is found waiting at the next start.
+                _ => self.to_read.clear(),
             },
             filled = self.inputs.filled.recv(), if takes_more => {
                 if let Some(filled) = filled {
@@ -266,16 +330,18 @@ impl Sequencer {
                     let added = self.images.add_snapshot_row(&mut self.open.rows, change);
                     added.map_err(|error| self.fail(&error))?;
                 }
+                // The next ones may be from another range of the table, and rows in order are cheaper to write.
+                self.open.whole = self.open.rows.signed().len() >= MANY_ROWS;
                 Ok(())
             }
             SourceEvent::SnapshotDone { lsn, time_us } => {
                 self.mint_open()?;
-                self.wait_until_committed().await?;
                 self.position = Position { lsn, commit_time_us: time_us };
                 self.phase = Phase::SnapshotDone;
                 self.mint(Vec::new(), Vec::new())?;
                 self.phase = Phase::Streaming;
-                Ok(())
+                // Rows can be looked up from here on, and only this commit makes sure that they are in the store.
+                self.wait_until_committed().await
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
@@ -298,13 +364,15 @@ impl Sequencer {
         if transaction.end_lsn <= self.position.lsn {
             return Ok(());
         }
-        let partly_truncated = self.partly_truncated(transaction);
+        let partly_truncated = self.partly_truncated(&transaction.changes);
         if !partly_truncated.is_empty() {
             self.suspend_all(&partly_truncated)?;
         }
         self.opened();
         let halted = self.add_changes(&transaction.changes)?;
         self.open.transactions += 1;
+        self.open.first_end.get_or_insert(transaction.end_lsn);
+        self.open.whole |= self.shared.boundaries.watched();
         self.progress(transaction.end_lsn, transaction.commit_time_us);
         if !halted.is_empty() {
             self.halt_tables(halted)?;
@@ -324,7 +392,7 @@ impl Sequencer {
             }
             match self.images.add_change(&mut self.open.rows, change, &mut self.open.applied) {
                 Ok(()) => {}
-                Err(error @ RowImageError::Missing(_)) => {
+                Err(error @ (RowImageError::Missing(_) | RowImageError::NotWhole(_))) => {
                     halted.insert(self.images.table_id(change.table()), error);
                 }
                 Err(error) => return Err(self.fail(&error)),
@@ -338,14 +406,16 @@ impl Sequencer {
         let (mut commands, mut registry) = (Vec::new(), Vec::new());
         for (id, error) in halted {
             let Some(table) = self.table_of(id) else { continue };
-            let reason = SourceError {
-                code: "row_image_missing",
-                message: error.to_string(),
-                remedy: format!(
-                    "have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{}\"}}; please report it",
-                    table.schema.qualified_name()
-                ),
+            let name = table.schema.qualified_name();
+            let read_anew =
+                format!("have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{name}\"}}");
+            let (code, remedy) = match error {
+                RowImageError::NotWhole(_) => {
+                    ("replica_identity_not_full", format!("ALTER TABLE {name} REPLICA IDENTITY FULL; then {read_anew}"))
+                }
+                _ => ("row_image_missing", format!("{read_anew}; please report it")),
             };
+            let reason = SourceError { code, message: error.to_string(), remedy };
             let change = self.halt_table(&table, &reason);
             commands.extend(change.commands);
             registry.extend(change.registry);
@@ -355,12 +425,22 @@ impl Sequencer {
 
     /// Rows of tables that are being read; the source's position stays.
     fn table_rows(&mut self, changes: &Changes) -> Result<(), End> {
+        // With row images nothing is folded before the table is done.
+        let mut partly_truncated = self.partly_truncated(changes);
+        partly_truncated.retain(|table| !table.schema.keeps_row_image);
+        if !partly_truncated.is_empty() {
+            self.suspend_all(&partly_truncated)?;
+        }
         self.opened();
         let before = self.open.applied;
         let halted = self.add_changes(changes)?;
         // They are no events of the stream.
         self.open.applied = before;
-        if halted.is_empty() { Ok(()) } else { self.halt_tables(halted) }
+        if !halted.is_empty() {
+            self.halt_tables(halted)?;
+        }
+        self.to_read.extend(partly_truncated.iter().map(|table| table.schema.id));
+        Ok(())
     }
 
     fn progress(&mut self, lsn: Lsn, time_us: i64) {
@@ -378,7 +458,11 @@ impl Sequencer {
     fn fill(&mut self, message: FillMessage) {
         self.opened();
         match message {
-            FillMessage::Chunk(filled) => self.open.filled.push(filled),
+            FillMessage::Chunk(filled, entries) => {
+                self.open.filled.push(filled);
+                self.open.filled_index.extend(entries);
+            }
+            FillMessage::Covered(id, from) => self.open.covered.push((id, from)),
             FillMessage::Done(id) => self.open.filled_entirely.push(id),
         }
     }
@@ -386,7 +470,10 @@ impl Sequencer {
     /// Stops for good: what the open group holds is not complete, so it is never minted.
     fn fail(&self, error: &RowImageError) -> End {
         let (code, remedy) = match error {
-            RowImageError::Missing(_) | RowImageError::Malformed(_) | RowImageError::UnknownTable(_) => {
+            RowImageError::Missing(_)
+            | RowImageError::NotWhole(_)
+            | RowImageError::Malformed(_)
+            | RowImageError::UnknownTable(_) => {
                 ("malformed_row", "start over with an empty data directory (--data NEWDIR); please report it")
             }
             RowImageError::TooLarge(_) => (
@@ -417,130 +504,18 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Installs the aggregates that were stored, now that their tables are known.
-    fn resolve_stored(&mut self, tables: Option<RegistryChange>) {
-        let mut commands = Vec::new();
-        let mut registry: Vec<RegistryChange> = tables.into_iter().collect();
-        for (id, name, definition, state) in std::mem::take(&mut self.unresolved) {
-            let mut aggregate = Aggregate::restore(id, name.clone(), definition, state, &self.tables);
-            if aggregate.state == AggregateState::Building && self.phase == Phase::Snapshot {
-                // Before the first row of a new source everything is complete as it is.
-                aggregate.state = AggregateState::Live;
-            }
-            let aggregate = Arc::new(aggregate);
-            // The aggregates of a table that is being read wait for its end.
-            let complete = self.is_complete(&aggregate.definition.qualified_table());
-            if complete && !matches!(aggregate.state, AggregateState::Halted { .. }) {
-                commands.push(Command::Install(Arc::clone(&aggregate)));
-            }
-            registry.push(RegistryChange::Register { aggregate: Arc::clone(&aggregate), fill: complete, reply: None });
-            self.aggregates.insert(name, aggregate);
-        }
-        // Also where there is nothing to install: the first commit is what publishes a Snapshot.
-        let _ = self.mint(commands, registry);
-    }
-
     fn request(&mut self, request: Request) -> Result<(), End> {
         match request {
-            Request::Register { name, definition, reply } => self.register(name, *definition, reply),
+            Request::Register { name, definition, on_change, reply } => {
+                self.register(name, *definition, on_change, reply)
+            }
+            Request::Rebuild { name, reply } => self.rebuild(&name, reply),
+            Request::Cancel { name, reply } => self.cancel(&name, reply),
             Request::Drop { name, reply } => self.drop_aggregate(&name, reply),
+            Request::Halt { aggregate, state, reply } => self
+                .mint_alone(vec![Command::Remove(aggregate)], vec![RegistryChange::Halted { aggregate, state, reply }]),
             Request::Stop(reply) => Err(End::Stopped(reply)),
         }
-    }
-
-    fn register(
-        &mut self,
-        name: String,
-        definition: Definition,
-        reply: oneshot::Sender<Result<Registered, RegisterError>>,
-    ) -> Result<(), End> {
-        let plan = match self.check(&name, &definition) {
-            Ok(Some(plan)) => plan,
-            Ok(None) => {
-                let existing = self.shared.catalog.load().aggregates.get(&name).cloned();
-                let existing = existing.or_else(|| self.aggregates.get(&name).cloned());
-                if let Some(existing) = existing {
-                    let _ = reply.send(Ok(Registered::Unchanged(existing)));
-                }
-                return Ok(());
-            }
-            Err(error) => {
-                let _ = reply.send(Err(error));
-                return Ok(());
-            }
-        };
-        let aggregate = Arc::new(Aggregate {
-            id: AggregateId(self.next_aggregate),
-            name: name.clone(),
-            definition,
-            plan: Arc::new(plan),
-            state: AggregateState::Building,
-        });
-        self.next_aggregate += 1;
-        self.aggregates.insert(name, Arc::clone(&aggregate));
-        let (done, committed) = oneshot::channel();
-        let complete = self.is_complete(&aggregate.definition.qualified_table());
-        let install = complete.then(|| Command::Install(Arc::clone(&aggregate)));
-        self.mint_alone(
-            install.into_iter().collect(),
-            vec![RegistryChange::Register { aggregate, fill: complete, reply: Some(done) }],
-        )?;
-        tokio::spawn(async move {
-            let answer = match committed.await {
-                Ok(aggregate) => Ok(Registered::Created(aggregate)),
-                Err(_) => Err(RegisterError::Unavailable(stopped())),
-            };
-            let _ = reply.send(answer);
-        });
-        Ok(())
-    }
-
-    /// The plan of a new aggregate; `None` where the same one is registered already.
-    fn check(&self, name: &str, definition: &Definition) -> Result<Option<Plan>, RegisterError> {
-        if !plan::is_name(name) {
-            return Err(RegisterError::BadName);
-        }
-        if self.tables.is_empty() {
-            return Err(RegisterError::Unavailable(not_announced()));
-        }
-        if let Some(existing) = self.aggregates.get(name) {
-            let differences = existing.definition.differences(definition);
-            return match differences.is_empty() {
-                true => Ok(None),
-                false => Err(RegisterError::Conflict { existing: Arc::clone(existing), differences }),
-            };
-        }
-        let table = definition.qualified_table();
-        let Some(followed) = self.tables.get(&table) else {
-            return Err(RegisterError::UnknownTable { table, known: self.tables.keys().cloned().collect() });
-        };
-        if let TableState::Halted { code, message, remedy } = &followed.standing {
-            let (code, message, remedy) = (code.clone(), message.clone(), remedy.clone());
-            return Err(RegisterError::Unavailable(Unavailable { code, message, remedy }));
-        }
-        Plan::resolve(definition, &followed.schema)
-            .map(Some)
-            .map_err(|error: DefinitionError| RegisterError::Invalid(error))
-    }
-
-    /// Whether the row images of a table are those of the source's position.
-    fn is_complete(&self, table: &str) -> bool {
-        self.tables.get(table).is_some_and(|table| table.standing == TableState::Live)
-    }
-
-    fn drop_aggregate(&mut self, name: &str, reply: oneshot::Sender<Result<bool, Unavailable>>) -> Result<(), End> {
-        let Some(aggregate) = self.aggregates.remove(name) else {
-            // Stored, and not installed before the tables are known.
-            let waits = self.unresolved.iter().any(|(_, stored, _, _)| stored == name);
-            let _ = reply.send(if waits { Err(not_announced()) } else { Ok(false) });
-            return Ok(());
-        };
-        let (done, committed) = oneshot::channel();
-        self.mint_alone(vec![Command::Remove(aggregate.id)], vec![RegistryChange::Drop(aggregate, Some(done))])?;
-        tokio::spawn(async move {
-            let _ = reply.send(committed.await.map(|()| true).map_err(|_| stopped()));
-        });
-        Ok(())
     }
 
     /// A group of its own, after the open one.
@@ -555,8 +530,11 @@ impl Sequencer {
             return Ok(());
         }
         let filled: Vec<AggregateId> = std::mem::take(&mut self.open.filled_entirely);
-        let registry = filled.into_iter().map(RegistryChange::Filled).collect();
-        self.mint(Vec::new(), registry)
+        let mut change = Changeover::default();
+        let covered = std::mem::take(&mut self.open.covered);
+        change.registry.extend(covered.into_iter().map(|(id, from)| RegistryChange::Covered(id, from)));
+        filled.into_iter().for_each(|id| self.filled(id, &mut change));
+        self.mint(change.commands, change.registry)
     }
 
     /// Mints the open group, with these commands before its rows.
@@ -572,8 +550,10 @@ impl Sequencer {
             rows: Arc::clone(&rows),
             phase: self.phase,
             registry,
+            filled_index: open.filled_index,
             applied: open.applied,
             transactions: open.transactions,
+            first_end: open.first_end,
         };
         let epoch = Arc::new(Epoch { sequence: self.sequence, rows, commands, filled: open.filled });
         let sent = self.committer.send(ToCommit::Commit(commit)).is_ok() && self.dataflow.send(&epoch);
@@ -582,7 +562,11 @@ impl Sequencer {
 
     async fn wait_until_committed(&mut self) -> Result<(), End> {
         let sequence = self.sequence;
-        self.committed.wait_for(|committed| *committed >= sequence).await.map_err(|_| End::Halted)?;
+        let over = |committed: &u64| *committed >= sequence || self.shared.halted.load().is_some();
+        let committed = *self.committed.wait_for(over).await.map_err(|_| End::Halted)?;
+        if committed < sequence {
+            return Err(End::Halted);
+        }
         self.images.committed(sequence);
         Ok(())
     }
@@ -594,18 +578,18 @@ impl Sequencer {
     }
 }
 
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
+/// Room for one command to the connector; `None` where it takes no more. Pends where there is nothing to ask.
+async fn room(asking: Option<mpsc::Sender<SourceCommand>>) -> Option<mpsc::OwnedPermit<SourceCommand>> {
+    match asking {
+        Some(commands) => commands.reserve_owned().await.ok(),
         None => std::future::pending().await,
     }
 }
 
-fn not_announced() -> Unavailable {
-    Unavailable {
-        code: "starting".to_owned(),
-        message: "the source has not announced its tables yet".to_owned(),
-        remedy: "try again in a moment".to_owned(),
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,16 +1,18 @@
 //! What the threads of the engine and its callers share: the newest Snapshot, the two frontiers, the state. Every field
 //! has one writer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use crate::boundary::Boundaries;
 use crate::change::Lsn;
 use crate::engine::{BuildProgress, Counters, Unavailable};
 use crate::materialization::{AggregateId, Catalog};
+use crate::scrubber::Suspects;
 use crate::snapshot::{AsOf, Snapshot};
 use crate::source::{SourceIdentity, SourceState, SourceStatus};
 
@@ -40,6 +42,14 @@ pub struct Shared {
     pub identity: ArcSwap<SourceIdentity>,
     /// Aggregates being filled; written by the filler.
     pub building: Mutex<HashMap<AggregateId, BuildProgress>>,
+    /// Aggregates whose filling is held; written by callers.
+    pub paused: Mutex<HashSet<AggregateId>>,
+    /// The newest Partitions were scrubbed; written by the scrubber.
+    pub scrubbed: AtomicBool,
+    /// Aggregates whose reading failed; written by readers.
+    pub suspects: Arc<Suspects>,
+    /// The newest Snapshots, while somebody watches; written by the committer.
+    pub boundaries: Boundaries,
     /// Totals since the process started.
     pub totals: Totals,
 }
@@ -58,6 +68,9 @@ pub struct Totals {
     pub cells_written: AtomicU64,
     pub cells_cached: AtomicU64,
     pub minted: AtomicU64,
+    pub scrubbed_cells: AtomicU64,
+    pub scrub_passes: AtomicU64,
+    pub damaged_aggregates: AtomicU64,
 }
 
 impl Shared {
@@ -79,6 +92,10 @@ impl Shared {
             source,
             identity: ArcSwap::default(),
             building: Mutex::default(),
+            paused: Mutex::default(),
+            scrubbed: AtomicBool::new(true),
+            suspects: Arc::default(),
+            boundaries: Boundaries::default(),
             totals,
         }
     }
@@ -112,6 +129,9 @@ impl Shared {
                 _ => wait("starting", "the source has not delivered its first snapshot yet".to_owned()),
             };
         }
+        if !self.scrubbed.load(Ordering::Acquire) {
+            return wait("checking_store", "the newest cells are checked before they are shown".to_owned());
+        }
         if self.caught_up.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -137,6 +157,11 @@ impl Shared {
         self.building.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Aggregates whose filling is held.
+    pub fn paused(&self) -> std::sync::MutexGuard<'_, HashSet<AggregateId>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The totals as of now.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -152,6 +177,9 @@ impl Shared {
             commits: get(&totals.commits),
             cells_written: get(&totals.cells_written),
             cells_cached: get(&totals.cells_cached),
+            scrubbed_cells: get(&totals.scrubbed_cells),
+            scrub_passes: get(&totals.scrub_passes),
+            damaged_aggregates: get(&totals.damaged_aggregates),
             in_flight: get(&totals.minted).saturating_sub(get(&self.committed)),
         }
     }

@@ -19,6 +19,10 @@
 //! - A connector that cannot go on exactly says [`SourceState::Halted`] and sends nothing more. It never guesses. What
 //!   concerns one table or one column only halts what depends on it: [`SourceEvent::TableHalted`],
 //!   [`SourceEvent::ColumnUnusable`].
+//! - Of a table whose schema says `keeps_row_image: false` every update and delete brings the whole old row
+//!   (`OldImage::Full`), and there is no `Upsert`; anything less halts the table. Its rows are then kept nowhere, so what is
+//!   to be filled from them has them read once more: [`SourceCommand::ReadAnew`]. A connector that does not take that
+//!   command never switches row images off.
 //! - Between a table's `TableBegin` and `TableDone` its rows come in `TableRows` only, never in a `Transaction`; `TableDone`
 //!   says that with them it stands where the last `Transaction` or `Progress` left the source.
 
@@ -108,8 +112,16 @@ pub enum SourceCommand {
     ReadTable {
         /// As the user named it.
         table: String,
+        /// Whether its row images are kept; `None` leaves it as it was.
+        row_image: Option<bool>,
         /// The qualified name once reading has begun, or why it cannot.
         reply: oneshot::Sender<Result<String, SourceError>>,
+    },
+    /// Read a followed table anew as soon as possible: what is asked by the engine itself, for aggregates that only its rows
+    /// can fill. A reading that goes on already does not count.
+    ReadAnew {
+        /// The table.
+        table: TableId,
     },
 }
 

@@ -18,7 +18,7 @@ use engine::materialization::{AggregateState, Bucket, Definition, group_key};
 use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
 use engine::store::StoreMemory;
 use engine::{Engine, Snapshot};
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -55,6 +55,7 @@ fn schema() -> TableSchema {
             column("note", ColumnType::Text),
         ],
         primary_key: vec![0],
+        keeps_row_image: true,
     }
 }
 
@@ -470,6 +471,69 @@ async fn history(seed: u64, workers: usize) {
     }
     session.check(&upstream, &registered, &format!("seed {seed}, {workers} workers, end")).await;
     session.engine.stop().await;
+}
+
+/// Rows of a snapshot in any order, in pieces of any size, with registrations between them, after a try that was given up;
+/// the stream's first transactions change rows of it.
+async fn snapshot(seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
+    for _ in 0..rng.random_range(0..4_000) {
+        let row = Row::random(&mut rng, upstream.next_id);
+        upstream.next_id += rng.random_range(1..3);
+        upstream.rows.insert(row.id, row);
+    }
+    let mut registered = BTreeMap::new();
+    let all = definitions();
+    for given_up in [true, false] {
+        let what = format!("seed {seed}, given up: {given_up}");
+        let session = Session::open(directory.path(), rng.random_range(1..3), 1_000_000, &upstream).await;
+        let mut ids: Vec<i64> = upstream.rows.keys().copied().collect();
+        if rng.random_bool(0.5) {
+            ids.shuffle(&mut rng);
+        }
+        let mut pieces: Vec<&[i64]> = ids.chunks(rng.random_range(1..1_000)).collect();
+        if rng.random_bool(0.5) {
+            pieces.shuffle(&mut rng);
+        }
+        for piece in pieces {
+            let mut rows = Changes::default();
+            for id in piece {
+                let written = rows.write_row::<TooLarge>(|b| upstream.rows[id].write(b, false)).unwrap();
+                rows.insert(TABLE, written);
+            }
+            session.send(SourceEvent::SnapshotRows(rows)).await;
+            if registered.len() < 6 && rng.random_bool(0.3) {
+                let (name, which) = (format!("a{}", registered.len()), rng.random_range(0..all.len()));
+                session.engine.register(&name, all[which].clone()).await.unwrap();
+                registered.insert(name, which);
+            }
+        }
+        if !given_up {
+            session.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
+            for _ in 0..rng.random_range(0..10) {
+                let transaction = upstream.transaction(&mut rng);
+                session.send(SourceEvent::Transaction(transaction)).await;
+            }
+            session.check(&upstream, &registered, &what).await;
+        }
+        session.engine.stop().await;
+        assert!(!directory.path().join("snapshot").exists(), "{what}");
+    }
+}
+
+#[test]
+fn rows_of_a_snapshot_count_once_in_any_order() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let pasted = std::env::var("TIDEMARK_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds: Vec<u64> = pasted.map_or_else(|| (0..60).collect(), |seed| vec![seed]);
+    runtime.block_on(async {
+        for seed in seeds {
+            let run = tokio::time::timeout(Duration::from_secs(60), snapshot(seed));
+            assert!(run.await.is_ok(), "seed {seed}: no progress for a minute");
+        }
+    });
 }
 
 #[test]

@@ -3,8 +3,6 @@
 //! The surprise: slot and publication are named after the data directory. One that is named on the command line is
 //! claimed here as `serve` would, so that the name in a repair is the one that will be used.
 
-use std::io::Write;
-
 use connectors::PostgresConfig;
 use connectors::postgres::{Finding, Stage, check, repair};
 use engine::source::CheckOutcome;
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use crate::cli::{CheckArguments, OutputFormat};
 use crate::config::UpstreamConfig;
 use crate::failure::Failure;
+use crate::output::say;
 use crate::serve::runtime;
 
 /// A repaired check may uncover another: rights first, then what they let us see.
@@ -34,10 +33,14 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let upstream = UpstreamConfig::resolve(&arguments.upstream)?;
     let tables = if arguments.tables.is_empty() { &upstream.tables } else { &arguments.tables };
+    let row_images_off =
+        if arguments.no_row_image.is_empty() { &upstream.no_row_image } else { &arguments.no_row_image };
     let of = |url: &str, slot: &str| {
         let config = match tables.as_slice() {
             [] => PostgresConfig::server(url, slot),
-            tables => PostgresConfig::new(url, tables, slot),
+            tables => {
+                PostgresConfig::new(url, tables, slot).and_then(|config| config.with_row_images_off(row_images_off))
+            }
         };
         config.map(|config| config.with_failover(upstream.failover_slot)).map_err(|error| usage(&error))
     };
@@ -155,12 +158,4 @@ fn document(findings: &[Finding], repairs: &[Repair]) -> Value {
         "checks": checks,
         "statements": statements,
     })
-}
-
-/// A pipe that was closed is no failure.
-fn say(line: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(error.to_string())),
-        _ => Ok(()),
-    }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use queries::access::{Pin, Scope};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -26,6 +27,24 @@ Exit codes:
   0  slot and publication are gone
   2  the slot is in use, is not Tidemark's, or Postgres cannot be asked; or the usage is wrong";
 
+const APPLY_HELP: &str = "An aggregate that is registered with another definition is left as it is and reported. \
+Nothing is pruned where a definition differs or is refused.
+
+Exit codes:
+  0  the aggregates are as in the directory; with --dry-run, they could be
+  1  the server failed, or could not be reached
+  2  a definition differs or is refused, or the directory cannot be read";
+
+const VERIFY_HELP: &str = "Nobody has to stop writing: Postgres recomputes the totals in a snapshot of one position of its log, and they are compared \
+with ours at that very position. Until that is done the snapshot holds back vacuum, and the tables can be written to but \
+neither altered nor truncated.
+
+Exit codes:
+  0  equal
+  1  cells differ; each key is printed with both values
+  2  the usage is wrong, or the server refuses to compare
+  3  the server failed or cannot compare now, or could not be reached";
+
 /// Exact, live totals of a Postgres table.
 #[derive(Debug, Parser)]
 #[command(name = "tidemark", version, after_help = EXIT_CODES)]
@@ -40,7 +59,7 @@ pub struct Cli {
 pub enum Command {
     /// Follow a source and serve totals
     #[command(after_help = EXIT_CODES)]
-    Serve(ServeArguments),
+    Serve(Box<ServeArguments>),
     /// Watch totals move: a private Postgres with live payments, three aggregates, a page
     #[command(after_help = EXIT_CODES)]
     Demo {
@@ -54,6 +73,12 @@ pub enum Command {
     /// Remove the replication slot and publication of a data directory that is not wanted any more
     #[command(after_help = DROP_SLOT_HELP)]
     DropSlot(DropSlotArguments),
+    /// Make, list and revoke the tokens that a server asks for
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
     /// List the aggregates of a running server
     List {
         #[command(flatten)]
@@ -73,16 +98,22 @@ pub enum Command {
         #[command(flatten)]
         server: ServerAddress,
     },
-    /// Register an aggregate from a JSON file with a running server
+    /// Register the aggregates of a file with a running server
     Register {
-        /// The definition, as JSON
+        /// One definition as JSON, or statements in a file that ends in .sql
         file: PathBuf,
-        /// Its name; the file's name without extension unless stated
+        /// Name of the definition in JSON; the file's name without extension unless stated
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
         server: ServerAddress,
     },
+    /// Make the aggregates of a running server those that a directory defines
+    #[command(after_help = APPLY_HELP)]
+    Apply(ApplyArguments),
+    /// Compare what a running server holds with Postgres' own GROUP BY at the same position
+    #[command(after_help = VERIFY_HELP)]
+    Verify(VerifyArguments),
     /// Ask an aggregate of a running server
     Query {
         /// The aggregate
@@ -95,12 +126,106 @@ pub enum Command {
     },
 }
 
-/// Where a running server is.
+/// The commands of `token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; it is shown once and kept nowhere
+    Create(TokenCreateArguments),
+    /// List the tokens, without what they are
+    List {
+        /// File with the tokens
+        #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
+        tokens: PathBuf,
+    },
+    /// Revoke a token; a running server refuses it within a second
+    Revoke {
+        /// Its id, the part of it between the underscores
+        id: String,
+        /// File with the tokens
+        #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
+        tokens: PathBuf,
+    },
+}
+
+/// What `token create` can be told.
 #[derive(Debug, Args)]
+pub struct TokenCreateArguments {
+    /// File with the tokens; made where there is none
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
+    pub tokens: PathBuf,
+    /// What it may do: read; register, which includes read; admin, which includes both
+    #[arg(long, value_parser = str::parse::<Scope>)]
+    pub scope: Scope,
+    /// See this aggregate only, or this part of it: monthly=currency:EUR; can be repeated
+    #[arg(long = "pin", value_name = "AGGREGATE[=DIMENSION:VALUE,...]", value_parser = Pin::parse)]
+    pub pins: Vec<Pin>,
+    /// Count no more after this time, such as 90d
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub expires: Option<u64>,
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub note: String,
+}
+
+/// What `apply` can be told.
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// The directory; its .sql and .json files are read, not those of directories in it
+    #[arg(short = 'f', long = "directory", value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Drop the aggregates that the directory does not define
+    #[arg(long)]
+    pub prune: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `verify` can be told.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The aggregate [default: all]
+    pub name: Option<String>,
+    /// Only buckets that begin at or after this time, such as 2026-03 or -30d
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub from: Option<String>,
+    /// Only buckets that begin before this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub to: Option<String>,
+    /// Whom to compare with [default: postgres, where the source is one]
+    #[arg(long, value_enum)]
+    pub against: Option<VerifyAgainst>,
+    /// How to print what was found
+    #[arg(long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// Whom cells are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyAgainst {
+    /// Postgres' own GROUP BY at the same position.
+    Postgres,
+    /// The copy of the rows that Tidemark keeps.
+    Rows,
+}
+
+/// Where a running server is.
+#[derive(Debug, Default, Args)]
 pub struct ServerAddress {
     /// Address of the running server
     #[arg(long = "server", value_name = "URL", env = "TIDEMARK_SERVER", default_value = "http://127.0.0.1:7171")]
     pub url: String,
+    /// File that holds the token to send; or the token itself in the environment as TIDEMARK_TOKEN
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// File with the certificates to believe of a server at https://, instead of the ones that this machine trusts
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where Postgres is, for the commands that ask it themselves. The configuration file is that of `serve`.
@@ -125,6 +250,9 @@ pub struct CheckArguments {
     /// Look at this table too, as schema.name; can be repeated
     #[arg(long = "table", value_name = "TABLE", env = "TIDEMARK_TABLE", value_delimiter = ',')]
     pub tables: Vec<String>,
+    /// The row images of this table are to be off, which takes REPLICA IDENTITY FULL; can be repeated
+    #[arg(long, value_name = "TABLE", env = "TIDEMARK_NO_ROW_IMAGE", value_delimiter = ',')]
+    pub no_row_image: Vec<String>,
     /// Repair what can be repaired without losing anything
     #[arg(long)]
     pub fix: bool,
@@ -171,7 +299,25 @@ pub struct ServeArguments {
     /// Address to serve HTTP on [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Serve on an address that others reach, without tokens or TLS
+    /// Ask everyone for a token of this file
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
+    pub tokens: Option<PathBuf>,
+    /// Serve HTTPS with this certificate chain, in PEM; read again when it changes, and on SIGHUP
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_TLS_CERTIFICATE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "TIDEMARK_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// Answer to this name too, beside addresses and localhost; can be repeated
+    #[arg(long = "host", value_name = "NAME", env = "TIDEMARK_HOST", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// Keep at most this many connections; at the limit the one that is idle longest makes room [default: 2048]
+    #[arg(long, value_name = "NUMBER", env = "TIDEMARK_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+    /// Keep at most this many connections of one address beyond this machine [default: 256]
+    #[arg(long, value_name = "NUMBER", env = "TIDEMARK_MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: Option<usize>,
+    /// Serve on an address that others reach, also without tokens or TLS
     #[arg(long, env = "TIDEMARK_INSECURE_LISTEN")]
     pub insecure_listen: bool,
     /// Follow this Postgres database; better given in the environment, where others do not see its password
@@ -180,6 +326,10 @@ pub struct ServeArguments {
     /// Follow this table, as schema.name; can be repeated
     #[arg(long = "table", value_name = "TABLE", env = "TIDEMARK_TABLE", value_delimiter = ',')]
     pub tables: Vec<String>,
+    /// Keep no copy of this table's rows, which takes REPLICA IDENTITY FULL: half the disk, and no look-up per change, but an
+    /// aggregate that is registered later has the table read anew; can be repeated
+    #[arg(long, value_name = "TABLE", env = "TIDEMARK_NO_ROW_IMAGE", value_delimiter = ',')]
+    pub no_row_image: Vec<String>,
     /// Make the replication slot one that standbys copy, to go on after a failover; takes Postgres 17 or newer
     #[arg(long, env = "TIDEMARK_FAILOVER_SLOT")]
     pub failover_slot: bool,
@@ -207,6 +357,12 @@ pub struct ServeArguments {
     /// Memory for caches, such as 512MiB [default: 512MiB]
     #[arg(long, value_name = "SIZE", env = "TIDEMARK_MEMORY")]
     pub memory: Option<String>,
+    /// Add up so many cells again per second, to compare them with their control totals; 0 for none [default: 100000]
+    #[arg(long, value_name = "NUMBER", env = "TIDEMARK_SCRUB_CELLS")]
+    pub scrub_cells: Option<u64>,
+    /// Compare one bucket of one aggregate with Postgres this often, as `verify` does, such as 600s [default: never]
+    #[arg(long, value_name = "TIME", env = "TIDEMARK_VERIFY_EVERY")]
+    pub verify_every: Option<String>,
     /// How to write the log; what to write is RUST_LOG's [default: pretty]
     #[arg(long, env = "TIDEMARK_LOG")]
     pub log: Option<LogFormat>,
@@ -221,6 +377,15 @@ pub enum LogFormat {
     Pretty,
     /// One JSON object per line.
     Json,
+}
+
+/// Seconds in `90d`, `12h`, `30m`, `45s`.
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+    let seconds = units.iter().find_map(|(unit, seconds)| {
+        text.strip_suffix(*unit)?.parse::<u64>().ok()?.checked_mul(*seconds).filter(|seconds| *seconds > 0)
+    });
+    seconds.ok_or_else(|| "use a time such as 90d or 12h".to_owned())
 }
 
 fn parse_parameter(text: &str) -> Result<(String, String), String> {

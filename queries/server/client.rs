@@ -1,17 +1,47 @@
 //! The commands that talk to a running server: the HTTP face from a shell. Answers go to standard output as JSON,
 //! problems to standard error with what to do.
 
-use std::io::Write;
-use std::path::Path;
+use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::http::{HeaderValue, Request, Response, Uri, header};
+use ureq::middleware::{Middleware, MiddlewareNext};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Body, SendBody};
 
 use crate::cli::ServerAddress;
+use crate::definition_file::DefinitionFile;
 use crate::failure::Failure;
+use crate::output::say;
 
 /// Longer than the server's own limit, so that its reason is heard.
 const TIMEOUT: Duration = Duration::from_secs(35);
+
+/// What the server said.
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    /// Its problem in the form of a compiler's message.
+    pub fn problem(&self) -> String {
+        problem_text(self.status, &self.body)
+    }
+
+    /// The body, or a failure: the server's, or the caller's mistake.
+    pub fn into_success(self) -> Result<String, Failure> {
+        match self.status {
+            500.. => Err(Failure::Failed(self.problem())),
+            400.. => Err(Failure::Usage(self.problem())),
+            _ => Ok(self.body),
+        }
+    }
+}
 
 /// A running server.
 pub struct Client {
@@ -22,62 +52,182 @@ pub struct Client {
 impl Client {
     /// A client of the server at an address.
     pub fn new(server: &ServerAddress) -> Result<Client, Failure> {
-        if !server.url.starts_with("http://") {
-            return Err(Failure::Usage(format!("{:?} is not of the form http://host:port", server.url)));
+        let token = token(server)?;
+        let travels_in_clear = !is_encrypted(&server.url)?;
+        if token.is_some() && travels_in_clear {
+            return Err(Failure::Usage(format!(
+                "the token would travel to {} for everyone on the way to read\n  remedy: use https://",
+                server.url
+            )));
         }
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
+        let tls = TlsConfig::builder().root_certs(roots(server)?).build();
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            // A token is for the server that was named, not for where it points.
+            .max_redirects(0)
+            .timeout_global(Some(TIMEOUT))
+            .tls_config(tls)
+            .middleware(Bearer(token))
+            .build();
         Ok(Client { agent: agent.into(), url: server.url.trim_end_matches('/').to_owned() })
     }
 
     /// All aggregates.
     pub fn list(&self) -> Result<(), Failure> {
-        self.answered(self.agent.get(format!("{}/v1/aggregates", self.url)).call())
+        print(&self.list_text()?)
     }
 
     /// One aggregate.
     pub fn describe(&self, name: &str) -> Result<(), Failure> {
-        self.answered(self.agent.get(self.aggregate(name)).call())
+        print(&self.answered(self.agent.get(self.aggregate(name)).call())?.into_success()?)
     }
 
     /// Drops an aggregate.
     pub fn drop_aggregate(&self, name: &str) -> Result<(), Failure> {
+        print(&self.delete(name)?.into_success()?)
+    }
+
+    /// The names of all aggregates.
+    pub fn names(&self) -> Result<Vec<String>, Failure> {
+        let list: Value = serde_json::from_str(&self.list_text()?).unwrap_or_default();
+        let entries = list.get("data").and_then(Value::as_array).into_iter().flatten();
+        Ok(entries.filter_map(|entry| Some(entry.get("name")?.as_str()?.to_owned())).collect())
+    }
+
+    /// Drops an aggregate.
+    pub fn delete(&self, name: &str) -> Result<Reply, Failure> {
         self.answered(self.agent.delete(self.aggregate(name)).call())
     }
 
-    /// Registers the aggregate in a file.
-    pub fn register(&self, file: &Path, name: Option<&str>) -> Result<(), Failure> {
-        let definition = std::fs::read_to_string(file)
-            .map_err(|error| Failure::Usage(format!("{} cannot be read: {error}", file.display())))?;
-        let stem = file.file_stem().and_then(|stem| stem.to_str());
-        let name = name.or(stem).ok_or_else(|| Failure::Usage("give the aggregate a name with --name".to_owned()))?;
-        self.answered(self.agent.put(self.aggregate(name)).content_type("application/json").send(definition))
+    /// Registers a definition.
+    pub fn put(&self, definition: &DefinitionFile) -> Result<Reply, Failure> {
+        let request = self.agent.put(self.aggregate(&definition.name)).content_type(definition.content_type);
+        self.answered(request.send(&definition.text))
+    }
+
+    /// What a definition would make.
+    pub fn preview(&self, definition: &DefinitionFile) -> Result<Reply, Failure> {
+        let url = format!("{}/v1/aggregates:preview?name={}", self.url, escape(&definition.name));
+        self.answered(self.agent.post(url).content_type(definition.content_type).send(&definition.text))
+    }
+
+    /// Registers definitions, one after the other.
+    pub fn register(&self, definitions: &[DefinitionFile]) -> Result<(), Failure> {
+        definitions.iter().try_for_each(|definition| print(&self.put(definition)?.into_success()?))
+    }
+
+    /// Has cells compared; waits as long as that takes.
+    pub fn verify(&self, request: &Value) -> Result<Reply, Failure> {
+        let url = format!("{}/v1/verify", self.url);
+        let patient = self.agent.post(url).config().timeout_global(None).build();
+        self.answered(patient.content_type("application/json").send(request.to_string()))
+    }
+
+    /// Asks an aggregate, and prints its answer.
+    pub fn query(&self, name: &str, parameters: &[(String, String)]) -> Result<(), Failure> {
+        let pairs = parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        print(&self.data(name, pairs)?.into_success()?)
     }
 
     /// Asks an aggregate.
-    pub fn query(&self, name: &str, parameters: &[(String, String)]) -> Result<(), Failure> {
-        let pairs = parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        self.answered(self.agent.get(format!("{}/data", self.aggregate(name))).query_pairs(pairs).call())
+    pub fn data<'a>(&self, name: &str, parameters: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Reply, Failure> {
+        self.answered(self.agent.get(format!("{}/data", self.aggregate(name))).query_pairs(parameters).call())
+    }
+
+    fn list_text(&self) -> Result<String, Failure> {
+        self.answered(self.agent.get(format!("{}/v1/aggregates", self.url)).call())?.into_success()
     }
 
     fn aggregate(&self, name: &str) -> String {
         format!("{}/v1/aggregates/{}", self.url, escape(name))
     }
 
-    /// Prints the answer, or turns the problem into a failure.
-    fn answered(&self, response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<(), Failure> {
+    fn answered(&self, response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, Failure> {
         let unreachable = |error: ureq::Error| {
             Failure::Failed(format!("{} does not answer: {error}\n  is `tidemark serve` running there?", self.url))
         };
         let mut response = response.map_err(unreachable)?;
         let status = response.status().as_u16();
-        let text = response.body_mut().with_config().limit(1 << 30).read_to_string().map_err(unreachable)?;
-        if status < 400 {
-            return print(&text);
-        }
-        let message = problem_text(status, &text);
-        // The server's failure, or the caller's mistake.
-        Err(if status >= 500 { Failure::Failed(message) } else { Failure::Usage(message) })
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_string().map_err(unreachable)?;
+        Ok(Reply { status, body })
     }
+}
+
+/// Sends the token with every request.
+struct Bearer(Option<HeaderValue>);
+
+impl Middleware for Bearer {
+    fn handle(
+        &self,
+        mut request: Request<SendBody<'_>>,
+        next: MiddlewareNext<'_>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        if let Some(token) = &self.0 {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
+        next.handle(request)
+    }
+}
+
+/// The token as it is sent. One in the environment is for the one who starts us; a file wins over it.
+fn token(server: &ServerAddress) -> Result<Option<HeaderValue>, Failure> {
+    let token = match &server.token_file {
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|error| Failure::Usage(format!("the token in {} cannot be read: {error}", path.display())))?,
+        ),
+        None => std::env::var("TIDEMARK_TOKEN").ok(),
+    };
+    let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+    let header = token.map(|token| {
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.map_err(|_| Failure::Usage("the token holds what no token holds".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(value)
+    });
+    header.transpose()
+}
+
+/// Whether nobody reads along: TLS, or this machine.
+fn is_encrypted(url: &str) -> Result<bool, Failure> {
+    let wrong = || Failure::Usage(format!("{url:?} is not of the form http://host:port or https://host:port"));
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    match uri.scheme_str() {
+        Some("https") if !host.is_empty() => Ok(true),
+        Some("http") if !host.is_empty() => {
+            Ok(host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// Whose certificates are believed.
+fn roots(server: &ServerAddress) -> Result<RootCerts, Failure> {
+    let certificates = match &server.ca_file {
+        // Looking for them takes time that a server in clear does not need.
+        None if !server.url.starts_with("https://") => Vec::new(),
+        None => {
+            let system = rustls_native_certs::load_native_certs().certs;
+            system.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect()
+        }
+        Some(path) => {
+            let unreadable =
+                |error: &dyn Display| Failure::Usage(format!("{} cannot be read: {error}", path.display()));
+            let text = std::fs::read(path).map_err(|error| unreadable(&error))?;
+            let parts = parse_pem(&text).collect::<Result<Vec<_>, _>>().map_err(|error| unreadable(&error))?;
+            let certificates = parts.into_iter().filter_map(|part| match part {
+                PemItem::Certificate(certificate) => Some(certificate),
+                _ => None,
+            });
+            let certificates: Vec<_> = certificates.collect();
+            if certificates.is_empty() {
+                return Err(unreadable(&"it holds no certificate in PEM"));
+            }
+            certificates
+        }
+    };
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 fn print(text: &str) -> Result<(), Failure> {
@@ -85,12 +235,7 @@ fn print(text: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let pretty = serde_json::from_str::<Value>(text).and_then(|value| serde_json::to_string_pretty(&value));
-    let written = writeln!(std::io::stdout(), "{}", pretty.as_deref().unwrap_or(text));
-    match written {
-        // `tidemark query ... | head` closes the pipe; that is no failure.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::Failed(error.to_string())),
-        _ => Ok(()),
-    }
+    say(pretty.as_deref().unwrap_or(text))
 }
 
 /// A problem in the form of a compiler's message.
@@ -105,6 +250,8 @@ fn problem_text(status: u16, body: &str) -> String {
         if let Some(pointer) = error.get("pointer").and_then(Value::as_str).filter(|pointer| !pointer.is_empty()) {
             text.push_str(&format!("\n  at: {pointer}"));
         }
+        let excerpt = error.get("excerpt").and_then(Value::as_str).unwrap_or_default();
+        excerpt.lines().for_each(|line| text.push_str(&format!("\n  | {line}")));
     }
     if let Some(hint) = field("hint") {
         text.push_str(&format!("\n  hint: {hint}"));
@@ -136,7 +283,27 @@ mod tests {
             problem_text(422, body),
             "no column \"amont\" [unknown_column]\n  at: /measures/0/sum\n  hint: did you mean \"amount\"?"
         );
+        let body = r#"{"detail":"expected FROM (line 1, column 3)","code":"malformed_sql",
+                       "errors":[{"line":1,"column":3,"excerpt":"abc\n  ^","detail":"x"}]}"#;
+        assert_eq!(problem_text(400, body), "expected FROM (line 1, column 3) [malformed_sql]\n  | abc\n  |   ^");
         assert_eq!(problem_text(502, "<html>"), "the server answered 502");
+    }
+
+    #[test]
+    fn a_token_travels_encrypted_or_on_this_machine() {
+        for (url, encrypted) in [
+            ("http://127.0.0.1:7171", Some(true)),
+            ("http://[::1]:7171", Some(true)),
+            ("http://localhost", Some(true)),
+            ("https://totals.example.com", Some(true)),
+            ("http://totals.example.com", Some(false)),
+            ("http://localhost.example.com", Some(false)),
+            ("http://127.0.0.1@totals.example.com", Some(false)),
+            ("ftp://127.0.0.1", None),
+            ("totals", None),
+        ] {
+            assert_eq!(is_encrypted(url).ok(), encrypted, "{url}");
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use connectors::tables::TableFile;
-use queries::http::check_listen_address;
+use engine::engine::DEFAULT_SCRUB_CELLS_PER_S;
+use queries::http::{ConnectionLimits, Protection, check_listen_address};
+use queries::query::aggregate_query::duration;
 use serde::Deserialize;
 
 use crate::cli::{LogFormat, ServeArguments, UpstreamArguments};
@@ -26,6 +29,14 @@ pub struct ServeConfig {
     pub data: PathBuf,
     /// Where HTTP is served; checked.
     pub listen: SocketAddr,
+    /// The tokens that everyone is asked for.
+    pub tokens: Option<PathBuf>,
+    /// Our certificate, and its key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Names that are ours.
+    pub hosts: Vec<String>,
+    /// How many connections there may be.
+    pub limits: ConnectionLimits,
     /// What is followed.
     pub source: SourceConfig,
     /// Standbys copy the replication slot.
@@ -40,6 +51,10 @@ pub struct ServeConfig {
     pub workers: NonZeroUsize,
     /// Memory for caches, in bytes.
     pub memory_bytes: u64,
+    /// Cells compared with their control totals in a second; none where 0.
+    pub scrub_cells_per_s: u64,
+    /// How often a bucket is compared with upstream; never where there is none.
+    pub verify_every: Option<Duration>,
     /// How the log is written.
     pub log: LogFormat,
 }
@@ -53,6 +68,8 @@ pub enum SourceConfig {
         url: Secret,
         /// Tables as `schema.name`; at least one.
         tables: Vec<String>,
+        /// Those of them that keep no row images.
+        no_row_image: Vec<String>,
     },
     /// Made-up payments.
     Generator {
@@ -96,6 +113,8 @@ pub struct UpstreamConfig {
     pub url: Secret,
     /// The tables of the configuration file.
     pub tables: Vec<String>,
+    /// Those of them that keep no row images.
+    pub no_row_image: Vec<String>,
     /// The slot shall be one that standbys copy.
     pub failover_slot: bool,
     /// The data directory.
@@ -115,6 +134,7 @@ impl UpstreamConfig {
         Ok(UpstreamConfig {
             url,
             tables: file.tables,
+            no_row_image: file.no_row_image,
             failover_slot: file.failover_slot,
             data_named: data.is_some(),
             data: data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
@@ -128,11 +148,20 @@ impl UpstreamConfig {
 struct File {
     data: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    tokens: Option<PathBuf>,
+    tls_certificate: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    #[serde(default)]
+    hosts: Vec<String>,
+    max_connections: Option<usize>,
+    max_connections_per_address: Option<usize>,
     #[serde(default)]
     insecure_listen: bool,
     postgres: Option<Secret>,
     #[serde(default)]
     tables: Vec<String>,
+    #[serde(default)]
+    no_row_image: Vec<String>,
     #[serde(default)]
     failover_slot: bool,
     max_transaction: Option<String>,
@@ -143,6 +172,8 @@ struct File {
     events: Option<EventsSetting>,
     workers: Option<usize>,
     memory: Option<String>,
+    scrub_cells: Option<u64>,
+    verify_every: Option<String>,
     log: Option<LogFormat>,
 }
 
@@ -196,7 +227,14 @@ fn parse_file(text: &str) -> Result<File, String> {
 fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure> {
     let listen =
         arguments.listen.or(file.listen).unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
-    check_listen_address(listen, arguments.insecure_listen || file.insecure_listen)
+    let tokens = arguments.tokens.or(file.tokens);
+    let tls = match (arguments.tls_certificate.or(file.tls_certificate), arguments.tls_key.or(file.tls_key)) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        _ => return Err(Failure::Usage("--tls-certificate and --tls-key go together".to_owned())),
+    };
+    let protection = Protection { tokens: tokens.is_some(), tls: tls.is_some() };
+    check_listen_address(listen, protection, arguments.insecure_listen || file.insecure_listen)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let workers = arguments.workers.or(file.workers).map_or_else(
         || Ok(default_workers()),
@@ -208,17 +246,30 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
     let max_transaction_bytes = max_transaction.as_deref().map_or(Ok(DEFAULT_MAX_TRANSACTION), parse_size)?;
     let max_row = arguments.max_row.or(file.max_row);
     let max_row_bytes = max_row.as_deref().map_or(Ok(DEFAULT_MAX_ROW), parse_size)?;
-    let tables = if arguments.tables.is_empty() { file.tables } else { arguments.tables };
+    let verify_every = arguments.verify_every.or(file.verify_every);
+    let followed = Followed {
+        tables: if arguments.tables.is_empty() { file.tables } else { arguments.tables },
+        no_row_image: if arguments.no_row_image.is_empty() { file.no_row_image } else { arguments.no_row_image },
+    };
     let events = arguments.events.map(EventsSetting::File);
     let stated = (arguments.postgres.map(Secret), arguments.generator, arguments.replay, events);
     let source = match stated {
         // A source on the command line or in the environment replaces the file's, of whatever kind that is.
-        (None, None, None, None) => source(file.postgres, file.generator, file.replay, file.events, tables)?,
-        (postgres, generator, replay, events) => source(postgres, generator, replay, events, tables)?,
+        (None, None, None, None) => source(file.postgres, file.generator, file.replay, file.events, followed)?,
+        (postgres, generator, replay, events) => source(postgres, generator, replay, events, followed)?,
     };
+    let limits = ConnectionLimits::default();
+    let per_address = arguments.max_connections_per_address.or(file.max_connections_per_address);
     Ok(ServeConfig {
         data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
         listen,
+        tokens,
+        tls,
+        hosts: if arguments.hosts.is_empty() { file.hosts } else { arguments.hosts },
+        limits: ConnectionLimits {
+            total: at_least_one("max_connections", arguments.max_connections.or(file.max_connections), limits.total)?,
+            per_address: at_least_one("max_connections_per_address", per_address, limits.per_address)?,
+        },
         source,
         failover_slot: arguments.failover_slot || file.failover_slot,
         max_transaction_bytes,
@@ -226,8 +277,17 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         snapshot_readers: arguments.snapshot_readers.or(file.snapshot_readers),
         workers,
         memory_bytes,
+        scrub_cells_per_s: arguments.scrub_cells.or(file.scrub_cells).unwrap_or(DEFAULT_SCRUB_CELLS_PER_S),
+        verify_every: verify_every.as_deref().map(parse_pause).transpose()?,
         log: arguments.log.or(file.log).unwrap_or_default(),
     })
+}
+
+fn at_least_one(name: &str, stated: Option<usize>, default: usize) -> Result<usize, Failure> {
+    match stated {
+        Some(0) => Err(Failure::Usage(format!("{name} has to be at least 1"))),
+        stated => Ok(stated.unwrap_or(default)),
+    }
 }
 
 fn default_workers() -> NonZeroUsize {
@@ -235,18 +295,24 @@ fn default_workers() -> NonZeroUsize {
     NonZeroUsize::new(processors / 2).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// Tables of a database.
+struct Followed {
+    tables: Vec<String>,
+    no_row_image: Vec<String>,
+}
+
 fn source(
     postgres: Option<Secret>,
     generator: Option<u64>,
     replay: Option<PathBuf>,
     events: Option<EventsSetting>,
-    tables: Vec<String>,
+    Followed { tables, no_row_image }: Followed,
 ) -> Result<SourceConfig, Failure> {
     match (postgres, generator, replay, events) {
         (Some(_), None, None, None) if tables.is_empty() => {
             Err(Failure::Usage("no table to follow: give one with --table schema.name".to_owned()))
         }
-        (Some(url), None, None, None) => Ok(SourceConfig::Postgres { url, tables }),
+        (Some(url), None, None, None) => Ok(SourceConfig::Postgres { url, tables, no_row_image }),
         (None, Some(seed), None, None) => Ok(SourceConfig::Generator { seed }),
         (None, None, Some(file), None) => Ok(SourceConfig::Replay { file }),
         (None, None, None, Some(events)) => Ok(SourceConfig::Events { tables: events.resolve()? }),
@@ -258,6 +324,13 @@ fn source(
             "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator, --replay and --events".to_owned(),
         )),
     }
+}
+
+/// `600s`, at least one second.
+fn parse_pause(text: &str) -> Result<Duration, Failure> {
+    duration(text)
+        .filter(|pause| *pause >= Duration::from_secs(1))
+        .ok_or_else(|| Failure::Usage(format!("{text:?} is not a pause: use seconds, such as 600s")))
 }
 
 /// `512MiB`, `2GiB`, `1000000`.
@@ -328,9 +401,14 @@ mod tests {
         assert!(refused(arguments(), "generator = 1\nworkers = 0").contains("at least 1"));
         assert!(refused(arguments(), "generator = 1\nmemory = '5 potatoes'").contains("512MiB"));
         assert!(refused(arguments(), "generator = 1\nlisten = '0.0.0.0:7171'").contains("--insecure-listen"));
-        assert!(
-            combine(arguments(), parse_file("generator = 1\nlisten = '0.0.0.0:1'\ninsecure_listen = true").unwrap())
-                .is_ok()
-        );
+        let without_tls = "generator = 1\nlisten = '0.0.0.0:7171'\ntokens = 't'";
+        assert!(refused(arguments(), without_tls).contains("there are no TLS"));
+        assert!(refused(arguments(), "generator = 1\ntls_key = 'k'").contains("go together"));
+        let listens = |more: &str| {
+            let file = format!("generator = 1\nlisten = '0.0.0.0:1'\n{more}");
+            combine(arguments(), parse_file(&file).unwrap()).is_ok()
+        };
+        assert!(listens("insecure_listen = true"));
+        assert!(listens("tokens = 't'\ntls_certificate = 'c'\ntls_key = 'k'"));
     }
 }

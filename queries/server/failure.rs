@@ -8,15 +8,21 @@ use std::process::ExitCode;
 pub enum Failure {
     /// The server or the engine failed, or could not be reached.
     Failed(String),
+    /// What was verified is not as it should be.
+    Differs(String),
+    /// A verification had no outcome: the server failed, or could not be reached.
+    Unanswered(String),
     /// The usage or the configuration is wrong, or something needed to start is not there.
     Usage(String),
 }
 
 impl Failure {
-    /// 1 where something failed, 2 where something has to be put right first.
+    /// 1 where something failed or differs, 2 where something has to be put right first, 3 where it is not known whether
+    /// anything differs.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Failure::Failed(_) => ExitCode::from(1),
+            Failure::Failed(_) | Failure::Differs(_) => ExitCode::from(1),
+            Failure::Unanswered(_) => ExitCode::from(3),
             Failure::Usage(_) => ExitCode::from(2),
         }
     }
@@ -25,7 +31,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Failed(message) | Failure::Usage(message) => f.write_str(message),
+            Failure::Failed(message)
+            | Failure::Differs(message)
+            | Failure::Unanswered(message)
+            | Failure::Usage(message) => f.write_str(message),
         }
     }
 }

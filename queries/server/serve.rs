@@ -15,9 +15,10 @@ use engine::pipeline::abort_on_engine_panic;
 use engine::source::ResumePoint;
 use engine::store::StoreMemory;
 use engine::store::format::claim;
-use queries::http::{AppState, serve};
+use queries::access::Gate;
+use queries::http::{AppState, Front, Hosts, Protection, Tls, serve};
 use queries::inlet::{EventInlet, NotTaken, Taken};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -25,23 +26,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{ServeConfig, SourceConfig};
 use crate::failure::Failure;
-use crate::logging;
+use crate::recount::PostgresRecount;
+use crate::{logging, open_files};
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: ServeConfig) -> Result<(), Failure> {
     logging::start(config.log);
     abort_on_engine_panic();
+    let gate = config.tokens.clone().map_or(Ok(Gate::default()), Gate::of_file).map_err(Failure::Usage)?;
+    let tls = config.tls.clone().map(|(certificate, key)| Tls::open(certificate, key));
+    let tls = tls.transpose().map_err(Failure::Usage)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = bind(config.listen).await?;
         let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
-        let (running, source_name, inlet) = start(&config).await?;
-        let state = AppState::new(running.engine.clone(), source_name);
-        let state = match inlet {
-            Some(inlet) => state.with_inlet(Arc::new(Posted(inlet))),
-            None => state,
-        };
-        serve_engine(listener, state, shutdown).await;
+        let Started { running, source_name, inlet, upstream } = start(&config).await?;
+        let mut state = AppState::new(running.engine.clone(), source_name)
+            .with_gate(gate)
+            .with_hosts(Hosts::new(config.hosts.clone()))
+            .with_verification(config.verify_every);
+        if let Some(inlet) = inlet {
+            state = state.with_inlet(Arc::new(Posted(inlet)));
+        }
+        if let Some(upstream) = upstream {
+            state = state.with_upstream(Arc::new(upstream));
+        }
+        serve_engine(listener, state, Front { tls, limits: open_files::fit(config.limits) }, shutdown).await;
         running.stop().await;
         Ok(())
     })
@@ -122,14 +132,28 @@ fn not_taken(error: PostError) -> NotTaken {
     }
 }
 
-/// Starts what the configuration says. The second part is the name of its source in `/v1/sources`, the third where events
-/// are posted to it.
-async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<Inlet>), Failure> {
+/// What was started, and what the HTTP face has to know of it.
+struct Started {
+    running: Running,
+    /// The source's name in `/v1/sources`.
+    source_name: &'static str,
+    /// Where events are posted to it.
+    inlet: Option<Inlet>,
+    /// Where it can be asked for its own totals.
+    upstream: Option<PostgresRecount>,
+}
+
+/// Starts what the configuration says.
+async fn start(config: &ServeConfig) -> Result<Started, Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
-    let mut inlet = None;
-    let (connector, name) = match &config.source {
-        SourceConfig::Postgres { url, tables } => {
-            let named = |slot: &str| PostgresConfig::new(url.reveal(), tables, slot).map_err(|error| usage(&error));
+    let (mut inlet, mut upstream) = (None, None);
+    let (connector, source_name) = match &config.source {
+        SourceConfig::Postgres { url, tables, no_row_image } => {
+            let named = |slot: &str| {
+                PostgresConfig::new(url.reveal(), tables, slot)
+                    .and_then(|config| config.with_row_images_off(no_row_image))
+                    .map_err(|error| usage(&error))
+            };
             // A URL that cannot work leaves no data directory behind.
             named("tidemark")?;
             let instance = claim(&config.data).map_err(|error| usage(&error))?;
@@ -141,6 +165,7 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<In
             if let Some(readers) = config.snapshot_readers {
                 postgres = postgres.with_snapshot_readers(readers).map_err(|error| usage(&error))?;
             }
+            upstream = Some(PostgresRecount(postgres.clone()));
             (ConnectorConfig::Postgres(postgres), "postgres")
         }
         SourceConfig::Generator { seed } => {
@@ -154,7 +179,8 @@ async fn start(config: &ServeConfig) -> Result<(Running, &'static str, Option<In
             (ConnectorConfig::Events(EventsConfig { tables: tables.clone(), directory, outlet }), "events")
         }
     };
-    Ok((Running::start(&engine_config(config), connector).await?, name, inlet))
+    let running = Running::start(&engine_config(config), connector).await?;
+    Ok(Started { running, source_name, inlet, upstream })
 }
 
 /// Half of the memory for blocks, a quarter for cells, the rest for what is being written.
@@ -166,6 +192,7 @@ fn engine_config(config: &ServeConfig) -> EngineConfig {
         data: config.data.clone(),
         workers: config.workers.get(),
         cells_in_memory: size(config.memory_bytes / 4 / CELL_BYTES),
+        scrub_cells_per_s: config.scrub_cells_per_s,
         store_memory: StoreMemory {
             block_cache: size(config.memory_bytes / 2),
             write_buffer: size((config.memory_bytes / 8).clamp(4 << 20, 64 << 20)),
@@ -174,19 +201,30 @@ fn engine_config(config: &ServeConfig) -> EngineConfig {
 }
 
 /// Serves HTTP over a running engine until `shutdown`.
-pub async fn serve_engine(listener: TcpListener, state: AppState, shutdown: CancellationToken) {
+pub async fn serve_engine(listener: TcpListener, state: AppState, front: Front, shutdown: CancellationToken) {
     if let Ok(address) = listener.local_addr() {
-        tracing::info!("serving on http://{address}");
-        if !address.ip().is_loopback() {
-            tracing::warn!("{address} is reachable by others, without tokens or TLS");
+        let protection = Protection { tokens: state.asks_for_tokens(), tls: front.tls.is_some() };
+        let scheme = if protection.tls { "https" } else { "http" };
+        tracing::info!("serving on {scheme}://{address}");
+        if let Some(missing) = protection.missing().filter(|_| !address.ip().is_loopback()) {
+            tracing::warn!("{address} is reachable by others, without {missing}");
         }
     }
-    serve(listener, state, shutdown).await;
+    serve(listener, state, front, shutdown).await;
 }
+
+/// Connections that wait to be accepted. With the usual few hundred a burst of them costs those who come a second and more.
+const BACKLOG: u32 = 4_096;
 
 /// Listens, or says why not.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| {
         Failure::Usage(format!(
             "cannot listen on {address}: {error}\n  remedy: stop what listens there, or name another address with --listen"
         ))

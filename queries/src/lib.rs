@@ -3,6 +3,8 @@
 //! The modules stand in the order of the flow: a question becomes an [`query::AggregateQuery`], the planner chooses what
 //! to read, the reader merges it from one Snapshot, `api` writes it down, `http` speaks the protocol.
 
+/// Who may do what.
+pub mod access;
 /// Answers, descriptions and problems as they are written down.
 pub mod api;
 /// The page at `/`.
@@ -15,3 +17,9 @@ pub mod inlet;
 pub mod query;
 /// Reads cells of one Snapshot and merges them into rows.
 pub mod read;
+/// What is read from files anew when they change.
+pub mod reloading;
+/// Registration in SQL, there and back.
+pub mod sql;
+/// Cells compared with what they should be.
+pub mod verify;

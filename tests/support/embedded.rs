@@ -49,6 +49,15 @@ impl Embedded {
         }
     }
 
+    /// Waits until this holds of the tables or aggregates; the monitor looks every two seconds.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Embedded) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !holds(self) {
+            assert!(tokio::time::Instant::now() < deadline, "never: {what}: {:?}", self.engine.tables());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Registers, and fails the test where that is refused.
     pub async fn register(&self, name: &str, definition: Definition) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);

@@ -13,6 +13,8 @@ pub mod proxy;
 pub mod shop;
 /// SQL in, text out.
 pub mod sql;
+/// What is stored, altered as no code of ours would.
+pub mod tamper;
 
 /// Tidemark as the real binary.
 pub mod server;

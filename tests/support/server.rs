@@ -42,8 +42,18 @@ impl Server {
         Self::listen(serve(data).args(source))
     }
 
-    /// Starts this `tidemark serve` on a free port, and waits until it listens.
+    /// Starts `tidemark demo`, with its own Postgres, on a free port.
+    pub fn demo() -> Server {
+        Self::listen(tidemark().arg("demo"))
+    }
+
+    /// Starts this `tidemark` on a free port, and waits until it listens.
     pub fn listen(command: &mut Command) -> Server {
+        Self::try_listen(command).unwrap_or_else(|(said, status)| panic!("tidemark does not serve: {said:#?} {status}"))
+    }
+
+    /// The same where it may refuse: what it said then, and its exit status.
+    pub fn try_listen(command: &mut Command) -> Result<Server, (Vec<String>, ExitStatus)> {
         let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -52,10 +62,11 @@ impl Server {
         let mut said = Vec::new();
         loop {
             let line = log.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-            let Ok(line) = line else { panic!("tidemark does not serve: {said:#?} {:?}", child.wait()) };
-            if let Some((_, address)) = line.split_once("serving on http://") {
-                let address = address.trim().to_owned();
-                return Server { child, address, log };
+            let Ok(line) = line else { return Err((said, child.wait().unwrap())) };
+            if let Some(address) = line.split_once("serving on http").and_then(|(_, rest)| rest.split_once("://")) {
+                // In a line of JSON it is quoted.
+                let address = address.1.split('"').next().unwrap_or_default().trim().to_owned();
+                return Ok(Server { child, address, log });
             }
             said.push(line);
         }
@@ -83,8 +94,8 @@ impl Server {
             match self.get(path) {
                 (200, body) => return body,
                 (status, body) => {
-                    let again = matches!(status, 429 | 503) && Instant::now() < deadline;
-                    assert!(again, "{path}: {status} {body}");
+                    let later = matches!(status, 429 | 503) || body["code"] == "not_covered";
+                    assert!(later && Instant::now() < deadline, "{path}: {status} {body}");
                 }
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -94,6 +105,20 @@ impl Server {
     /// PUT of a definition.
     pub fn put(&self, path: &str, body: &Value) -> Answer {
         self.send("PUT", path, Some(body.to_string().as_bytes())).unwrap_or_else(|| panic!("no answer to {path}"))
+    }
+
+    /// Registers an aggregate, and waits until it answers; a source that has just been started is waited for.
+    pub fn register(&self, name: &str, definition: &Value) {
+        let path = format!("/v1/aggregates/{name}");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.put(&path, definition) {
+                (200 | 202, _) => break,
+                (status, body) => assert!(status == 503 && Instant::now() < deadline, "{definition}: {status} {body}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.get_ok(&format!("{path}/data?limit=1"));
     }
 
     /// PUT of a body that may be anything; `None` where nobody answers.

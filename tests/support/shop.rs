@@ -109,6 +109,11 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
+/// The aggregates over the shop, by name.
+pub fn definitions() -> Vec<(&'static str, Value)> {
+    shapes().into_iter().map(|shape| (shape.name, shape.definition)).collect()
+}
+
 #[derive(Default)]
 struct Signals {
     url: Mutex<String>,

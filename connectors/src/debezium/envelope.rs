@@ -533,6 +533,7 @@ mod tests {
                 column("since", ColumnType::Timestamp),
             ],
             primary_key: vec![0],
+            keeps_row_image: true,
         }
     }
 

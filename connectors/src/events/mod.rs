@@ -468,6 +468,7 @@ mod tests {
             name: "payments".to_owned(),
             columns: vec![column("id", ColumnType::Int8), column("note", ColumnType::Text)],
             primary_key: vec![0],
+            keeps_row_image: true,
         };
         EventsConfig { tables: TableFile { tables: vec![table], debezium: None }, directory, outlet: inlet().1 }
     }

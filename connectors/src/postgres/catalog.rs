@@ -6,8 +6,9 @@ use engine::change::{Column, ColumnType, TableId, TableSchema};
 use engine::source::{FollowedTable, TableState};
 use tokio_postgres::Client;
 
-use super::config::{TableName, quote_identifier};
-use super::error::{Failure, source_error};
+use super::config::{PostgresConfig, TableName, Wanted, quote_identifier};
+use super::error::Failure;
+use super::preflight::check_relations;
 use super::readers::{Part, Reading};
 
 /// A table that can be followed, with what the snapshot needs to read it.
@@ -51,77 +52,44 @@ pub(super) const NONDETERMINISTIC: &str = "text with nondeterministic collation"
 /// Reads all tables, or says which one cannot be followed and why.
 pub(super) async fn resolve_tables(
     client: &Client,
-    names: &[TableName],
-    role: &str,
+    config: &PostgresConfig,
+    wanted: &[Wanted],
 ) -> Result<Vec<CatalogTable>, Failure> {
-    let mut tables = Vec::with_capacity(names.len());
-    for name in names {
-        tables.push(resolve_table(client, name, role).await?);
+    let mut tables = Vec::with_capacity(wanted.len());
+    for wanted in wanted {
+        check_relations(client, config, wanted).await?;
+        tables.push(shape(client, wanted).await?);
     }
     Ok(tables)
 }
 
-async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<CatalogTable, Failure> {
+/// What a table looks like; whether that can be followed was checked before.
+pub(super) async fn shape(client: &Client, wanted: &Wanted) -> Result<CatalogTable, Failure> {
+    let name = &wanted.name;
     let row = client
         .query_opt(
-            "SELECT c.oid, c.relkind::text, c.relreplident::text, c.relpersistence::text, c.reltuples::float8,
-                    has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
-                    row_security_active(c.oid), pg_has_role(c.relowner, 'USAGE'), c.relfilenode
+            "SELECT c.oid, c.relkind = 'p', c.relreplident = 'i', c.reltuples::float8, pg_has_role(c.relowner, 'USAGE'),
+                    c.relfilenode
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
             &[&name.namespace, &name.name],
         )
         .await?;
     let Some(row) = row else { return Err(table_missing(client, name).await?) };
     let oid: u32 = row.try_get(0)?;
-    let kind: String = row.try_get(1)?;
-    let replica_identity: String = row.try_get(2)?;
-    let persistence: String = row.try_get(3)?;
-    let estimate: f64 = row.try_get(4)?;
-    let readable: bool = row.try_get(5)?;
-    let filtered: bool = row.try_get(6)?;
-    let owned: bool = row.try_get(7)?;
-
-    let role = quote_identifier(role);
-    check_kind(name, &kind, &persistence)?;
-    if replica_identity == "n" {
-        return Err(Failure::definite(
-            "replica_identity_nothing",
-            format!(
-                "table {name} has REPLICA IDENTITY NOTHING: once published, Postgres would refuse the application's own \
-                 updates and deletes"
-            ),
-            format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", name.quoted()),
-        ));
-    }
-    if !readable {
-        return Err(Failure::definite(
-            "permission_denied",
-            format!("role {role} may not read table {name}"),
-            format!(
-                "GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role};",
-                quote_identifier(&name.namespace),
-                name.quoted()
-            ),
-        ));
-    }
-    if filtered {
-        return Err(Failure::definite(
-            "row_security_active",
-            format!("row-level security on table {name} hides rows from role {role}"),
-            format!("ALTER ROLE {role} BYPASSRLS;"),
-        ));
-    }
+    let partitioned: bool = row.try_get(1)?;
+    let by_identity_index: bool = row.try_get(2)?;
+    let estimate: f64 = row.try_get(3)?;
+    let owned: bool = row.try_get(4)?;
 
     let columns = columns(client, oid).await?;
-    let key = key_columns(client, oid, replica_identity == "i").await?;
+    let key = key_columns(client, oid, by_identity_index).await?;
     let primary_key: Option<Vec<usize>> =
         key.iter().map(|attnum| columns.iter().position(|column| column.attnum == *attnum)).collect();
     let primary_key = primary_key.filter(|key| !key.is_empty()).ok_or_else(|| missing_primary_key(name))?;
-    let partitioned = kind == "p";
     let (parts, filenodes) = match partitioned {
-        true => partitions(client, name, oid, &role).await?,
-        false => (vec![Part { id: TableId(oid), quoted: name.quoted() }], vec![row.try_get(8)?]),
+        true => partitions(client, oid).await?,
+        false => (vec![Part { id: TableId(oid), quoted: name.quoted() }], vec![row.try_get(5)?]),
     };
     Ok(CatalogTable {
         schema: TableSchema {
@@ -133,6 +101,7 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
                 .map(|c| Column { name: c.name.clone(), column_type: c.column_type.clone() })
                 .collect(),
             primary_key,
+            keeps_row_image: wanted.keeps_row_image,
         },
         copy_columns: columns.iter().map(CatalogColumn::copy_expression).collect(),
         rows_estimated: if estimate > 0.0 { estimate as u64 } else { 0 },
@@ -144,7 +113,7 @@ async fn resolve_table(client: &Client, name: &TableName, role: &str) -> Result<
 }
 
 /// The partitions that hold rows, and their files.
-async fn partitions(client: &Client, name: &TableName, oid: u32, role: &str) -> Result<(Vec<Part>, Vec<u32>), Failure> {
+async fn partitions(client: &Client, oid: u32) -> Result<(Vec<Part>, Vec<u32>), Failure> {
     let rows = client
         .query(
             // Not by the functions for partition trees: they see what is newer than the snapshot.
@@ -154,69 +123,25 @@ async fn partitions(client: &Client, name: &TableName, oid: u32, role: &str) -> 
                  SELECT i.inhrelid FROM tree
                  JOIN pg_inherits i ON i.inhparent = tree.inhrelid AND NOT i.inhdetachpending
              )
-             SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relfilenode, c.relkind::text,
-                    has_table_privilege(c.oid, 'SELECT'), c.relreplident::text
+             SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relfilenode
              FROM tree JOIN pg_class c ON c.oid = tree.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind <> 'p' ORDER BY c.oid",
+             WHERE c.relkind = 'r' ORDER BY c.oid",
             &[&oid],
         )
         .await?;
     let (mut parts, mut filenodes) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in rows {
-        let (id, quoted, filenode): (u32, String, u32) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let (kind, readable, identity): (String, bool, String) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-        if kind != "r" {
-            return Err(Failure::definite(
-                "unsupported_table",
-                format!("partition {quoted} of {name} is a foreign table, whose rows are not in this server's log"),
-                "list the partitions that are ordinary tables one by one",
-            ));
-        }
-        if !readable {
-            return Err(Failure::definite(
-                "permission_denied",
-                format!("role {role} may not read partition {quoted} of table {name}"),
-                format!("GRANT SELECT ON {quoted} TO {role};"),
-            ));
-        }
-        if identity == "n" {
-            return Err(Failure::definite(
-                "replica_identity_nothing",
-                format!(
-                    "partition {quoted} of {name} has REPLICA IDENTITY NOTHING: once published, Postgres would refuse the \
-                     application's own updates and deletes"
-                ),
-                format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT;"),
-            ));
-        }
-        parts.push(Part { id: TableId(id), quoted });
-        filenodes.push(filenode);
+        parts.push(Part { id: TableId(row.try_get(0)?), quoted: row.try_get(1)? });
+        filenodes.push(row.try_get(2)?);
     }
     Ok((parts, filenodes))
 }
 
-fn check_kind(name: &TableName, kind: &str, persistence: &str) -> Result<(), Failure> {
-    let what = match (kind, persistence) {
-        ("r" | "p", "p") => return Ok(()),
-        ("r", "u") => "an unlogged table, which has no log to follow",
-        ("r", _) => "a temporary table",
-        ("v" | "m", _) => "a view",
-        ("f", _) => "a foreign table",
-        _ => "not a table",
-    };
-    let remedy = match (kind, persistence) {
-        ("r", "u") => format!("ALTER TABLE {} SET LOGGED;", name.quoted()),
-        _ => "list ordinary tables only; for a view, list the tables it reads".to_owned(),
-    };
-    Err(Failure::definite("unsupported_table", format!("{name} is {what}"), remedy))
-}
-
+/// There is a key, and not one that rows of the log have: a generated column is in it.
 fn missing_primary_key(name: &TableName) -> Failure {
     Failure::definite(
         "missing_primary_key",
-        format!(
-            "table {name} has no primary key that is checked at once, nor a replica identity index: its rows cannot be told apart"
-        ),
+        format!("table {name} has no key of columns that are in the log: its rows cannot be told apart"),
         format!(
             "ALTER TABLE {} ADD PRIMARY KEY (...); -- or: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
             name.quoted()
@@ -440,67 +365,6 @@ pub(super) async fn database_identity(client: &Client) -> Result<String, Failure
     Ok(row.try_get(0)?)
 }
 
-/// The publication must carry exactly our tables, whole, with every operation: more would be ignored, less would be
-/// missing without a sign.
-pub(super) async fn check_publication(
-    client: &Client,
-    publication: &str,
-    tables: &[TableSchema],
-) -> Result<PublicationState, Failure> {
-    let row = client
-        .query_opt(
-            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, puballtables, pubviaroot
-             FROM pg_publication WHERE pubname = $1",
-            &[&publication],
-        )
-        .await?;
-    let Some(row) = row else { return Ok(PublicationState::Missing) };
-    let complete: bool = row.try_get(0)?;
-    let all_tables: bool = row.try_get(1)?;
-    let via_root: bool = row.try_get(2)?;
-    let wrong = |what: String| -> Failure {
-        source_error(
-            "publication_mismatch",
-            format!("publication {publication} {what}"),
-            format!("DROP PUBLICATION {publication}; {};", create_publication(publication, tables)),
-        )
-        .into()
-    };
-    if !complete {
-        return Err(wrong("leaves out inserts, updates, deletes or truncates".to_owned()));
-    }
-    if all_tables || via_root {
-        return Err(wrong("is FOR ALL TABLES or publishes via the partition root".to_owned()));
-    }
-    let published: Vec<u32> = client
-        .query(
-            "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
-            &[&publication],
-        )
-        .await?
-        .iter()
-        .map(|row| row.try_get(0))
-        .collect::<Result<_, _>>()?;
-    if let Some(table) = tables.iter().find(|table| !published.contains(&table.id.0)) {
-        return Err(wrong(format!("does not carry table {}", table.qualified_name())));
-    }
-    if published.len() != tables.len() {
-        return Err(wrong("carries more tables than this source follows".to_owned()));
-    }
-    // Row filters and column lists exist since PG 15; asking PG 14 for the columns would fail.
-    let partial = client
-        .query_opt(
-            "SELECT 1 FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-             WHERE p.pubname = $1 AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)",
-            &[&publication],
-        )
-        .await?;
-    if partial.is_some() {
-        return Err(wrong("has a row filter or a column list".to_owned()));
-    }
-    Ok(PublicationState::Ready)
-}
-
 /// `ONLY`: plain inheritance children are tables of their own and not ours.
 pub(super) fn create_publication(publication: &str, tables: &[TableSchema]) -> String {
     let names: Vec<String> = tables.iter().map(quoted_name).collect();
@@ -509,13 +373,6 @@ pub(super) fn create_publication(publication: &str, tables: &[TableSchema]) -> S
 
 pub(super) fn quoted_name(table: &TableSchema) -> String {
     format!("{}.{}", quote_identifier(&table.namespace), quote_identifier(&table.name))
-}
-
-/// Whether the publication is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PublicationState {
-    Ready,
-    Missing,
 }
 
 #[cfg(test)]

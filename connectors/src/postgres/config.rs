@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use engine::change::TableSchema;
 use engine::source::SourceError;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
@@ -36,6 +37,8 @@ pub struct PostgresConfig {
     pub(super) password: String,
     pub(super) database: String,
     pub(super) tables: Vec<TableName>,
+    /// Those of `tables` that keep no row images.
+    row_images_off: Vec<TableName>,
     pub(super) slot: String,
     pub(super) publication: String,
     /// The slot is made so that standbys copy it.
@@ -97,6 +100,7 @@ impl PostgresConfig {
             password,
             database,
             tables: Vec::new(),
+            row_images_off: Vec::new(),
             slot: slot.to_owned(),
             publication: slot.to_owned(),
             failover: false,
@@ -113,6 +117,36 @@ impl PostgresConfig {
         check_identifier("publication", name)?;
         self.publication = name.to_owned();
         Ok(self)
+    }
+
+    /// Keeps no row images of these tables, which must have `REPLICA IDENTITY FULL`. Tables of the configuration only.
+    pub fn with_row_images_off(mut self, tables: &[String]) -> Result<Self, SourceError> {
+        for text in tables {
+            let name = parse_table_name(text)?;
+            if !self.tables.contains(&name) {
+                return Err(source_error(
+                    "row_image_of_unlisted_table",
+                    format!("row images are switched off for table {name}, which the configuration does not list"),
+                    format!(
+                        "list it too: --table {name}; for one that joins later, say \"row_image\": false when it does"
+                    ),
+                ));
+            }
+            self.row_images_off.push(name);
+        }
+        Ok(self)
+    }
+
+    /// How a table is to be read: the configuration decides over those that it lists, for others what was `asked`.
+    pub(super) fn wanted(&self, name: TableName, asked: Option<bool>) -> Wanted {
+        let keeps_row_image =
+            if self.tables.contains(&name) { !self.row_images_off.contains(&name) } else { asked.unwrap_or(true) };
+        Wanted { name, keeps_row_image }
+    }
+
+    /// The tables of the configuration.
+    pub(super) fn wanted_tables(&self) -> Vec<Wanted> {
+        self.tables.iter().map(|name| self.wanted(name.clone(), None)).collect()
     }
 
     /// Makes the slot one that standbys copy (`sync_replication_slots`), so that the source goes on after one of them is
@@ -187,6 +221,7 @@ impl fmt::Debug for PostgresConfig {
         f.debug_struct("PostgresConfig")
             .field("endpoint", &self.display())
             .field("tables", &self.tables)
+            .field("row_images_off", &self.row_images_off)
             .field("slot", &self.slot)
             .field("publication", &self.publication)
             .field("failover", &self.failover)
@@ -221,7 +256,18 @@ pub(super) struct TableName {
     pub(super) name: String,
 }
 
+/// A table that is to be read, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) name: TableName,
+    pub(super) keeps_row_image: bool,
+}
+
 impl TableName {
+    pub(super) fn of(schema: &TableSchema) -> Self {
+        TableName { namespace: schema.namespace.clone(), name: schema.name.clone() }
+    }
+
     pub(super) fn quoted(&self) -> String {
         format!("{}.{}", quote_identifier(&self.namespace), quote_identifier(&self.name))
     }
@@ -341,6 +387,18 @@ mod tests {
         assert_eq!(twice.code, "duplicate_table");
         let error = PostgresConfig::new("postgres://a:secret@ss@h/d", &["t".into()], "s").unwrap_err();
         assert!(!error.to_string().contains("secret") && !error.to_string().contains("ss@"), "{error}");
+    }
+
+    #[test]
+    fn row_images_are_switched_off_for_listed_tables_only() {
+        let config = || PostgresConfig::new("postgres://a@h/d", &["t".into(), "s.u".into()], "s").unwrap();
+        let unlisted = config().with_row_images_off(&["v".into()]).unwrap_err();
+        assert_eq!(unlisted.code, "row_image_of_unlisted_table");
+        let config = config().with_row_images_off(&["public.t".into()]).unwrap();
+        let keeps = |table: &str, asked| config.wanted(parse_table_name(table).unwrap(), asked).keeps_row_image;
+        assert_eq!((keeps("t", None), keeps("s.u", None), keeps("v", None)), (false, true, true));
+        // What the configuration lists is decided there.
+        assert_eq!((keeps("t", Some(true)), keeps("s.u", Some(false)), keeps("v", Some(false))), (false, true, false));
     }
 
     #[test]

@@ -162,6 +162,7 @@ mod tests {
             name: "t".into(),
             columns: vec![column("id", ColumnType::Int4), column("note", ColumnType::Text)],
             primary_key: vec![0],
+            keeps_row_image: true,
         }
     }
 

@@ -102,8 +102,11 @@ impl Following {
     }
 
     /// A table is read (again): none of its rows from here on but by who reads it.
-    pub(super) fn begin_reading(&mut self, id: TableId) -> Option<SourceEvent> {
-        self.change(id, |table| table.standing = TableState::Reading);
+    pub(super) fn begin_reading(&mut self, id: TableId, keeps_row_image: bool) -> Option<SourceEvent> {
+        self.change(id, |table| {
+            table.standing = TableState::Reading;
+            table.schema.keeps_row_image = keeps_row_image;
+        });
         self.table(id).map(|table| SourceEvent::TableBegin(table.schema.clone()))
     }
 

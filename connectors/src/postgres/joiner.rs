@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Client;
 
 use super::catalog::TypeCatalog;
-use super::config::{PostgresConfig, TableName};
+use super::config::{PostgresConfig, TableName, Wanted};
 use super::connect::sql_session;
 use super::error::{Failure, source_error};
 use super::pgoutput::{Message, decode};
@@ -58,39 +58,39 @@ pub(super) struct Main {
 /// A table on its way; dropping this ends it.
 #[derive(Debug)]
 pub(super) struct Joiner {
-    pub(super) name: TableName,
+    pub(super) wanted: Wanted,
     pub(super) told: mpsc::Receiver<Told>,
     /// Where the main stream is.
     pub(super) main: watch::Sender<Main>,
-    _wanted: oneshot::Sender<()>,
+    _holds: oneshot::Sender<()>,
 }
 
 impl Joiner {
     /// Starts to read a table that is in the publication already.
-    pub(super) fn start(config: &PostgresConfig, name: TableName, link: &Link, position: Lsn) -> Joiner {
+    pub(super) fn start(config: &PostgresConfig, wanted: Wanted, link: &Link, position: Lsn) -> Joiner {
         let (tell, told) = mpsc::channel(4);
         let (main, main_position) = watch::channel(Main { position, waits: false });
-        let (wanted, mut unwanted) = oneshot::channel::<()>();
+        let (holds, mut let_go) = oneshot::channel::<()>();
         let mut joining =
-            Joining { config: config.clone(), name: name.clone(), link: link.clone(), tell, main: main_position };
+            Joining { config: config.clone(), wanted: wanted.clone(), link: link.clone(), tell, main: main_position };
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let Ok(runtime) = runtime else { return };
             runtime.block_on(async {
                 tokio::select! {
                     () = joining.run() => {}
-                    _ = &mut unwanted => {}
+                    _ = &mut let_go => {}
                 }
             });
         };
         tokio::task::spawn_blocking(run);
-        Joiner { name, told, main, _wanted: wanted }
+        Joiner { wanted, told, main, _holds: holds }
     }
 }
 
 struct Joining {
     config: PostgresConfig,
-    name: TableName,
+    wanted: Wanted,
     link: Link,
     tell: mpsc::Sender<Told>,
     main: watch::Receiver<Main>,
@@ -103,7 +103,7 @@ impl Joining {
             match self.attempt().await {
                 Ok(()) => return drop(self.tell.send(Told::There).await),
                 Err(Failure::Transient(reason)) => {
-                    tracing::warn!(table = %self.name, %reason, "reading the table begins anew");
+                    tracing::warn!(table = %self.wanted.name, %reason, "reading the table begins anew");
                     if self.tell.send(Told::Again).await.is_err() {
                         return;
                     }
@@ -120,14 +120,14 @@ impl Joining {
         let client = sql_session(&self.config).await?;
         // One joiner at a time, and a temporary slot is its session's: the name cannot be taken by another of ours.
         let slot: String = format!("{}_join", self.config.slot).chars().take(63).collect();
-        let names = [self.name.clone()];
+        let wanted = std::slice::from_ref(&self.wanted);
         let new_slot = NewSlot::Temporary(&slot);
-        let exported = Exported::open(&self.config, &client, &names, new_slot, &self.link).await?;
+        let exported = Exported::open(&self.config, &client, wanted, new_slot).await?;
         let gone = || Failure::Transient("the table is gone".to_owned());
         let table = exported.tables.first().ok_or_else(gone)?.followed(TableState::Reading);
         let begun = Told::Begun(Box::new(table.clone()), Box::new(exported.look.clone()));
         self.tell.send(begun).await.map_err(|_| Failure::Closed)?;
-        tracing::info!(table = %self.name, at = %exported.lsn, "reading the table");
+        tracing::info!(table = %self.wanted.name, at = %exported.lsn, "reading the table");
         self.link.send(SourceEvent::TableBegin(table.schema.clone())).await?;
         for partition in &table.partitions {
             let (table, partition) = (table.schema.id, *partition);
@@ -199,9 +199,13 @@ impl Joining {
                 }
                 Event::Change { position, body } => {
                     let bytes = replication.bytes(body);
-                    if assembler.apply(bytes, position)? == Applied::Relation {
-                        until_visible(client, transaction).await?;
-                        bind(client, table, &mut types, &mut assembler, bytes).await?;
+                    match assembler.apply(bytes, position)? {
+                        Applied::Done => {}
+                        Applied::Relation => {
+                            until_visible(client, transaction).await?;
+                            bind(client, table, &mut types, &mut assembler, bytes).await?;
+                        }
+                        Applied::Unbound(_) => return Err(assembler.not_described(position).into()),
                     }
                 }
                 Event::Commit { end_lsn, commit_time_us } => {

@@ -4,6 +4,8 @@
 //! in this process, and only ever repeats what the engine knows how to skip. The one thing that cannot be tried again in
 //! place is a snapshot whose rows were already sent: its view of the tables is gone for good.
 
+/// Who looks at the demo's payments while nobody writes.
+pub mod bookkeeper;
 mod catalog;
 mod config;
 mod connect;
@@ -16,6 +18,7 @@ mod monitor;
 pub(crate) mod pgoutput;
 mod preflight;
 mod readers;
+mod recount;
 mod relation;
 mod signs;
 mod slot;
@@ -43,6 +46,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::PostgresConfig;
 pub use preflight::{Finding, Stage, check, repair};
+pub use recount::Recount;
 pub use slot::{Dropped, Orphan, drop_slot};
 
 use config::TableName;
@@ -184,7 +188,8 @@ fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent
     SourceEvent::Tables { identity: identity.clone(), tables }
 }
 
-/// Tables that the configuration names and the engine does not know join; those it knows are followed, named or not.
+/// Tables that the configuration names and the engine does not know join; those it knows are followed, named or not, and read
+/// anew where their row images were switched on or off since.
 fn begin_resumed(
     config: &PostgresConfig,
     lsn: Lsn,
@@ -205,13 +210,18 @@ fn begin_resumed(
     }
     let following = Following::resume(tables, notes.as_deref());
     let mut joins = Joins::default();
-    for name in &config.tables {
-        if following.by_name(&name.to_string()).is_none() {
-            joins.wait_for(name.clone());
+    for wanted in config.wanted_tables() {
+        let followed = following.by_name(&wanted.name.to_string()).map(|table| table.schema.keeps_row_image);
+        if followed.is_some_and(|keeps| keeps != wanted.keeps_row_image) {
+            tracing::warn!(table = %wanted.name, keeps_row_image = wanted.keeps_row_image, "row images were switched: the table is read anew");
+        }
+        if followed != Some(wanted.keeps_row_image) {
+            joins.wait_for(wanted);
         }
     }
-    for table in following.tables().iter().filter(|table| table.standing == TableState::Reading) {
-        joins.wait_for(TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() });
+    for FollowedTable { schema, .. } in following.tables().iter().filter(|table| table.standing == TableState::Reading)
+    {
+        joins.wait_for(config.wanted(TableName::of(schema), Some(schema.keeps_row_image)));
     }
     Ok(Started { identity, following, joins, position: lsn, announced: false })
 }

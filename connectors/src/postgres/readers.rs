@@ -20,7 +20,7 @@ use super::copy::{CopyError, CopyRows};
 use super::error::Failure;
 use super::transport::{Copied, CopySession};
 
-const BATCH_ROWS: usize = 5_000;
+const BATCH_ROWS: usize = 10_000;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches of each reader that wait for the engine, at most.
@@ -394,7 +394,14 @@ mod tests {
 
     fn schema(id: u32, columns: &[(&str, ColumnType)]) -> TableSchema {
         let columns = columns.iter().map(|(name, t)| Column { name: (*name).into(), column_type: t.clone() }).collect();
-        TableSchema { id: TableId(id), namespace: "public".into(), name: "t".into(), columns, primary_key: vec![0] }
+        TableSchema {
+            id: TableId(id),
+            namespace: "public".into(),
+            name: "t".into(),
+            columns,
+            primary_key: vec![0],
+            keeps_row_image: true,
+        }
     }
 
     struct Fixture {

@@ -8,6 +8,7 @@ use engine::change::{ColumnType, TableId};
 use engine::source::{FollowedTable, SourceError};
 
 use super::catalog::{NONDETERMINISTIC, TypeCatalog};
+use super::config::TableName;
 use super::error::source_error;
 use super::following::read_anew;
 use super::pgoutput::RelationMessage;
@@ -68,6 +69,14 @@ pub(super) fn bind(
     unusable.retain(|(index, _)| {
         schema.columns.get(*index).is_some_and(|column| !matches!(column.column_type, ColumnType::Gone(_)))
     });
+    if !schema.keeps_row_image && message.replica_identity != b'f' {
+        let relation = TableName { namespace: message.namespace.to_owned(), name: message.name.to_owned() };
+        return Err(source_error(
+            "replica_identity_not_full",
+            format!("table {name} keeps no row images, and {relation} does not have REPLICA IDENTITY FULL any more"),
+            format!("ALTER TABLE {} REPLICA IDENTITY FULL; -- then {}", relation.quoted(), read_anew(&name)),
+        ));
+    }
     let in_key = |wire: usize| message.columns.get(wire).is_some_and(|column| column.key);
     let identified = match message.replica_identity {
         b'f' => true,

@@ -324,6 +324,7 @@ mod tests {
             name: "t".to_owned(),
             columns: vec![column("id"), column("a"), column("b")],
             primary_key: vec![0],
+            keeps_row_image: true,
         };
         FollowedTable::new(schema, TableState::Live)
     }

@@ -170,10 +170,10 @@ pub(super) struct CreatedSlot {
 }
 
 /// What kind of slot is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) enum NewSlot<'n> {
-    /// The source's own.
-    Permanent,
+    /// The source's own; whom it waits for is the source's state.
+    Permanent(&'n Link),
     /// Of this name, and gone with its session.
     Temporary(&'n str),
 }
@@ -184,19 +184,18 @@ pub(super) async fn create(
     observer: &Client,
     config: &PostgresConfig,
     new_slot: NewSlot<'_>,
-    link: &Link,
 ) -> Result<CreatedSlot, Failure> {
     // The spelling that all versions from 14 take; the one in parentheses came with 15.
     let command = match new_slot {
         NewSlot::Temporary(name) => {
             format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(name))
         }
-        NewSlot::Permanent if config.failover => {
+        NewSlot::Permanent(_) if config.failover => {
             require_failover_slots(observer).await?;
             let slot = quote_identifier(&config.slot);
             format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export', FAILOVER)")
         }
-        NewSlot::Permanent => {
+        NewSlot::Permanent(_) => {
             format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(&config.slot))
         }
     };
@@ -205,7 +204,7 @@ pub(super) async fn create(
     let rows = loop {
         tokio::select! {
             rows = &mut creating => break rows?,
-            () = tokio::time::sleep(WAITING_SHOWN_AFTER) => show_who_is_waited_for(observer, new_slot, link).await?,
+            () = tokio::time::sleep(WAITING_SHOWN_AFTER) => show_who_is_waited_for(observer, new_slot).await?,
         }
     };
     let field = |index: usize| -> Option<&str> { std::str::from_utf8(rows.first()?.get(index)?.as_deref()?).ok() };
@@ -249,7 +248,26 @@ pub(super) async fn keep_on_standbys(
     Ok(())
 }
 
-async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>, link: &Link) -> Result<(), Failure> {
+async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>) -> Result<(), Failure> {
+    let Waiting { transactions, oldest_pid, age_s } = who_is_waited_for(observer).await?;
+    tracing::info!(transactions, oldest_pid, age_s, "slot creation waits for transactions that were writing before it");
+    if let NewSlot::Permanent(link) = new_slot {
+        link.set_state(SourceState::CreatingSlot { waiting_for: transactions, oldest_pid, oldest_age_s: age_s });
+    }
+    Ok(())
+}
+
+/// Transactions that are writing, for whose end a new slot waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) transactions: u64,
+    /// Process of the oldest one; 0 where there is none.
+    pub(super) oldest_pid: i32,
+    /// How long that one has been open.
+    pub(super) age_s: u64,
+}
+
+pub(super) async fn who_is_waited_for(observer: &Client) -> Result<Waiting, Failure> {
     let row = observer
         .query_one(
             "SELECT count(*), coalesce((array_agg(pid ORDER BY xact_start))[1], 0),
@@ -258,14 +276,12 @@ async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>, link: 
             &[],
         )
         .await?;
-    let (transactions, oldest_pid, age_s): (i64, i32, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    tracing::info!(transactions, oldest_pid, age_s, "slot creation waits for transactions that were writing before it");
-    if matches!(new_slot, NewSlot::Permanent) {
-        let not_negative = |number: i64| u64::try_from(number).unwrap_or_default();
-        let (waiting_for, oldest_age_s) = (not_negative(transactions), not_negative(age_s));
-        link.set_state(SourceState::CreatingSlot { waiting_for, oldest_pid, oldest_age_s });
-    }
-    Ok(())
+    let not_negative = |number: i64| u64::try_from(number).unwrap_or_default();
+    Ok(Waiting {
+        transactions: not_negative(row.try_get(0)?),
+        oldest_pid: row.try_get(1)?,
+        age_s: not_negative(row.try_get(2)?),
+    })
 }
 
 /// A slot of another data directory that nobody reads.

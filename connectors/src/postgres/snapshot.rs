@@ -11,15 +11,12 @@ use engine::source::{SourceEvent, SourceIdentity, SourceState, TableState};
 use tokio_postgres::Client;
 
 use super::Link;
-use super::catalog::{
-    CatalogTable, PublicationState, check_publication, create_publication, database_identity, quoted_name,
-    resolve_tables,
-};
-use super::config::{PostgresConfig, TableName};
+use super::catalog::{CatalogTable, create_publication, database_identity, quoted_name, resolve_tables};
+use super::config::{PostgresConfig, Wanted};
 use super::connect::{replication_session, sql_session};
 use super::error::Failure;
 use super::following::Following;
-use super::preflight::check_server;
+use super::preflight::{check_publication, check_server};
 use super::readers::{Reading, import, lock_statement, read_all};
 use super::signs::Look;
 use super::slot::{self, NewSlot};
@@ -27,7 +24,7 @@ use super::transport::{ReplicationClient, ServerIdentity};
 
 /// A reader that sees tables exactly as they were at `lsn`, where the new slot begins.
 pub(super) struct Exported {
-    reader: Client,
+    pub(super) reader: Client,
     pub(super) tables: Vec<CatalogTable>,
     pub(super) look: Look,
     pub(super) lsn: Lsn,
@@ -41,21 +38,20 @@ impl Exported {
     pub(super) async fn open(
         config: &PostgresConfig,
         client: &Client,
-        names: &[TableName],
+        wanted: &[Wanted],
         new_slot: NewSlot<'_>,
-        link: &Link,
     ) -> Result<Exported, Failure> {
         // Only what to lock: between slot and lock nothing else may take time.
-        let to_lock = relations(&resolve_tables(client, names, &config.user).await?);
+        let to_lock = relations(&resolve_tables(client, config, wanted).await?);
         let (mut replication, server) = replication_session(config).await?;
-        let created = slot::create(&mut replication, client, config, new_slot, link).await?;
+        let created = slot::create(&mut replication, client, config, new_slot).await?;
         let reader = import(config, &created.snapshot).await?;
         reader.batch_execute(&lock_statement(to_lock.iter().map(String::as_str))).await?;
-        let tables = resolve_tables(&reader, names, &config.user).await?;
+        let tables = resolve_tables(&reader, config, wanted).await?;
         let ids: Vec<TableId> = tables.iter().map(|table| table.schema.id).collect();
         let then = Look::take(&reader, &config.publication, &ids).await?;
         let look = Look::take(client, &config.publication, &ids).await?;
-        let now = resolve_tables(client, names, &config.user).await?;
+        let now = resolve_tables(client, config, wanted).await?;
         let unchanged = tables.iter().map(CatalogTable::version).eq(now.iter().map(CatalogTable::version));
         if !unchanged
             || relations(&tables) != to_lock
@@ -104,16 +100,14 @@ impl Snapshot {
         let client = sql_session(config).await?;
         check_server(&client, config).await?;
         slot::drop_leftover(&client, config).await?;
-        let schemas: Vec<TableSchema> = resolve_tables(&client, &config.tables, &config.user)
-            .await?
-            .into_iter()
-            .map(|table| table.schema)
-            .collect();
-        if check_publication(&client, &config.publication, &schemas).await? == PublicationState::Missing {
+        let wanted = config.wanted_tables();
+        let tables = resolve_tables(&client, config, &wanted).await?;
+        let schemas: Vec<TableSchema> = tables.into_iter().map(|table| table.schema).collect();
+        if !check_publication(&client, config, &schemas).await? {
             client.batch_execute(&create_publication(&config.publication, &schemas)).await?;
         }
         let database = database_identity(&client).await?;
-        let exported = Exported::open(config, &client, &config.tables, NewSlot::Permanent, link).await?;
+        let exported = Exported::open(config, &client, &wanted, NewSlot::Permanent(link)).await?;
         let time_us: i64 = exported
             .reader
             .query_one(

@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 
 use super::Link;
 use super::catalog::TypeCatalog;
-use super::config::{PostgresConfig, TableName, parse_table_name};
+use super::config::{PostgresConfig, TableName, Wanted, parse_table_name};
 use super::error::{Failure, START_OVER, source_error};
 use super::following::{Following, Judgement};
 use super::joiner::{self, Joiner, Told};
@@ -205,14 +205,20 @@ impl<'s> Follower<'s> {
             }
             told = self.course.joins.told() => self.hear(told).await,
             command = self.course.commands.recv(), if !self.course.commands_ended => match command {
-                Some(SourceCommand::ReadTable { table, reply }) => {
-                    let outcome = self.ask_for(&table).await;
+                Some(SourceCommand::ReadTable { table, row_image, reply }) => {
+                    let outcome = self.ask_for(&table, row_image).await;
                     let failed = match &outcome {
                         Err(Failure::Transient(reason)) => Some(reason.clone()),
                         _ => None,
                     };
                     let _ = reply.send(outcome.map_err(refusal));
                     failed.map_or(Ok(()), |reason| Err(Failure::Transient(reason)))
+                }
+                Some(SourceCommand::ReadAnew { table }) => {
+                    if let Some(wanted) = self.as_followed(table) {
+                        self.course.joins.wait_for(wanted);
+                    }
+                    Ok(())
                 }
                 None => {
                     self.course.commands_ended = true;
@@ -281,26 +287,38 @@ impl<'s> Follower<'s> {
 
     /// None of the table's rows from the stream until it was read.
     fn want_anew(&mut self, id: TableId) {
-        let Some(table) = self.course.following.table(id) else { return };
-        let name = TableName { namespace: table.schema.namespace.clone(), name: table.schema.name.clone() };
-        self.course.joins.wait_for(name);
-        self.begin_reading(id);
+        let Some(wanted) = self.as_followed(id) else { return };
+        let keeps_row_image = wanted.keeps_row_image;
+        self.course.joins.wait_for(wanted);
+        self.begin_reading(id, keeps_row_image);
     }
 
-    fn begin_reading(&mut self, id: TableId) {
-        self.course.outbox.extend(self.course.following.begin_reading(id));
+    /// A followed table, as it is to be read again.
+    fn as_followed(&self, id: TableId) -> Option<Wanted> {
+        let schema = &self.course.following.table(id)?.schema;
+        Some(self.config.wanted(TableName::of(schema), Some(schema.keeps_row_image)))
+    }
+
+    fn begin_reading(&mut self, id: TableId, keeps_row_image: bool) {
+        self.course.outbox.extend(self.course.following.begin_reading(id, keeps_row_image));
         self.assembler.take_tables(self.course.following.live());
     }
 
     /// Takes the rows of the tables that are live now. Upstream describes a relation once: those that it has described while
-    /// they were none of ours are bound from what was kept.
+    /// they were none of ours are bound from what was kept. Where that does not fit, the relation was altered since, and
+    /// upstream describes it again before its next row.
     async fn tables_changed(&mut self) -> Result<(), Failure> {
         self.assembler.take_tables(self.course.following.live());
         for relation in self.assembler.unbound() {
             if let Some(bytes) = self.described.get(&relation).cloned()
                 && let Ok(Message::Relation(message)) = decode(&bytes)
             {
-                self.bind(&message).await?;
+                self.learn_types(&message).await?;
+                let table = self.course.following.live_table_of(relation);
+                let fits = table.and_then(|table| relation::bind(&message, table, &self.types).ok());
+                if let Some(binding) = fits.filter(|binding| binding.unusable.is_empty()) {
+                    self.assembler.bind(binding.table);
+                }
             }
         }
         let ids = self.course.following.ids();
@@ -331,6 +349,10 @@ impl<'s> Follower<'s> {
                     let bytes = self.client.bytes(body).to_vec();
                     self.describe(&bytes).await
                 }
+                Applied::Unbound(relation) => {
+                    let row = self.client.bytes(body).to_vec();
+                    self.apply_unbound(relation, &row, position).await
+                }
             },
             Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
             Event::KeepAlive { position, time_us } => {
@@ -345,6 +367,18 @@ impl<'s> Follower<'s> {
             Event::TooLarge { position, bytes, limit, relation } => {
                 Err(self.assembler.row_too_large(position, bytes, limit, relation).into())
             }
+        }
+    }
+
+    /// A row that came without its relation being described once more: what was said of it last holds, and now leads to
+    /// whatever it leads to (see [`Follower::tables_changed`]).
+    async fn apply_unbound(&mut self, relation: TableId, row: &[u8], position: Lsn) -> Result<(), Failure> {
+        if let Some(described) = self.described.get(&relation).cloned() {
+            self.describe(&described).await?;
+        }
+        match self.assembler.apply(row, position)? {
+            Applied::Done => Ok(()),
+            Applied::Relation | Applied::Unbound(_) => Err(self.assembler.not_described(position).into()),
         }
     }
 
@@ -375,8 +409,7 @@ impl<'s> Follower<'s> {
     /// Has the rows of a relation read as the message says.
     async fn bind(&mut self, message: &RelationMessage<'_>) -> Result<(), Failure> {
         let relation = TableId(message.relation);
-        let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
-        self.types.learn(&self.sql, &oids).await?;
+        self.learn_types(message).await?;
         let Some(table) = self.course.following.live_table_of(relation) else { return Ok(()) };
         let id = table.schema.id;
         match relation::bind(message, table, &self.types) {
@@ -389,6 +422,11 @@ impl<'s> Follower<'s> {
             }
             Err(reason) => self.halt(id, reason).await,
         }
+    }
+
+    async fn learn_types(&mut self, message: &RelationMessage<'_>) -> Result<(), Failure> {
+        let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
+        self.types.learn(&self.sql, &oids).await
     }
 
     async fn look_at(&mut self, id: TableId) -> Result<(), Failure> {
@@ -405,35 +443,49 @@ impl<'s> Follower<'s> {
     }
 
     /// Somebody wants a table to be followed, or to be read anew.
-    async fn ask_for(&mut self, text: &str) -> Result<String, Failure> {
+    async fn ask_for(&mut self, text: &str, row_image: Option<bool>) -> Result<String, Failure> {
         let name = parse_table_name(text)?;
-        check_table(&self.sql, self.config, &name).await?;
-        joiner::publish(&self.sql, self.config, &name).await?;
         let qualified = name.to_string();
-        self.course.joins.wait_for(name);
+        let followed = self.course.following.by_name(&qualified).map(|table| table.schema.keeps_row_image);
+        let wanted = self.config.wanted(name, row_image.or(followed));
+        if row_image.is_some_and(|asked| asked != wanted.keeps_row_image) {
+            return Err(Failure::definite(
+                "row_image_configured",
+                format!("the configuration lists table {qualified}, and decides whether its row images are kept"),
+                format!("restart tidemark with or without --no-row-image {qualified}"),
+            ));
+        }
+        self.publish_checked(&wanted).await?;
+        self.course.joins.wait_for(wanted);
         Ok(qualified)
     }
 
     /// Starts to read the next table, where one waits and none is being read. Between transactions.
     async fn start_next_join(&mut self) -> Result<(), Failure> {
-        let Some(name) = self.course.joins.next() else { return Ok(()) };
-        let known = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id);
+        let Some(wanted) = self.course.joins.next() else { return Ok(()) };
+        let known = self.course.following.by_name(&wanted.name.to_string()).map(|table| table.schema.id);
         if let Some(id) = known {
-            self.begin_reading(id);
+            self.begin_reading(id, wanted.keeps_row_image);
             self.flush().await?;
         }
-        match joiner::publish(&self.sql, self.config, &name).await {
+        match self.publish_checked(&wanted).await {
             Ok(()) => {
-                let joiner = Joiner::start(self.config, name, self.link, self.course.handed_over);
+                let joiner = Joiner::start(self.config, wanted, self.link, self.course.handed_over);
                 self.course.joins.started(joiner);
                 Ok(())
             }
             Err(Failure::Definite(error)) => {
-                self.course.joins.give_up(&name);
-                self.join_failed(&name, error).await
+                self.course.joins.give_up(&wanted.name);
+                self.join_failed(&wanted.name, error).await
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Publishes a table that can be followed, and no other: once published, one without a key refuses updates.
+    async fn publish_checked(&self, wanted: &Wanted) -> Result<(), Failure> {
+        check_table(&self.sql, self.config, wanted).await?;
+        joiner::publish(&self.sql, self.config, &wanted.name).await
     }
 
     async fn join_failed(&mut self, name: &TableName, error: SourceError) -> Result<(), Failure> {
@@ -462,13 +514,13 @@ impl<'s> Follower<'s> {
             }
             Some(Told::There) => self.table_is_there().await,
             Some(Told::Failed(error)) => match self.course.joins.end() {
-                Some(name) => self.join_failed(&name, error).await,
+                Some(wanted) => self.join_failed(&wanted.name, error).await,
                 None => Ok(()),
             },
             None => {
                 // Its thread is gone without a word: read again.
-                if let Some(name) = self.course.joins.end() {
-                    self.course.joins.wait_for(name);
+                if let Some(wanted) = self.course.joins.end() {
+                    self.course.joins.wait_for(wanted);
                 }
                 Ok(())
             }
@@ -495,7 +547,7 @@ impl<'s> Follower<'s> {
 
     /// Every change of the table up to here is with the engine: from here on it comes with the others.
     async fn table_is_there(&mut self) -> Result<(), Failure> {
-        let Some(name) = self.course.joins.end() else { return Ok(()) };
+        let Some(Wanted { name, .. }) = self.course.joins.end() else { return Ok(()) };
         let Some(id) = self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) else {
             return Ok(());
         };

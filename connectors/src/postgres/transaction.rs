@@ -47,6 +47,8 @@ pub(super) enum Applied {
     Done,
     /// A relation has (again) a shape: where it is one of ours, look up its types and call [`Assembler::bind`].
     Relation,
+    /// A row of a relation that is not bound, and nothing of it was taken: see what was said of it last.
+    Unbound(TableId),
 }
 
 /// Why a row could not be written; plain, because it is made per row.
@@ -125,7 +127,7 @@ impl Assembler {
         };
         let Some(index) = self.index_of(relation) else { return Ok(Applied::Done) };
         let Some(Slot { bound: Some(bound), .. }) = self.slots.get(index) else {
-            return Err(self.malformed("row of a relation that was not described", position));
+            return Ok(Applied::Unbound(TableId(relation)));
         };
         let rows = Rows { bound, changes: &mut self.changes, cells: &mut self.cells, old_cells: &mut self.old_cells };
         if let Err(error) = rows.write(&message) {
@@ -209,6 +211,11 @@ impl Assembler {
                 )
             }
         }
+    }
+
+    /// A row that nobody has said how to read.
+    pub(super) fn not_described(&self, position: Lsn) -> SourceError {
+        self.malformed("row of a relation that was not described", position)
     }
 
     fn malformed(&self, what: &str, position: Lsn) -> SourceError {

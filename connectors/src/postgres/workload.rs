@@ -18,6 +18,9 @@ pub struct Workload {
 #[error("demo workload: {0}")]
 pub struct WorkloadError(#[from] tokio_postgres::Error);
 
+/// Transactions share this advisory lock, so that somebody can see to it that there are none.
+pub(super) const GATE: i64 = 7171;
+
 const TABLE: &str = "CREATE TABLE payments (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     merchant text NOT NULL,
@@ -65,6 +68,11 @@ impl Workload {
         Ok(Workload { url: url.to_owned() })
     }
 
+    /// Where the payments are.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// One session's life, about ten transactions a second, until it is dropped or its server goes away.
     pub async fn live(&self, seed: u64) -> Result<(), WorkloadError> {
         let mut client = connect(&self.url).await?;
@@ -79,6 +87,7 @@ impl Workload {
 async fn transact(client: &mut Client, random: &mut ChaCha8Rng) -> Result<(), WorkloadError> {
     let many: i64 = random.random_range(1..4);
     let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock_shared($1)", &[&GATE]).await?;
     match random.random_range(0..20) {
         0..=9 => transaction.execute(INSERT, &[&many]).await?,
         10..=14 => transaction.execute(SETTLE, &[&(many * 3)]).await?,
@@ -94,7 +103,7 @@ async fn transact(client: &mut Client, random: &mut ChaCha8Rng) -> Result<(), Wo
     Ok(())
 }
 
-async fn connect(url: &str) -> Result<Client, WorkloadError> {
+pub(super) async fn connect(url: &str) -> Result<Client, WorkloadError> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

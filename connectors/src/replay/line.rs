@@ -169,7 +169,14 @@ mod tests {
             .enumerate()
             .map(|(index, column_type)| Column { name: format!("c{index}"), column_type })
             .collect();
-        TableSchema { id: TableId(1), namespace: "public".into(), name: "t".into(), columns, primary_key: vec![0] }
+        TableSchema {
+            id: TableId(1),
+            namespace: "public".into(),
+            name: "t".into(),
+            columns,
+            primary_key: vec![0],
+            keeps_row_image: true,
+        }
     }
 
     fn read(changes: &str) -> Result<Transaction, String> {

@@ -175,7 +175,7 @@ impl FakeEngine {
     /// Asks for a table to be read, and consumes until it is.
     pub async fn read_table(&mut self, table: &str) -> Result<String, SourceError> {
         let (reply, mut answer) = tokio::sync::oneshot::channel();
-        self.commands.send(SourceCommand::ReadTable { table: table.to_owned(), reply }).await.unwrap();
+        self.commands.send(SourceCommand::ReadTable { table: table.to_owned(), row_image: None, reply }).await.unwrap();
         let mut answered = None;
         self.until_seen("an answer", |_| {
             answered = answer.try_recv().ok();

@@ -95,6 +95,18 @@ pub struct TableSchema {
     pub columns: Vec<Column>,
     /// Positions in `columns` of the primary key, in key order. Never empty.
     pub primary_key: Vec<usize>,
+    /// Whether the last row per key is kept here. Where it is not, every update and delete brings its whole old row (see
+    /// [`crate::source`]).
+    #[serde(default = "kept", skip_serializing_if = "is_kept")]
+    pub keeps_row_image: bool,
+}
+
+fn kept() -> bool {
+    true
+}
+
+fn is_kept(keeps_row_image: &bool) -> bool {
+    *keeps_row_image
 }
 
 impl TableSchema {

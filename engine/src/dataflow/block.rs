@@ -38,12 +38,61 @@ pub enum Halt {
     Scale,
     /// A value is not of the column's type.
     Type,
+    /// The time of a row, this number, is no date under the definition's codec.
+    Time(i64),
     /// A group's key is too long.
     GroupTooLong,
     /// A cell was about to take the same difference twice.
     AppliedTwice,
     /// A cell could not be read.
     Unreadable,
+}
+
+impl Halt {
+    /// Stable code, what happened, what to do.
+    #[must_use]
+    pub fn reason(self) -> (&'static str, String, &'static str) {
+        let (code, message, remedy) = match self {
+            Halt::Overflow => (
+                "sum_overflow",
+                "a value or a sum does not fit 128 bits",
+                "drop the aggregate; register it with a smaller scale or more dimensions",
+            ),
+            Halt::Scale => (
+                "scale_exceeded",
+                "a value has more digits after the point than the measure keeps, and rounding it would be wrong",
+                "drop the aggregate and register it with a larger \"scale\"",
+            ),
+            Halt::Type => (
+                "value_misfit",
+                "a value is not of its column's type",
+                "drop the aggregate and register it again; if it recurs, report it",
+            ),
+            Halt::Time(number) => {
+                return (
+                    "time_misfit",
+                    format!("the time of a row, {number}, is no date under the definition's codec"),
+                    "correct the row, or leave such rows out by \"where\"; then drop the aggregate and register it again",
+                );
+            }
+            Halt::GroupTooLong => (
+                "group_too_long",
+                "the dimensions of a row take more than 1,024 bytes",
+                "drop the aggregate and register it without the long column",
+            ),
+            Halt::AppliedTwice => (
+                "applied_twice",
+                "a cell was about to take the same difference twice",
+                "drop the aggregate and register it again; please report it",
+            ),
+            Halt::Unreadable => (
+                "store_corrupt",
+                "a cell could not be read from the store",
+                "check the disk; then have it built anew from the rows: POST /v1/aggregates/{name}/backfill:rebuild",
+            ),
+        };
+        (code, message.to_owned(), remedy)
+    }
 }
 
 impl From<Misfit> for Halt {
@@ -157,7 +206,10 @@ impl PreAggregate {
             None => Bucket::ALL,
             Some(time) => {
                 let value = row.get(time.column).ok_or(Halt::Type)?;
-                self.bucket_cache.bucket(time.instant(*value).ok_or(Halt::Type)?)
+                self.bucket_cache.bucket(time.instant(*value).ok_or(match *value {
+                    ValueRef::Int(number) => Halt::Time(number),
+                    _ => Halt::Type,
+                })?)
             }
         };
         self.key.clear();
@@ -175,6 +227,9 @@ impl PreAggregate {
         let measures = plan.measures.len();
         let accumulators = self.accumulators.get_mut(at * measures..(at + 1) * measures).unwrap_or_default();
         for (measure, accumulator) in plan.measures.iter().zip(accumulators) {
+            if measure.filter.as_ref().is_some_and(|filter| !filter.accepts(row)) {
+                continue;
+            }
             let value = match measure.column {
                 Some(column) => *row.get(column).ok_or(Halt::Type)?,
                 None => ValueRef::Null,

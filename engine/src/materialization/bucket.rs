@@ -37,16 +37,27 @@ pub enum Granularity {
     Hour,
     /// Civil day of the zone.
     Day,
-    /// ISO week: begins on Monday.
+    /// Civil week: begins on Monday (ISO 8601), unless the calendar says otherwise.
     Week,
     /// Civil month.
     Month,
-    /// Three months from January, April, July, October.
+    /// Three months from January, April, July, October, or from the first month of the calendar's year.
     Quarter,
-    /// Civil year.
+    /// Civil year: begins in January, unless the calendar says otherwise.
     Year,
     /// One bucket for everything, rows without a time included.
     All,
+}
+
+impl Granularity {
+    /// Length in microseconds, where it is a fixed step.
+    #[must_use]
+    pub fn step_us(self) -> Option<i64> {
+        match self {
+            Granularity::Step(us) => Some(us),
+            _ => None,
+        }
+    }
 }
 
 /// Not the name of a granularity.
@@ -156,21 +167,94 @@ pub struct Interval {
     pub end: i64,
 }
 
-/// A time zone with the origin of fixed steps: everything that turns instants into buckets.
+/// Day on which weeks begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeekStart {
+    /// ISO 8601, Postgres' `date_trunc`.
+    #[default]
+    Monday,
+    /// The Gulf states.
+    Saturday,
+    /// The Americas.
+    Sunday,
+}
+
+/// A month in which years can begin: 1 to 12.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct YearStart(u8);
+
+impl YearStart {
+    /// The civil year.
+    pub const JANUARY: YearStart = YearStart(1);
+
+    /// From the month's number.
+    #[must_use]
+    pub fn new(month: u8) -> Option<YearStart> {
+        (1..=12).contains(&month).then_some(YearStart(month))
+    }
+
+    /// The month's number.
+    #[must_use]
+    pub fn month(self) -> u8 {
+        self.0
+    }
+}
+
+/// A time zone with the origin of fixed steps and the beginnings of weeks and years: everything that turns instants into
+/// buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calendar {
     zone: Tz,
     origin_us: i64,
+    week_start: WeekStart,
+    year_start: YearStart,
 }
 
 impl Calendar {
     /// Days of UTC, steps from 2000-01-01.
-    pub const UTC: Calendar = Calendar { zone: Tz::UTC, origin_us: 0 };
+    pub const UTC: Calendar =
+        Calendar { zone: Tz::UTC, origin_us: 0, week_start: WeekStart::Monday, year_start: YearStart::JANUARY };
 
     /// A calendar of a zone, with the origin of fixed steps.
     #[must_use]
     pub fn new(zone: Tz, origin_us: i64) -> Self {
-        Calendar { zone, origin_us }
+        Calendar { zone, origin_us, ..Calendar::UTC }
+    }
+
+    /// The same with other weeks and years. A fiscal year is named by the instant it begins at, as every bucket is.
+    #[must_use]
+    pub fn with_starts(self, week_start: WeekStart, year_start: YearStart) -> Self {
+        Calendar { week_start, year_start, ..self }
+    }
+
+    /// The same in another zone.
+    #[must_use]
+    pub fn with_zone(self, zone: Tz) -> Self {
+        Calendar { zone, ..self }
+    }
+
+    /// The same with another origin of fixed steps.
+    #[must_use]
+    pub fn with_origin(self, origin_us: i64) -> Self {
+        Calendar { origin_us, ..self }
+    }
+
+    /// Where fixed steps start counting.
+    #[must_use]
+    pub fn origin_us(&self) -> i64 {
+        self.origin_us
+    }
+
+    /// Day on which weeks begin.
+    #[must_use]
+    pub fn week_start(&self) -> WeekStart {
+        self.week_start
+    }
+
+    /// Month in which years begin.
+    #[must_use]
+    pub fn year_start(&self) -> YearStart {
+        self.year_start
     }
 
     /// The zone.
@@ -280,14 +364,51 @@ impl Calendar {
 
     fn civil(&self, granularity: Granularity, instant: i64) -> Interval {
         let day = self.local_day(instant);
-        let start = first_day(granularity, day);
-        let next = next_first_day(granularity, start);
+        let start = self.first_day(granularity, day);
+        let next = self.next_first_day(granularity, start);
         let interval = Interval { start: self.day_start(start), end: self.day_start(next) };
         // Where the clock is set back across the edge, the local date falls back too, but the bucket has begun.
         if instant >= interval.end {
-            return Interval { start: interval.end, end: self.day_start(next_first_day(granularity, next)) };
+            return Interval { start: interval.end, end: self.day_start(self.next_first_day(granularity, next)) };
         }
         interval
+    }
+
+    /// First civil day of the bucket that holds `day`; days count from 2000-01-01, a Saturday.
+    fn first_day(&self, granularity: Granularity, day: i64) -> i64 {
+        let (year, month, _) = civil_from_days(day);
+        // Months since the last one that begins a unit of so many, counted from the first of the calendar's year.
+        let back_to = |unit: u32| {
+            let back = (month + 12 - u32::from(self.year_start.0)) % 12 % unit;
+            match month.checked_sub(back).filter(|first| *first > 0) {
+                Some(first) => days_from_civil(year, first, 1),
+                None => days_from_civil(year - 1, month + 12 - back, 1),
+            }
+        };
+        match granularity {
+            Granularity::Week => {
+                let first = match self.week_start {
+                    WeekStart::Monday => 5,
+                    WeekStart::Saturday => 0,
+                    WeekStart::Sunday => 6,
+                };
+                day - (day + first).rem_euclid(7)
+            }
+            Granularity::Month => days_from_civil(year, month, 1),
+            Granularity::Quarter => back_to(3),
+            Granularity::Year => back_to(12),
+            _ => day,
+        }
+    }
+
+    fn next_first_day(&self, granularity: Granularity, first: i64) -> i64 {
+        match granularity {
+            Granularity::Week => first + 7,
+            Granularity::Month => self.first_day(granularity, first + 31),
+            Granularity::Quarter => self.first_day(granularity, first + 92),
+            Granularity::Year => self.first_day(granularity, first + 366),
+            _ => first + 1,
+        }
     }
 
     /// The first instant whose local date is `day` (in days since 2000-01-01) or later.
@@ -311,28 +432,6 @@ fn year_with_same_calendar(year: i64) -> i64 {
 
 fn is_leap(year: i64) -> bool {
     year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-/// First civil day of the bucket that holds `day`; days count from 2000-01-01, a Saturday.
-fn first_day(granularity: Granularity, day: i64) -> i64 {
-    let (year, month, _) = civil_from_days(day);
-    match granularity {
-        Granularity::Week => day - (day + 5).rem_euclid(7),
-        Granularity::Month => days_from_civil(year, month, 1),
-        Granularity::Quarter => days_from_civil(year, (month - 1) / 3 * 3 + 1, 1),
-        Granularity::Year => days_from_civil(year, 1, 1),
-        _ => day,
-    }
-}
-
-fn next_first_day(granularity: Granularity, first: i64) -> i64 {
-    match granularity {
-        Granularity::Week => first + 7,
-        Granularity::Month => first_day(granularity, first + 31),
-        Granularity::Quarter => first_day(granularity, first + 92),
-        Granularity::Year => first_day(granularity, first + 366),
-        _ => first + 1,
-    }
 }
 
 /// Days since 2000-01-01 of a civil date of the proleptic Gregorian calendar.
@@ -396,6 +495,73 @@ impl Calendar {
             (Week, _) => refuse("a week can lie in two of them"),
             _ => refuse("it is finer than what is stored"),
         }
+    }
+
+    /// Whether every bucket of `fine` in this calendar lies within one bucket of `coarse` in `asked`, as far as the offsets
+    /// between `within` tell. Offsets of a zone are sampled every few weeks, so whoever adds up must still look at each
+    /// bucket; this says beforehand which level is worth reading.
+    pub fn nests_into(
+        &self,
+        fine: Granularity,
+        asked: &Calendar,
+        coarse: Granularity,
+        within: Interval,
+    ) -> Result<(), DoesNotNest> {
+        use Granularity::{All, Day, Hour, Month, Quarter, Step, Week, Year};
+        let refuse = |reason| Err(DoesNotNest { fine, coarse, reason });
+        let quarters_meet = self.year_start.0 % 3 == asked.year_start.0 % 3;
+        match (fine, coarse) {
+            (_, All) => Ok(()),
+            (All, _) => refuse("`all` is a single bucket"),
+            (Step(a), Step(b)) if b % a != 0 => refuse("the longer step is not a multiple of the shorter one"),
+            (Step(a), Step(_)) if (asked.origin_us - self.origin_us).rem_euclid(a) != 0 => {
+                refuse("the steps start elsewhere")
+            }
+            (Step(_), Step(_)) => Ok(()),
+            (_, Step(_)) => refuse("its buckets are of varying length, or start elsewhere than the step's"),
+            (Step(a), Hour) if HOUR_US % a != 0 => refuse("the step does not divide it"),
+            (Step(a), _) if DAY_US % a != 0 => refuse("the step does not divide a day"),
+            (Step(a), _) => self.width_meets(fine, a, asked, coarse, within),
+            _ if self.zone == asked.zone => match (fine, coarse) {
+                (Week, Week) if self.week_start != asked.week_start => refuse("its weeks begin on another day"),
+                (Quarter, Quarter | Year) if !quarters_meet => refuse("its quarters begin in other months"),
+                (Year, Year) if self.year_start != asked.year_start => refuse("its years begin in another month"),
+                _ => self.nests(fine, coarse),
+            },
+            (Hour, Hour | Day | Week | Month | Quarter | Year) => {
+                self.width_meets(fine, HOUR_US, asked, coarse, within)
+            }
+            (Day | Week | Month | Quarter | Year, _) => refuse("it is kept by the local days of another time zone"),
+        }
+    }
+
+    /// Whether the edges of the asked calendar are edges of buckets of this width, at the offsets within an interval.
+    fn width_meets(
+        &self,
+        fine: Granularity,
+        width: i64,
+        asked: &Calendar,
+        coarse: Granularity,
+        within: Interval,
+    ) -> Result<(), DoesNotNest> {
+        const SAMPLE_EVERY_US: i64 = 20 * DAY_US;
+        const MAX_SAMPLES: i64 = 2_000;
+        let length = within.end.saturating_sub(within.start).max(1);
+        let every = SAMPLE_EVERY_US.max(length / MAX_SAMPLES);
+        let mut instant = within.start;
+        while instant < within.end {
+            // Steps count from the origin, hours by the own clock.
+            let first = match fine {
+                Granularity::Step(_) => self.origin_us,
+                _ => -self.offset_s(instant) * SECOND_US,
+            };
+            if (-asked.offset_s(instant) * SECOND_US - first).rem_euclid(width) != 0 {
+                let reason = "the clock of the time zone is not whole buckets away from UTC";
+                return Err(DoesNotNest { fine, coarse, reason });
+            }
+            instant = instant.saturating_add(every);
+        }
+        Ok(())
     }
 
     /// Steps are counted in instants, hours and days by the local clock: they share edges only where the offset from UTC
@@ -462,6 +628,15 @@ impl BucketCache {
         self.last = interval;
         Bucket(interval.start)
     }
+
+    /// The bucket of an ordinary instant, whole.
+    pub fn interval(&mut self, instant: i64) -> Interval {
+        if self.granularity == Granularity::All {
+            return self.calendar.interval(Granularity::All, instant);
+        }
+        self.bucket(instant);
+        self.last
+    }
 }
 
 #[cfg(test)]
@@ -514,8 +689,80 @@ mod tests {
         assert_eq!(day.end - day.start, 23 * HOUR_US);
     }
 
+    #[test]
+    fn weeks_and_years_begin_where_the_calendar_says() {
+        let [saturday, sunday, monday] = [0, 1, 2].map(|day| day * DAY_US);
+        for (start, first) in
+            [(WeekStart::Saturday, saturday), (WeekStart::Sunday, sunday), (WeekStart::Monday, monday)]
+        {
+            let calendar = Calendar::UTC.with_starts(start, YearStart::JANUARY);
+            for day in 0..7 {
+                let week = calendar.interval(Granularity::Week, first + day * DAY_US);
+                assert_eq!(week, Interval { start: first, end: first + 7 * DAY_US }, "{start:?} {day}");
+            }
+        }
+        let day = |year, month, day| days_from_civil(year, month, day) * DAY_US;
+        let fiscal = |month| Calendar::UTC.with_starts(WeekStart::Monday, YearStart::new(month).unwrap());
+        for (month, granularity, at, start, end) in [
+            (4, Granularity::Year, day(2026, 3, 31), day(2025, 4, 1), day(2026, 4, 1)),
+            (4, Granularity::Year, day(2026, 4, 1), day(2026, 4, 1), day(2027, 4, 1)),
+            (4, Granularity::Quarter, day(2026, 2, 3), day(2026, 1, 1), day(2026, 4, 1)),
+            (2, Granularity::Quarter, day(2026, 1, 31), day(2025, 11, 1), day(2026, 2, 1)),
+            (2, Granularity::Quarter, day(2026, 4, 30), day(2026, 2, 1), day(2026, 5, 1)),
+            (12, Granularity::Year, day(2026, 11, 30), day(2025, 12, 1), day(2026, 12, 1)),
+            (1, Granularity::Quarter, day(2026, 12, 31), day(2026, 10, 1), day(2027, 1, 1)),
+        ] {
+            assert_eq!(fiscal(month).interval(granularity, at), Interval { start, end }, "{month} {granularity}");
+        }
+    }
+
+    #[test]
+    fn quarter_hours_answer_every_zone_and_hours_those_of_whole_hours() {
+        let year = Interval { start: days_from_civil(2026, 1, 1) * DAY_US, end: days_from_civil(2027, 1, 1) * DAY_US };
+        let quarter_hour = Granularity::Step(15 * MINUTE_US);
+        let answers = |fine, zone: &str| {
+            let asked = Calendar::new(zone.parse().unwrap(), 0);
+            Calendar::UTC.nests_into(fine, &asked, Granularity::Day, year).is_ok()
+        };
+        for zone in ["Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Casablanca", "America/St_Johns", "Europe/Madrid"]
+        {
+            assert!(answers(quarter_hour, zone), "{zone}");
+            assert!(!answers(Granularity::Day, zone), "{zone}");
+            let whole_hours = ["Africa/Casablanca", "Europe/Madrid"].contains(&zone);
+            assert_eq!(answers(Granularity::Hour, zone), whole_hours, "{zone}");
+        }
+        let kathmandu = Calendar::new(chrono_tz::Asia::Kathmandu, 0);
+        let from_kathmandu = |zone: &str| {
+            let asked = Calendar::new(zone.parse().unwrap(), 0);
+            kathmandu.nests_into(Granularity::Hour, &asked, Granularity::Month, year).is_ok()
+        };
+        assert!(!from_kathmandu("UTC") && from_kathmandu("Asia/Kathmandu"));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3_000))]
+
+        /// What is promised to nest does, bucket by bucket.
+        #[test]
+        fn what_nests_lies_inside(
+            zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+            own in prop::sample::select(vec!["UTC", "Asia/Kathmandu", "Australia/Lord_Howe", "Europe/Madrid"]),
+            fine in prop::sample::select(vec!["PT15M", "hour", "day", "week", "month", "quarter", "year"]),
+            coarse in prop::sample::select(vec!["PT30M", "hour", "day", "week", "month", "quarter", "year"]),
+            month in 1u8..13, sunday in any::<bool>(),
+            instant in (days_from_civil(1975, 1, 1) * DAY_US)..(days_from_civil(2037, 1, 1) * DAY_US),
+        ) {
+            let week = if sunday { WeekStart::Sunday } else { WeekStart::Monday };
+            let own = Calendar::new(own.parse().unwrap(), 0);
+            let asked = Calendar::new(zone, 0).with_starts(week, YearStart::new(month).unwrap());
+            let (fine, coarse): (Granularity, Granularity) = (fine.parse().unwrap(), coarse.parse().unwrap());
+            let within = Interval { start: instant - 400 * DAY_US, end: instant + 400 * DAY_US };
+            if own.nests_into(fine, &asked, coarse, within).is_ok() {
+                let inner = own.interval(fine, instant);
+                let outer = asked.interval(coarse, instant);
+                prop_assert!(outer.start <= inner.start && inner.end <= outer.end, "{:?} in {:?}", inner, outer);
+            }
+        }
 
         /// Over all zones: a bucket holds its instant, buckets are contiguous, finer ones nest in coarser ones, and away
         /// from the edges the civil fields of the local clock are those of the bucket.

@@ -18,7 +18,7 @@ pub struct AggregateId(pub u32);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum AggregateState {
-    /// Being filled from the row images; answers nothing yet.
+    /// Being filled from the row images; answers only of what [`Catalog::covered_from`] says is whole.
     Building,
     /// Exact as of every Snapshot.
     Live,
@@ -33,6 +33,51 @@ pub enum AggregateState {
     },
 }
 
+impl AggregateState {
+    /// It cannot be exact any more.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        matches!(self, AggregateState::Halted { .. })
+    }
+}
+
+/// Ends the name of a version that is built beside the one that answers. No name of a user contains it.
+const NEXT: &str = "+next";
+
+/// A registered aggregate as it is stored. Its plan is resolved anew at every start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Part of its cells' keys.
+    pub id: AggregateId,
+    /// In URLs; of a version that is being built, see [`Registration::next_name`].
+    pub name: String,
+    /// Definitions under one name are numbered.
+    #[serde(default = "first")]
+    pub version: u32,
+    /// As the user wrote it.
+    pub definition: Definition,
+    /// Whether it can answer.
+    pub state: AggregateState,
+}
+
+fn first() -> u32 {
+    1
+}
+
+impl Registration {
+    /// The name under which the next version of an aggregate is built.
+    #[must_use]
+    pub fn next_name(name: &str) -> String {
+        format!("{name}{NEXT}")
+    }
+
+    /// The name that a version will have once it is filled; `None` where it has it already.
+    #[must_use]
+    pub fn final_name(name: &str) -> Option<&str> {
+        name.strip_suffix(NEXT)
+    }
+}
+
 /// One registered aggregate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
@@ -40,6 +85,8 @@ pub struct Aggregate {
     pub id: AggregateId,
     /// In URLs.
     pub name: String,
+    /// Definitions under one name are numbered.
+    pub version: u32,
     /// As the user wrote it.
     pub definition: Definition,
     /// As it is executed.
@@ -52,16 +99,11 @@ impl Aggregate {
     /// A stored aggregate over the tables as they are. One that no longer fits its table is halted and stays visible; one
     /// whose tables are not known yet waits as `Building`.
     #[must_use]
-    pub fn restore(
-        id: AggregateId,
-        name: String,
-        definition: Definition,
-        state: AggregateState,
-        tables: &BTreeMap<String, Arc<FollowedTable>>,
-    ) -> Aggregate {
+    pub fn restore(stored: Registration, tables: &BTreeMap<String, Arc<FollowedTable>>) -> Aggregate {
+        let Registration { id, name, version, definition, state } = stored;
         if tables.is_empty() {
             let plan = Arc::new(Plan::unresolved());
-            return Aggregate { id, name, definition, plan, state: AggregateState::Building };
+            return Aggregate { id, name, version, definition, plan, state: AggregateState::Building };
         }
         let table = definition.qualified_table();
         let resolved = tables
@@ -79,7 +121,25 @@ impl Aggregate {
                 (Plan::unresolved(), halted)
             }
         };
-        Aggregate { id, name, definition, plan: Arc::new(plan), state }
+        Aggregate { id, name, version, definition, plan: Arc::new(plan), state }
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        Registration {
+            id: self.id,
+            name: self.name.clone(),
+            version: self.version,
+            definition: self.definition.clone(),
+            state: self.state.clone(),
+        }
+    }
+
+    /// A version that is built beside the one that answers.
+    #[must_use]
+    pub fn is_next(&self) -> bool {
+        Registration::final_name(&self.name).is_some()
     }
 }
 
@@ -90,4 +150,20 @@ pub struct Catalog {
     pub aggregates: BTreeMap<String, Arc<Aggregate>>,
     /// By qualified name.
     pub tables: BTreeMap<String, Arc<FollowedTable>>,
+    /// Of aggregates that are being filled: the instant, microseconds since 2000-01-01 UTC, from which on their buckets are
+    /// whole. Absent where none is yet, and where all are.
+    pub covered_from: BTreeMap<AggregateId, i64>,
+}
+
+impl Catalog {
+    /// From which instant on an aggregate answers, microseconds since 2000-01-01 UTC; `i64::MIN` where it answers everything,
+    /// `None` where it answers nothing.
+    #[must_use]
+    pub fn answers_from(&self, aggregate: &Aggregate) -> Option<i64> {
+        match &aggregate.state {
+            AggregateState::Live => Some(i64::MIN),
+            AggregateState::Building => self.covered_from.get(&aggregate.id).copied(),
+            AggregateState::Halted { .. } => None,
+        }
+    }
 }

@@ -73,16 +73,7 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
 impl Filter {
     /// Parses and checks a condition.
     pub fn parse(text: &str, schema: &TableSchema) -> Result<Filter, FilterError> {
-        let mut parser = Parser::new(&PostgreSqlDialect {})
-            .with_recursion_limit(64)
-            .try_with_sql(text)
-            .map_err(|error| FilterError(error.to_string()))?;
-        let expression = parser.parse_expr().map_err(|error| FilterError(error.to_string()))?;
-        let rest = parser.peek_token();
-        if rest.token != sqlparser::tokenizer::Token::EOF {
-            return refuse(format!("unexpected {rest} after the condition"));
-        }
-        compile(&expression, schema)
+        compile(&expression(text)?, schema)
     }
 
     /// Whether the row counts: only where the condition is true, not where it is unknown.
@@ -142,6 +133,47 @@ impl Filter {
     }
 }
 
+impl Filter {
+    /// The conditions that all have to be true.
+    #[must_use]
+    pub fn into_conjuncts(self) -> Vec<Filter> {
+        match self {
+            Filter::And(a, b) => [a.into_conjuncts(), b.into_conjuncts()].concat(),
+            other => vec![other],
+        }
+    }
+
+    /// The column and the values it may have, where the condition is an equality or an `IN`.
+    #[must_use]
+    pub fn equals(&self) -> Option<(usize, &[Value])> {
+        match self {
+            Filter::Compare { column, accept: Accept { less: false, equal: true, greater: false }, literal } => {
+                Some((*column, std::slice::from_ref(literal)))
+            }
+            Filter::In { column, list } => Some((*column, list)),
+            _ => None,
+        }
+    }
+
+    /// The same condition over columns at other positions; `None` where `position` does not know one.
+    #[must_use]
+    pub fn moved(&self, position: &impl Fn(usize) -> Option<usize>) -> Option<Filter> {
+        let boxed = |filter: &Filter| Some(Box::new(filter.moved(position)?));
+        Some(match self {
+            Filter::Compare { column, accept, literal } => {
+                Filter::Compare { column: position(*column)?, accept: *accept, literal: literal.clone() }
+            }
+            Filter::In { column, list } => Filter::In { column: position(*column)?, list: list.clone() },
+            Filter::IsNull { column } => Filter::IsNull { column: position(*column)? },
+            Filter::Column { column } => Filter::Column { column: position(*column)? },
+            Filter::Constant(value) => Filter::Constant(*value),
+            Filter::And(a, b) => Filter::And(boxed(a)?, boxed(b)?),
+            Filter::Or(a, b) => Filter::Or(boxed(a)?, boxed(b)?),
+            Filter::Not(a) => Filter::Not(boxed(a)?),
+        })
+    }
+}
+
 impl Accept {
     fn matches(self, ordering: Ordering) -> bool {
         match ordering {
@@ -171,6 +203,26 @@ impl Accept {
     fn needs_order(self) -> bool {
         self.less != self.greater
     }
+}
+
+fn expression(text: &str) -> Result<Expr, FilterError> {
+    let mut parser = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(64)
+        .try_with_sql(text)
+        .map_err(|error| FilterError(error.to_string()))?;
+    let expression = parser.parse_expr().map_err(|error| FilterError(error.to_string()))?;
+    let rest = parser.peek_token();
+    if rest.token != sqlparser::tokenizer::Token::EOF {
+        return refuse(format!("unexpected {rest} after the condition"));
+    }
+    Ok(expression)
+}
+
+/// A condition as the parser prints it: without comments, and the same whatever its blanks and the case of its keywords.
+/// `None` for what is no expression.
+#[must_use]
+pub fn canonical(text: &str) -> Option<String> {
+    Some(expression(text).ok()?.to_string())
 }
 
 fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterError> {

@@ -102,6 +102,16 @@ pub fn boundaries(key: &[u8]) -> Option<Vec<usize>> {
     Some(starts)
 }
 
+/// Length of the first `count` values, or `None` where there are not as many.
+#[must_use]
+pub fn length_of(key: &[u8], count: usize) -> Option<usize> {
+    let mut rest = key;
+    for _ in 0..count {
+        take(&mut rest)?;
+    }
+    Some(key.len() - rest.len())
+}
+
 /// Big-endian with the sign flipped: byte order is integer order.
 #[must_use]
 pub fn flip_i64(v: i64) -> [u8; 8] {

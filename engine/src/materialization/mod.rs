@@ -4,6 +4,8 @@
 pub mod bucket;
 /// The aggregates that exist, and their state.
 pub mod catalog;
+/// Times that a table keeps as integers.
+pub mod date_codec;
 /// The definition as the user wrote it.
 pub mod definition;
 /// The `where` of a definition.
@@ -14,6 +16,7 @@ pub mod group_key;
 pub mod plan;
 
 pub use bucket::{Bucket, Calendar, Granularity};
-pub use catalog::{Aggregate, AggregateId, AggregateState, Catalog};
+pub use catalog::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
+pub use date_codec::DateCodec;
 pub use definition::{Definition, MeasureDefinition, TimeDefinition};
 pub use plan::{DefinitionError, Plan};

@@ -4,6 +4,7 @@
 use chrono_tz::Tz;
 
 use super::bucket::{Bucket, Calendar, Granularity};
+use super::date_codec::DateCodec;
 use super::definition::{Definition, MeasureDefinition, TimeDefinition};
 use super::filter::{self, Filter};
 use crate::aggregate::{Cell, Function};
@@ -13,6 +14,7 @@ use crate::change::{ColumnType, TableId, TableSchema, ValueRef};
 const MAX_PARTS: usize = 32;
 /// Most digits after the point that a sum can keep.
 const MAX_SCALE: u16 = 30;
+const DAY_US: i64 = 86_400_000_000;
 
 /// A definition that can be executed.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,8 @@ pub struct TimePlan {
     pub column: usize,
     /// Zone in which a local time is read; `None` where values are instants already, or UTC.
     pub assumed: Option<Calendar>,
+    /// How an integer is a date or an instant.
+    pub codec: Option<DateCodec>,
 }
 
 /// One dimension.
@@ -62,6 +66,8 @@ pub struct MeasurePlan {
     pub column: Option<usize>,
     /// What is computed.
     pub function: Function,
+    /// Which rows count for it, of those that count.
+    pub filter: Option<Filter>,
 }
 
 /// What is wrong with a definition, and where.
@@ -105,10 +111,18 @@ impl Plan {
                 return Err(error(parts, "too_many", format!("at most {MAX_PARTS} are supported")));
             }
         }
+        if definition.drill_through && !schema.keeps_row_image {
+            let message = format!(
+                "table {} keeps no row images, so there are no rows to drill through to",
+                schema.qualified_name()
+            );
+            return Err(error("/drill_through", "no_row_image", message)
+                .hint("leave drill_through out, or switch the table's row images on"));
+        }
         let calendar = calendar(definition.time.as_ref())?;
         Ok(Plan {
             table: schema.id,
-            filter: resolve_filter(definition, schema)?,
+            filter: resolve_filter(definition.filter.as_deref(), "/where", schema)?,
             time: definition.time.as_ref().map(|time| resolve_time(time, calendar, schema)).transpose()?,
             dimensions: resolve_dimensions(definition, schema)?,
             measures: resolve_measures(definition, schema)?,
@@ -149,6 +163,7 @@ impl TimePlan {
             ValueRef::Timestamp(i64::MIN) | ValueRef::Date(i32::MIN) => Some(Bucket::NEGATIVE_INFINITY.0),
             ValueRef::Timestamp(us) => Some(self.assumed.map_or(us, |calendar| calendar.instant_of_local(us))),
             ValueRef::Date(day) => Some(i64::from(day) * 86_400_000_000),
+            ValueRef::Int(value) => self.codec?.instant(value),
             _ => None,
         }
     }
@@ -198,14 +213,14 @@ fn column(name: &str, pointer: &str, schema: &TableSchema) -> Result<(usize, Col
     Ok((index, column.column_type.clone()))
 }
 
-fn resolve_filter(definition: &Definition, schema: &TableSchema) -> Result<Option<Filter>, DefinitionError> {
-    let Some(text) = &definition.filter else { return Ok(None) };
-    let filter = Filter::parse(text, schema).map_err(|e| error("/where", "bad_filter", format!("where: {e}")))?;
+fn resolve_filter(text: Option<&str>, pointer: &str, schema: &TableSchema) -> Result<Option<Filter>, DefinitionError> {
+    let Some(text) = text else { return Ok(None) };
+    let filter = Filter::parse(text, schema).map_err(|e| error(pointer, "bad_filter", format!("where: {e}")))?;
     let mut columns = Vec::new();
     filter.columns(&mut columns);
     for index in columns {
         if let Some(used) = schema.columns.get(index) {
-            column(&used.name, "/where", schema)?;
+            column(&used.name, pointer, schema)?;
         }
     }
     Ok(Some(filter))
@@ -214,33 +229,103 @@ fn resolve_filter(definition: &Definition, schema: &TableSchema) -> Result<Optio
 fn resolve_time(time: &TimeDefinition, calendar: Calendar, schema: &TableSchema) -> Result<TimePlan, DefinitionError> {
     let (index, column_type) = column(&time.column, "/time/column", schema)?;
     let assumed = time.assume_time_zone.as_deref().map(|name| zone(name, "/time/assume_time_zone")).transpose()?;
+    let is_integer = matches!(column_type, ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8);
+    if let Some(codec) = time.codec.filter(|_| !is_integer) {
+        let message = format!("{} is of type {}, not an integer that is a date", time.column, column_type.name());
+        return Err(error("/time/codec", "codec_without_integer", message).hint(format!("leave {} out", codec.name())));
+    }
+    if is_integer {
+        let codec = resolve_codec(time, assumed.is_some(), calendar, &column_type)?;
+        return Ok(TimePlan { column: index, assumed: None, codec: Some(codec) });
+    }
     match column_type {
         ColumnType::TimestampTz if assumed.is_some() => Err(error(
             "/time/assume_time_zone",
             "zone_known",
             format!("{} is a timestamptz: its values are instants, no zone can be assumed", time.column),
         )),
-        ColumnType::TimestampTz => Ok(TimePlan { column: index, assumed: None }),
+        ColumnType::TimestampTz => Ok(TimePlan { column: index, assumed: None, codec: None }),
+        ColumnType::Timestamp if assumed.is_none() && calendar.zone() != Tz::UTC => Err(error(
+            "/time/assume_time_zone",
+            "zone_not_stated",
+            format!(
+                "{} is a timestamp without zone: when a day of {} begins by it depends on whose clock it shows",
+                time.column, time.time_zone
+            ),
+        )
+        .hint(format!(r#""assume_time_zone":"{}" for that zone's own clock, or "UTC""#, time.time_zone))),
         ColumnType::Timestamp => Ok(TimePlan {
             column: index,
             assumed: assumed.filter(|zone| *zone != Tz::UTC).map(|zone| Calendar::new(zone, 0)),
+            codec: None,
         }),
-        ColumnType::Date if assumed.is_some() || calendar.zone() != Tz::UTC => Err(error(
-            "/time/time_zone",
-            "date_has_no_zone",
-            format!("{} is a date: it has no time zone, its days are the same everywhere", time.column),
-        )
-        .hint("leave time_zone and assume_time_zone out")),
+        ColumnType::Date if assumed.is_some() || calendar.zone() != Tz::UTC => Err(date_has_no_zone(&time.column)),
         ColumnType::Date if time.granularity == Granularity::Hour => {
             Err(error("/time/granularity", "finer_than_a_date", format!("{} is a date: it has no hours", time.column))
                 .hint("use day or coarser"))
         }
-        ColumnType::Date => Ok(TimePlan { column: index, assumed: None }),
+        ColumnType::Date => Ok(TimePlan { column: index, assumed: None, codec: None }),
         other => Err(error(
             "/time/column",
             "not_a_time",
             format!("{} is of type {}, not a date, timestamp or timestamptz", time.column, other.name()),
         )),
+    }
+}
+
+fn date_has_no_zone(column: &str) -> DefinitionError {
+    error(
+        "/time/time_zone",
+        "date_has_no_zone",
+        format!("{column} is a date: it has no time zone, its days are the same everywhere"),
+    )
+    .hint("leave time_zone and assume_time_zone out")
+}
+
+/// The codec of a time that is an integer.
+fn resolve_codec(
+    time: &TimeDefinition,
+    zone_assumed: bool,
+    calendar: Calendar,
+    column_type: &ColumnType,
+) -> Result<DateCodec, DefinitionError> {
+    let names =
+        |codecs: &mut dyn Iterator<Item = DateCodec>| codecs.map(DateCodec::name).collect::<Vec<_>>().join(", ");
+    let fitting = names(&mut DateCodec::ALL.into_iter().filter(|codec| codec.fits(column_type)));
+    let type_name = column_type.name();
+    let Some(codec) = time.codec else {
+        let message = format!("{} is of type {type_name}: say how its numbers are dates", time.column);
+        return Err(error("/time/codec", "codec_needed", message).hint(match fitting.as_str() {
+            "" => "a smallint holds no date; use another column".to_owned(),
+            fitting => format!(r#""codec" is one of {fitting}"#),
+        }));
+    };
+    if !codec.fits(column_type) {
+        let message = format!("{} is of type {type_name}, which is too short for {}", time.column, codec.name());
+        return Err(error("/time/codec", "codec_too_long", message).hint(format!("it can hold {fitting}")));
+    }
+    let Some(finest) = codec.finest() else {
+        return match zone_assumed {
+            true => Err(error(
+                "/time/assume_time_zone",
+                "zone_known",
+                format!("{} holds instants: no zone can be assumed", time.column),
+            )),
+            false => Ok(codec),
+        };
+    };
+    if zone_assumed || calendar.zone() != Tz::UTC {
+        return Err(date_has_no_zone(&time.column));
+    }
+    match (calendar.nests(finest, time.granularity), time.granularity) {
+        (Ok(()), _) => Ok(codec),
+        (Err(_), Granularity::Step(step)) if finest == Granularity::Day && step % DAY_US == 0 => Ok(codec),
+        (Err(_), granularity) => Err(error(
+            "/time/granularity",
+            "finer_than_a_date",
+            format!("{} holds {}: it cannot be put into buckets of a {granularity}", time.column, codec.name()),
+        )
+        .hint(format!("use {finest} or coarser"))),
     }
 }
 
@@ -285,7 +370,8 @@ fn resolve_measure(
     pointer: &str,
     schema: &TableSchema,
 ) -> Result<MeasurePlan, DefinitionError> {
-    let plan = |column, function| Ok(MeasurePlan { name: measure.name.clone(), column, function });
+    let filter = resolve_filter(measure.filter.as_deref(), &format!("{pointer}/where"), schema)?;
+    let plan = |column, function| Ok(MeasurePlan { name: measure.name.clone(), column, function, filter });
     let (sum, count) = (measure.sum.as_deref(), measure.count.as_deref());
     if measure.scale.is_some() && sum.is_none() {
         return Err(error(format!("{pointer}/scale"), "scale_without_sum", "only a sum has a scale"));

@@ -9,14 +9,18 @@
 //! groups ...   rows of the table; nothing folds them
 //! group m      Install the suspended aggregates; fill them from the view of this very commit
 //! ```
+//!
+//! Without row images there is nothing to fill from but the reading itself. So there the aggregates are installed with
+//! `TableBegin`, still `building`, fold what is read, and are live with `TableDone`; and whatever would be a filling is another
+//! reading, which the connector is asked for. An aggregate that was registered in the middle of a reading waits for the next.
 
 use std::sync::Arc;
 
 use super::{End, Sequencer};
-use crate::change::{Change, ColumnType, TableId, TableSchema, Transaction};
+use crate::change::{Change, Changes, ColumnType, TableId, TableSchema};
 use crate::commit::RegistryChange;
 use crate::dataflow::Command;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Plan};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Plan, Registration};
 use crate::source::{FollowedTable, SourceError, TableState};
 
 /// Commands for the workers and changes of the registry that belong into one group.
@@ -43,16 +47,32 @@ impl Sequencer {
         let table = self.put_table(FollowedTable::new(schema, TableState::Reading), &mut change);
         self.images.add_table(&table);
         change.registry.extend(forgotten.map(RegistryChange::TableForgotten));
+        self.to_read.remove(&table.schema.id);
+        if !table.schema.keeps_row_image {
+            let installed = self.install(&table, false, &mut change);
+            self.folding.extend(installed);
+        }
         self.mint(change.commands, change.registry)
     }
 
-    /// A table is complete as of the source's position: its aggregates are filled.
+    /// A table is complete as of the source's position: its aggregates are filled, from its row images or by what was read.
     pub(super) fn table_done(&mut self, id: TableId) -> Result<(), End> {
         self.mint_open()?;
-        let Some(table) = self.table_of(id) else { return Ok(()) };
+        // One that halted while it was read stays so: rows of it were passed over.
+        let Some(table) = self.table_of(id).filter(|table| table.standing == TableState::Reading) else {
+            return Ok(());
+        };
         let mut change = Changeover::default();
         let table = self.put_table(FollowedTable { standing: TableState::Live, ..table.as_ref().clone() }, &mut change);
-        self.resume(&table, &mut change);
+        if table.schema.keeps_row_image {
+            self.install(&table, true, &mut change);
+        } else {
+            let over: Vec<AggregateId> =
+                self.aggregates_over(&table.schema.qualified_name()).map(|aggregate| aggregate.id).collect();
+            for id in over.into_iter().filter(|id| self.folding.remove(id)).collect::<Vec<_>>() {
+                self.filled(id, &mut change);
+            }
+        }
         self.mint(change.commands, change.registry)
     }
 
@@ -131,14 +151,14 @@ impl Sequencer {
         change
     }
 
-    /// The partitioned tables of which a transaction truncates a part: their cells cannot be emptied as a whole.
-    pub(super) fn partly_truncated(&self, transaction: &Transaction) -> Vec<Arc<FollowedTable>> {
+    /// The partitioned tables of which these changes truncate a part: their cells cannot be emptied as a whole.
+    pub(super) fn partly_truncated(&self, changes: &Changes) -> Vec<Arc<FollowedTable>> {
         let mut tables: Vec<Arc<FollowedTable>> = Vec::new();
         // The first look costs a row nothing: most sources have no partitioned table.
         if self.tables.values().all(|table| table.partitions.is_empty()) {
             return tables;
         }
-        for change in transaction.changes.iter() {
+        for change in changes.iter() {
             let Change::Truncate { table } = change else { continue };
             let partitioned = self.table_of(table).filter(|table| !table.partitions.is_empty());
             if let Some(table) =
@@ -161,7 +181,7 @@ impl Sequencer {
         self.mint_alone(all.commands, all.registry)
     }
 
-    /// Fills the aggregates over these tables from the row images as they are now.
+    /// Fills the aggregates over these tables anew.
     pub(super) fn resume_all(&mut self, tables: &[Arc<FollowedTable>]) -> Result<(), End> {
         let mut change = Changeover::default();
         for table in tables {
@@ -201,27 +221,35 @@ impl Sequencer {
         let new = Arc::new(Aggregate { id: AggregateId(self.next_aggregate), state, ..old.as_ref().clone() });
         self.next_aggregate += 1;
         self.aggregates.insert(new.name.clone(), Arc::clone(&new));
+        self.folding.remove(&old.id);
         change.commands.push(Command::Remove(old.id));
         change.registry.push(RegistryChange::Replace { old: Arc::clone(old), new });
     }
 
-    /// Puts the suspended aggregates over a table to work again; one that no longer fits the table halts.
+    /// Has the suspended aggregates over a table filled: from the row images as they are now, or by another reading.
     fn resume(&mut self, table: &FollowedTable, change: &mut Changeover) {
+        if table.schema.keeps_row_image {
+            self.install(table, true, change);
+        } else {
+            self.to_read.insert(table.schema.id);
+        }
+    }
+
+    /// Puts the suspended aggregates over a table to work again, and returns them; one that no longer fits the table halts.
+    fn install(&mut self, table: &FollowedTable, fill: bool, change: &mut Changeover) -> Vec<AggregateId> {
+        let mut installed = Vec::new();
         let over: Vec<Arc<Aggregate>> = self.aggregates_over(&table.schema.qualified_name()).cloned().collect();
         for suspended in over {
-            let aggregate = Arc::new(Aggregate::restore(
-                suspended.id,
-                suspended.name.clone(),
-                suspended.definition.clone(),
-                AggregateState::Building,
-                &self.tables,
-            ));
+            let registration = Registration { state: AggregateState::Building, ..suspended.registration() };
+            let aggregate = Arc::new(Aggregate::restore(registration, &self.tables));
             if aggregate.state == AggregateState::Building {
                 change.commands.push(Command::Install(Arc::clone(&aggregate)));
+                installed.push(aggregate.id);
             }
             self.aggregates.insert(aggregate.name.clone(), Arc::clone(&aggregate));
-            change.registry.push(RegistryChange::Register { aggregate, fill: true, reply: None });
+            change.registry.push(RegistryChange::Register { aggregate, fill, reply: None });
         }
+        installed
     }
 }
 

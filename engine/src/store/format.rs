@@ -4,6 +4,7 @@
 //! ```text
 //! DATA/FORMAT     "tidemark 1 4f0c93ab\n": format version, and the instance, which names the replication slot
 //! DATA/store/     RocksDB
+//! DATA/snapshot/  files on their way there, during the initial snapshot only
 //! ```
 
 use std::hash::{BuildHasher, Hasher};

@@ -5,6 +5,7 @@
 //! table    [02] table u32                                               the schema its row images were written under
 //! aggregate[03] aggregate u32                                           definition and state
 //! row      [10] table u32, primary key                                  row image
+//! row index[11] aggregate u32, group tuple, time i64, part u32, primary key   which rows are behind a total
 //! cell     [20] aggregate u32, level u8, bucket i64, group tuple        accumulators
 //! control  [21] aggregate u32, level u8, bucket i64                     the cells of a Partition, added up once more
 //! ```
@@ -28,6 +29,8 @@ pub enum KeyKind {
     Aggregate = 0x03,
     /// Row images.
     Row = 0x10,
+    /// Row images by group and time, for drilling through.
+    RowIndex = 0x11,
     /// Cells.
     Cell = 0x20,
     /// Control totals.
@@ -35,8 +38,15 @@ pub enum KeyKind {
 }
 
 /// All kinds; a store with a key of another kind is of a newer format.
-pub const KINDS: [KeyKind; 6] =
-    [KeyKind::Meta, KeyKind::Table, KeyKind::Aggregate, KeyKind::Row, KeyKind::Cell, KeyKind::Control];
+pub const KINDS: [KeyKind; 7] = [
+    KeyKind::Meta,
+    KeyKind::Table,
+    KeyKind::Aggregate,
+    KeyKind::Row,
+    KeyKind::RowIndex,
+    KeyKind::Cell,
+    KeyKind::Control,
+];
 
 /// Length of the part of a cell's key before the group.
 pub const CELL_PREFIX: usize = 1 + 4 + 1 + 8;
@@ -85,8 +95,7 @@ pub fn push_cell_prefix(key: &mut Vec<u8>, aggregate: AggregateId, level: u8, bu
 }
 
 fn push_partition(key: &mut Vec<u8>, kind: KeyKind, aggregate: AggregateId, level: u8, bucket: Bucket) {
-    key.push(kind as u8);
-    key.extend_from_slice(&aggregate.0.to_be_bytes());
+    push_of_aggregate(key, kind, aggregate);
     key.push(level);
     key.extend_from_slice(&flip_i64(bucket.0));
 }
@@ -109,12 +118,32 @@ pub fn cells(aggregate: AggregateId, level: u8, from: Bucket, to: Bucket) -> Ran
     Range { from: start, to: Range::prefix(last).to }
 }
 
+/// The control totals of a level whose bucket lies in `from..=to`.
+#[must_use]
+pub fn controls(aggregate: AggregateId, level: u8, from: Bucket, to: Bucket) -> Range {
+    Range { from: control(aggregate, level, from), to: Range::prefix(control(aggregate, level, to)).to }
+}
+
 /// Everything of one kind that belongs to an aggregate.
 #[must_use]
 pub fn of_aggregate(kind: KeyKind, id: AggregateId) -> Range {
-    let mut from = vec![kind as u8];
-    from.extend_from_slice(&id.0.to_be_bytes());
+    let mut from = Vec::with_capacity(5);
+    push_of_aggregate(&mut from, kind, id);
     Range::prefix(from)
+}
+
+/// Begins a key of one kind that belongs to an aggregate.
+pub fn push_of_aggregate(key: &mut Vec<u8>, kind: KeyKind, id: AggregateId) {
+    key.push(kind as u8);
+    key.extend_from_slice(&id.0.to_be_bytes());
+}
+
+/// The aggregate that a cell, a control total or an entry of the row index belongs to.
+#[must_use]
+pub fn aggregate_of(key: &[u8]) -> Option<AggregateId> {
+    let (_kind, rest) = key.split_first()?;
+    let (aggregate, _) = rest.split_first_chunk::<4>()?;
+    Some(AggregateId(u32::from_be_bytes(*aggregate)))
 }
 
 /// Everything of one kind.
@@ -188,7 +217,7 @@ mod tests {
 
     #[test]
     fn kinds_are_frozen() {
-        assert_eq!(KINDS.map(|kind| kind as u8), [0x01, 0x02, 0x03, 0x10, 0x20, 0x21]);
+        assert_eq!(KINDS.map(|kind| kind as u8), [0x01, 0x02, 0x03, 0x10, 0x11, 0x20, 0x21]);
     }
 
     #[test]

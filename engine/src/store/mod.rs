@@ -14,6 +14,8 @@ pub mod format;
 pub mod key;
 /// Tables and aggregates on disk.
 pub mod registry;
+/// Rows of an initial snapshot, past the memtable.
+pub mod row_files;
 /// A consistent view for readers.
 pub mod view;
 
@@ -24,7 +26,13 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBat
 
 pub use cursor::Cursor;
 pub use key::{KeyKind, Range};
+pub use row_files::RowFiles;
 pub use view::View;
+
+/// Version of the files' format: one release of RocksDB back can still open the store.
+const TABLE_FORMAT: i32 = 6;
+/// Of filters: one look-up of a hundred goes into a file for nothing.
+const BITS_PER_KEY: f64 = 10.0;
 
 /// The store cannot be opened; the message names the directory, the remedy what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +97,8 @@ impl Store {
         let shown = directory.display();
         let db = DB::open(&options(memory), directory.join("store")).map_err(|error| {
             let text = error.into_string();
-            if text.contains("lock") || text.contains("LOCK") {
+            // Not just "lock": of a damaged file RocksDB says that a block mismatches.
+            if text.contains("lock file") || text.contains("lock hold") {
                 OpenError::new(
                     "data_in_use",
                     format!("{shown} is in use by another process"),
@@ -137,7 +146,7 @@ impl Store {
         Ok(self.db.write(batch.0)?)
     }
 
-    /// Writes a batch that need not survive a crash before the next [`Store::flush`]: rows of an initial snapshot, which
+    /// Writes a batch that need not survive a crash before the next [`Store::flush`]: cells of an initial snapshot, which
     /// starts over anyway.
     pub fn write_unlogged(&self, batch: Batch) -> Result<(), StoreError> {
         let mut options = WriteOptions::default();
@@ -165,14 +174,34 @@ impl Store {
     pub fn delete_range(&self, batch: &mut Batch, range: &Range) -> Result<(), StoreError> {
         const FEW: usize = 10_000;
         let mut keys = Vec::new();
-        self.view().scan(range, |key, _| {
+        let read = self.view().scan(range, |key, _| {
             keys.push(key.to_vec());
             if keys.len() > FEW { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
-        })?;
-        if keys.len() > FEW {
+        });
+        // What cannot be read can still be removed.
+        if read.is_err() || keys.len() > FEW {
             batch.0.delete_range(&range.from, &range.to);
         } else {
             keys.iter().for_each(|key| batch.delete(key));
+        }
+        Ok(())
+    }
+
+    /// Removes ranges and gives their space back, with everything that an unfinished initial snapshot left.
+    pub fn clear(&self, ranges: &[Range]) -> Result<(), StoreError> {
+        row_files::remove_leftovers(self.db.path())?;
+        if self.db.latest_sequence_number() == 0 && self.db.live_files()?.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for range in ranges {
+            batch.0.delete_range(&range.from, &range.to);
+        }
+        self.write(batch)?;
+        self.sync()?;
+        for range in ranges {
+            self.db.delete_file_in_range(&range.from, &range.to)?;
+            self.db.compact_range(Some(&range.from), Some(&range.to));
         }
         Ok(())
     }
@@ -211,9 +240,8 @@ fn options(memory: StoreMemory) -> Options {
     table.set_block_cache(&Cache::new_lru_cache(memory.block_cache));
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table.set_bloom_filter(10.0, false);
-    // One release back can still open the store.
-    table.set_format_version(6);
+    table.set_bloom_filter(BITS_PER_KEY, false);
+    table.set_format_version(TABLE_FORMAT);
 
     let mut options = Options::default();
     options.create_if_missing(true);

@@ -5,31 +5,18 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::key::{self, KeyKind};
-use super::{Batch, Store, StoreError};
+use super::{Batch, Store, StoreError, View};
 use crate::change::TableId;
-use crate::materialization::{AggregateId, AggregateState, Definition};
+use crate::materialization::Registration;
 use crate::source::FollowedTable;
 
-/// A registered aggregate as it is stored. Its plan is resolved anew at every start.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StoredAggregate {
-    /// Part of its cells' keys.
-    pub id: AggregateId,
-    /// In URLs.
-    pub name: String,
-    /// As the user wrote it.
-    pub definition: Definition,
-    /// Whether it can answer.
-    pub state: AggregateState,
-}
-
 /// All aggregates, by number.
-pub fn read_aggregates(store: &Store) -> Result<Vec<StoredAggregate>, StoreError> {
+pub fn read_aggregates(store: &Store) -> Result<Vec<Registration>, StoreError> {
     read_all(store, KeyKind::Aggregate, "aggregate")
 }
 
 /// Adds an aggregate to a batch.
-pub fn put_aggregate(batch: &mut Batch, aggregate: &StoredAggregate) -> Result<(), StoreError> {
+pub fn put_aggregate(batch: &mut Batch, aggregate: &Registration) -> Result<(), StoreError> {
     put(batch, &key::aggregate(aggregate.id), aggregate, "aggregate")
 }
 
@@ -49,6 +36,12 @@ pub fn read_row_count(store: &Store, table: TableId) -> Result<i64, StoreError> 
         None => Ok(0),
         Some(bytes) => bytes.try_into().map(i64::from_be_bytes).map_err(|_| StoreError::Damaged("row count")),
     }
+}
+
+/// Row images of a table, as of a view.
+pub fn row_count_as_of(view: &View, table: TableId) -> Result<i64, StoreError> {
+    let read = view.get_with(&row_count_key(table), |bytes| bytes.try_into().map(i64::from_be_bytes))?;
+    read.unwrap_or(Ok(0)).map_err(|_| StoreError::Damaged("row count"))
 }
 
 /// Adds the number of row images of a table to a batch.

@@ -34,15 +34,27 @@ impl View {
         Ok(self.0.borrow_dependent().get_pinned(key)?.map(|value| read(&value)))
     }
 
+    /// First and last key of a range; `None` where it is empty.
+    pub fn edges(&self, range: &Range) -> Result<Option<[Vec<u8>; 2]>, StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(range.from.as_slice());
+        options.set_iterate_upper_bound(range.to.as_slice());
+        let mut cursor = self.0.borrow_dependent().raw_iterator_opt(options);
+        cursor.seek_to_first();
+        let first = cursor.key().map(<[u8]>::to_vec);
+        cursor.seek_to_last();
+        let last = cursor.key().map(<[u8]>::to_vec);
+        cursor.status()?;
+        Ok(first.zip(last).map(<[Vec<u8>; 2]>::from))
+    }
+
     /// Visits keys and values of a range in order, until told to stop.
     pub fn scan(
         &self,
         range: &Range,
         mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(range.from.as_slice());
-        options.set_iterate_upper_bound(range.to.as_slice());
+        let mut options = within(range);
         options.set_readahead_size(256 << 10);
         let mut cursor = self.0.borrow_dependent().raw_iterator_opt(options);
         cursor.seek_to_first();
@@ -54,4 +66,28 @@ impl View {
         }
         Ok(cursor.status()?)
     }
+
+    /// Visits keys and values of a range from its end, until told to stop.
+    pub fn scan_back(
+        &self,
+        range: &Range,
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = self.0.borrow_dependent().raw_iterator_opt(within(range));
+        cursor.seek_to_last();
+        while let Some((key, value)) = cursor.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            cursor.prev();
+        }
+        Ok(cursor.status()?)
+    }
+}
+
+fn within(range: &Range) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(range.from.as_slice());
+    options.set_iterate_upper_bound(range.to.as_slice());
+    options
 }

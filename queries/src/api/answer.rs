@@ -1,18 +1,22 @@
 //! Answers as JSON, NDJSON and CSV: the same columns and values in each.
 
-use engine::aggregate::Function;
+use engine::aggregate::MeasureValue;
+use engine::aggregate::accumulator::write_decimal;
 use engine::change::ColumnType;
-use engine::materialization::{Aggregate, Bucket, Granularity, Plan, group_key};
+use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, Plan, group_key};
 use engine::snapshot::AsOf;
+use engine::source::FollowedTable;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::field::Field;
+use super::table_rows::TableRows;
 use super::warning::Warning;
 use crate::query::aggregate_query::bucket_end;
 use crate::query::instant::format_instant;
-use crate::query::{AggregateQuery, Layout, ReadPlan};
-use crate::read::{Answer, Row};
+use crate::query::output::divide;
+use crate::query::{AggregateQuery, Layout, Output, OutputType, ReadPlan};
+use crate::read::{Answer, Before, Behind, Row};
 
 /// What an answer says about one of its columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,41 +39,48 @@ pub struct ColumnBody {
     pub scale: Option<u16>,
 }
 
+fn column(name: &str, column_type: &'static str, role: &'static str) -> ColumnBody {
+    ColumnBody { name: name.to_owned(), column_type, role, granularity: None, time_zone: None, scale: None }
+}
+
 /// The columns of an answer with these dimensions and measures.
 #[must_use]
-pub fn columns(plan: &Plan, granularity: Granularity, group_by: &[usize], measures: &[usize]) -> Vec<ColumnBody> {
-    let column = |name: &str, column_type, role| ColumnBody {
-        name: name.to_owned(),
-        column_type,
-        role,
-        granularity: None,
-        time_zone: None,
-        scale: None,
-    };
+pub fn columns(
+    plan: &Plan,
+    (granularity, calendar): (Granularity, &Calendar),
+    group_by: &[usize],
+    outputs: &[Output],
+) -> Vec<ColumnBody> {
     let mut columns = Vec::new();
     if granularity != Granularity::All {
         columns.push(ColumnBody {
             granularity: Some(granularity.to_string()),
-            time_zone: Some(plan.calendar.zone().name().to_owned()),
+            time_zone: Some(calendar.zone().name().to_owned()),
             ..column("time", "timestamp", "time")
         });
     }
     for dimension in group_by.iter().filter_map(|position| plan.dimensions.get(*position)) {
         columns.push(column(&dimension.name, dimension_type(&dimension.column_type), "dimension"));
     }
-    for measure in measures.iter().filter_map(|position| plan.measures.get(*position)) {
-        let (column_type, scale) = match measure.function {
-            Function::CountRows | Function::CountValues => ("int64", None),
-            Function::SumInteger => ("decimal", Some(0)),
-            Function::SumNumeric { scale } => ("decimal", Some(scale)),
-            Function::SumFloat => ("float64", None),
-        };
-        columns.push(ColumnBody { scale, ..column(&measure.name, column_type, "measure") });
-    }
+    columns.extend(outputs.iter().map(|output| output_column(&output.name, output.output_type(plan))));
     if granularity != Granularity::All {
         columns.push(column("complete", "boolean", "flag"));
     }
     columns
+}
+
+/// A column of a table, as dimensions are described.
+pub(super) fn table_column(name: &str, column_type: &ColumnType) -> ColumnBody {
+    column(name, dimension_type(column_type), "column")
+}
+
+fn output_column(name: &str, output_type: OutputType) -> ColumnBody {
+    let (column_type, scale) = match output_type {
+        OutputType::Count => ("int64", None),
+        OutputType::Decimal(scale) => ("decimal", Some(scale)),
+        OutputType::Float => ("float64", None),
+    };
+    ColumnBody { scale, ..column(name, column_type, "measure") }
 }
 
 fn dimension_type(column_type: &ColumnType) -> &'static str {
@@ -97,6 +108,10 @@ pub struct AnswerView<'a> {
     pub reads: &'a ReadPlan,
     /// The rows.
     pub answer: &'a Answer,
+    /// What the rows were so much earlier, where it was asked.
+    pub before: Option<&'a Before>,
+    /// The newest rows of the table behind each row, where they were asked for.
+    pub behind: Option<(&'a [Behind], &'a FollowedTable)>,
     /// What it is true of.
     pub as_of: AsOf,
     /// How far that is behind upstream.
@@ -111,7 +126,41 @@ impl AnswerView<'_> {
     /// The columns.
     #[must_use]
     pub fn columns(&self) -> Vec<ColumnBody> {
-        columns(&self.aggregate.plan, self.query.granularity, &self.query.group_by, &self.query.measures)
+        let (plan, query) = (&self.aggregate.plan, self.query);
+        let mut columns = columns(plan, (query.granularity, &query.calendar), &query.group_by, &query.outputs);
+        let flags = columns.len() - usize::from(query.granularity != Granularity::All);
+        let mut more = Vec::new();
+        if self.before.is_some() {
+            for output in &query.outputs {
+                let of = |what: &str| output_column(&format!("{}_{what}", output.name), output.output_type(plan));
+                more.extend([of("previous"), of("change")]);
+            }
+        }
+        if query.share.is_some() {
+            more.push(ColumnBody { scale: Some(SHARE_DIGITS), ..column("share", "decimal", "measure") });
+        }
+        if query.others {
+            more.push(column("others", "boolean", "flag"));
+        }
+        columns.splice(flags..flags, more);
+        columns
+    }
+
+    /// All rows, the one of the others last.
+    fn all_rows(&self) -> impl Iterator<Item = Vec<Field>> + '_ {
+        let rows = self.answer.rows.iter().enumerate().map(|(at, row)| self.fields(at, row));
+        rows.chain(self.answer.others.iter().map(|values| self.fields_of_others(values)))
+    }
+
+    fn row_count(&self) -> usize {
+        self.answer.rows.len() + usize::from(self.answer.others.is_some())
+    }
+
+    /// The rows of the table behind a row.
+    fn rows_behind(&self, at: usize) -> Option<TableRows<'_>> {
+        let (behind, table) = self.behind?;
+        let rows = behind.get(at).map_or(&[][..], |behind| &behind.rows);
+        Some(TableRows { schema: &table.schema, rows, calendar: &self.query.calendar })
     }
 
     /// The cursor of the next page.
@@ -122,27 +171,34 @@ impl AnswerView<'_> {
 
     /// The whole answer as one JSON document.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec(&AnswerBody {
+        serde_json::to_vec(&self.body())
+    }
+
+    /// The whole answer, as part of a larger document.
+    pub fn body(&self) -> impl Serialize + '_ {
+        AnswerBody {
+            aggregate: &self.aggregate.name,
             columns: self.columns(),
             data: Data(self),
-            as_of: AsOfBody {
-                lsn: self.as_of.lsn.to_string(),
-                commit_time: format_instant(self.as_of.commit_time_us, &engine::materialization::Calendar::UTC),
-                lag_ms: self.lag_ms,
-                state: self.state,
-            },
+            as_of: FreshnessBody { as_of: AnswerView::as_of_body(self.as_of), lag_ms: self.lag_ms, state: self.state },
             page: PageBody { next: self.next() },
             stats: StatsBody { cells_read: self.answer.cells_read, served_from: self.served_from() },
             warnings: &self.warnings,
-        })
+        }
+    }
+
+    /// A position, as it is written.
+    #[must_use]
+    pub fn as_of_body(as_of: AsOf) -> AsOfBody {
+        AsOfBody { lsn: as_of.lsn.to_string(), commit_time: format_instant(as_of.commit_time_us, &Calendar::UTC) }
     }
 
     /// One JSON object per line and row.
     pub fn to_ndjson(&self) -> serde_json::Result<Vec<u8>> {
         let columns = self.columns();
         let mut lines = Vec::new();
-        for row in &self.answer.rows {
-            serde_json::to_writer(&mut lines, &Object { columns: &columns, fields: &self.fields(row) })?;
+        for fields in self.all_rows() {
+            serde_json::to_writer(&mut lines, &Object { columns: &columns, fields: &fields })?;
             lines.push(b'\n');
         }
         Ok(lines)
@@ -161,9 +217,14 @@ impl AnswerView<'_> {
             }
             text.push_str("\r\n");
         };
-        line(&self.columns().into_iter().map(|column| Field::Text(column.name)).collect::<Vec<_>>());
-        for row in &self.answer.rows {
-            line(&self.fields(row));
+        let columns = self.columns();
+        line(&columns.iter().map(|column| Field::Text(column.name.clone())).collect::<Vec<_>>());
+        for fields in self.all_rows() {
+            // Numbers may begin with a minus; what users wrote may not.
+            let safe = |(column, field): (&ColumnBody, Field)| {
+                if column.column_type == "text" { field.defused() } else { field }
+            };
+            line(&columns.iter().zip(fields).map(safe).collect::<Vec<_>>());
         }
         text
     }
@@ -173,55 +234,140 @@ impl AnswerView<'_> {
         self.reads.levels.iter().map(Granularity::to_string).collect::<Vec<_>>().join("+")
     }
 
-    /// The values of a row, in the order of the columns.
-    fn fields(&self, row: &Row) -> Vec<Field> {
-        let plan = &self.aggregate.plan;
+    /// Time and dimensions of a row.
+    pub(super) fn key_fields(&self, row: &Row) -> Vec<Field> {
+        let (plan, query) = (&self.aggregate.plan, self.query);
         let mut fields = Vec::new();
-        if self.query.granularity != Granularity::All {
-            fields.push(match row.bucket {
-                Bucket::NULL => Field::Null,
-                Bucket::INFINITY => Field::Text("infinity".to_owned()),
-                Bucket::NEGATIVE_INFINITY => Field::Text("-infinity".to_owned()),
-                Bucket(start) => Field::Text(format_instant(start, &plan.calendar)),
-            });
+        if query.granularity != Granularity::All {
+            fields.push(Field::of_bucket(row.bucket, &query.calendar));
         }
         let values = group_key::decode(&row.key).unwrap_or_default();
-        let dimensions = self.query.group_by.iter().filter_map(|position| plan.dimensions.get(*position));
+        let dimensions = query.group_by.iter().filter_map(|position| plan.dimensions.get(*position));
         fields.extend(
             dimensions
                 .zip(values)
-                .map(|(dimension, value)| Field::of_dimension(value, &dimension.column_type, &plan.calendar)),
+                .map(|(dimension, value)| Field::of_dimension(value, &dimension.column_type, &query.calendar)),
         );
-        let measures = self.query.measures.iter().filter_map(|position| plan.measures.get(*position));
-        fields.extend(measures.zip(&row.values).map(|(measure, value)| Field::of_measure(*value, measure.function)));
-        if self.query.granularity != Granularity::All {
+        fields
+    }
+
+    /// The values of a row, in the order of the columns.
+    pub(super) fn fields(&self, at: usize, row: &Row) -> Vec<Field> {
+        let (plan, query) = (&self.aggregate.plan, self.query);
+        let mut fields = self.key_fields(row);
+        fields.extend(self.measures(&row.values));
+        if let Some(before) = self.before {
+            let before = before.0.get(at).and_then(Option::as_deref).unwrap_or_default();
+            for (position, output) in query.outputs.iter().enumerate() {
+                let value = |values: &[MeasureValue]| values.get(position).copied().unwrap_or(MeasureValue::Null);
+                let output_type = output.output_type(plan);
+                let (now, then) = (value(&row.values), value(before));
+                fields.push(Field::of_measure(then, output_type));
+                fields.push(Field::of_measure(change(now, then), output_type));
+            }
+        }
+        fields.extend(query.share.map(|of| self.share(of, &row.values)));
+        if query.others {
+            fields.push(Field::Bool(false));
+        }
+        if query.granularity != Granularity::All {
             fields.push(Field::Bool(self.complete(row.bucket)));
         }
         fields
     }
 
+    fn measures<'v>(&'v self, values: &'v [MeasureValue]) -> impl Iterator<Item = Field> + 'v {
+        let plan = &self.aggregate.plan;
+        self.query.outputs.iter().zip(values).map(|(output, value)| Field::of_measure(*value, output.output_type(plan)))
+    }
+
+    fn fields_of_others(&self, values: &[MeasureValue]) -> Vec<Field> {
+        let query = self.query;
+        let timed = query.granularity != Granularity::All;
+        let mut fields = vec![Field::Null; usize::from(timed) + query.group_by.len()];
+        fields.extend(self.measures(values));
+        if self.before.is_some() {
+            fields.resize(fields.len() + 2 * query.outputs.len(), Field::Null);
+        }
+        fields.extend(query.share.map(|of| self.share(of, values)));
+        fields.push(Field::Bool(true));
+        if timed {
+            fields.push(Field::Null);
+        }
+        fields
+    }
+
+    /// The part of the whole; NULL where there is no whole.
+    fn share(&self, of: usize, values: &[MeasureValue]) -> Field {
+        let whole = self.answer.whole.as_ref().and_then(|whole| whole.get(of));
+        match (values.get(of).copied().and_then(mantissa), whole.copied().and_then(mantissa)) {
+            (Some(part), Some(whole)) => divide(part, whole, SHARE_DIGITS).map_or(Field::Null, |mantissa| {
+                let mut text = String::new();
+                // Writing to a String cannot fail.
+                let _ = write_decimal(&mut text, mantissa, SHARE_DIGITS);
+                Field::Text(text)
+            }),
+            _ => Field::Null,
+        }
+    }
+
     /// Whether the bucket is over, and lies whole within the range.
-    fn complete(&self, bucket: Bucket) -> bool {
-        let Some(end) = bucket_end(&self.aggregate.plan, self.query.granularity, bucket) else { return false };
+    #[must_use]
+    pub fn complete(&self, bucket: Bucket) -> bool {
+        let Some(end) = bucket_end(&self.query.calendar, self.query.granularity, bucket) else { return false };
         let begins_inside = bucket.is_special() || self.query.from.is_none_or(|from| from <= bucket.0);
         begins_inside && self.query.to.is_none_or(|to| end <= to) && end <= self.as_of.commit_time_us
     }
 }
 
+/// Digits after the point of a share.
+const SHARE_DIGITS: u16 = 6;
+
+/// All digits of an exact number; `None` where it is none.
+fn mantissa(value: MeasureValue) -> Option<i128> {
+    match value {
+        MeasureValue::Integer(mantissa) | MeasureValue::Decimal { mantissa, .. } => Some(mantissa),
+        MeasureValue::Null | MeasureValue::Float(_) | MeasureValue::Special(_) => None,
+    }
+}
+
+/// The difference of two finished values of one measure; NULL where there is none.
+fn change(now: MeasureValue, then: MeasureValue) -> MeasureValue {
+    let difference = match (now, then) {
+        (MeasureValue::Integer(a), MeasureValue::Integer(b)) => a.checked_sub(b).map(MeasureValue::Integer),
+        (MeasureValue::Decimal { mantissa: a, scale }, MeasureValue::Decimal { mantissa: b, .. }) => {
+            a.checked_sub(b).map(|mantissa| MeasureValue::Decimal { mantissa, scale })
+        }
+        (MeasureValue::Float(a), MeasureValue::Float(b)) => Some(MeasureValue::Float(a - b)),
+        _ => None,
+    };
+    difference.unwrap_or(MeasureValue::Null)
+}
+
 #[derive(Serialize)]
 struct AnswerBody<'a> {
+    aggregate: &'a str,
     columns: Vec<ColumnBody>,
     data: Data<'a>,
-    as_of: AsOfBody<'a>,
+    as_of: FreshnessBody<'a>,
     page: PageBody,
     stats: StatsBody,
     warnings: &'a [Warning],
 }
 
+/// A position, as it is written.
+#[derive(Clone, Debug, Serialize)]
+pub struct AsOfBody {
+    /// The position.
+    pub lsn: String,
+    /// When it committed upstream.
+    pub commit_time: String,
+}
+
 #[derive(Serialize)]
-struct AsOfBody<'a> {
-    lsn: String,
-    commit_time: String,
+struct FreshnessBody<'a> {
+    #[serde(flatten)]
+    as_of: AsOfBody,
     lag_ms: u64,
     state: &'a str,
 }
@@ -244,19 +390,23 @@ impl Serialize for Data<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let view = self.0;
         let columns = view.columns();
-        let rows = &view.answer.rows;
+        let count = view.row_count();
         match view.query.layout {
             Layout::Rows => {
-                let mut list = serializer.serialize_seq(Some(rows.len()))?;
-                for row in rows {
-                    list.serialize_element(&Object { columns: &columns, fields: &view.fields(row) })?;
+                let mut list = serializer.serialize_seq(Some(count))?;
+                for (at, fields) in view.all_rows().enumerate() {
+                    let object = Object { columns: &columns, fields: &fields };
+                    match view.rows_behind(at) {
+                        None => list.serialize_element(&object)?,
+                        Some(rows) => list.serialize_element(&WithRows { object, rows })?,
+                    }
                 }
                 list.end()
             }
             Layout::Columns => {
-                let mut arrays: Vec<Vec<Field>> = columns.iter().map(|_| Vec::with_capacity(rows.len())).collect();
-                for row in rows {
-                    arrays.iter_mut().zip(view.fields(row)).for_each(|(array, field)| array.push(field));
+                let mut arrays: Vec<Vec<Field>> = columns.iter().map(|_| Vec::with_capacity(count)).collect();
+                for fields in view.all_rows() {
+                    arrays.iter_mut().zip(fields).for_each(|(array, field)| array.push(field));
                 }
                 let mut map = serializer.serialize_map(Some(columns.len()))?;
                 for (column, array) in columns.iter().zip(&arrays) {
@@ -268,10 +418,18 @@ impl Serialize for Data<'_> {
     }
 }
 
+/// One row as an object, with the rows of the table behind it.
+#[derive(Serialize)]
+struct WithRows<'a> {
+    #[serde(flatten)]
+    object: Object<'a>,
+    rows: TableRows<'a>,
+}
+
 /// One row as an object.
-struct Object<'a> {
-    columns: &'a [ColumnBody],
-    fields: &'a [Field],
+pub(super) struct Object<'a> {
+    pub(super) columns: &'a [ColumnBody],
+    pub(super) fields: &'a [Field],
 }
 
 impl Serialize for Object<'_> {

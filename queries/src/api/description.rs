@@ -2,19 +2,22 @@
 
 use engine::change::TableSchema;
 use engine::engine::BuildProgress;
-use engine::materialization::{Aggregate, AggregateState, Definition, Granularity};
+use engine::materialization::{Aggregate, AggregateState, Calendar, Definition, Granularity};
 use serde::Serialize;
 
 use super::answer::{ColumnBody, columns};
+use super::lint;
 use super::warning::Warning;
-use super::{lint, sql};
+use crate::query::instant::format_instant;
+use crate::query::output::outputs;
+use crate::sql;
 
 /// One aggregate, in full.
 #[derive(Debug, Serialize)]
 pub struct Description<'a> {
     /// Name in URLs.
     pub name: &'a str,
-    /// Definitions under one name are numbered; only the first exists so far.
+    /// Definitions under one name are numbered.
     pub version: u32,
     /// `building`, `live` or `halted`.
     pub state: &'static str,
@@ -34,8 +37,25 @@ pub struct Description<'a> {
     /// While it is being filled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// The version that is being built beside this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextVersion<'a>>,
     /// Where to go from here.
     pub links: Links,
+}
+
+/// A version that takes the place of the one before once it is filled.
+#[derive(Debug, Serialize)]
+pub struct NextVersion<'a> {
+    /// Its number.
+    pub version: u32,
+    /// `building` or `halted`.
+    pub state: &'static str,
+    /// As it was registered.
+    pub definition: &'a Definition,
+    /// How far it is filled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// Why an aggregate is halted.
@@ -74,6 +94,8 @@ pub struct Progress {
     pub rows_per_second: f64,
     /// Seconds left at that rate.
     pub eta_seconds: Option<f64>,
+    /// Questions about times from this instant on are answered already, RFC 3339.
+    pub covered_from: Option<String>,
 }
 
 impl From<BuildProgress> for Progress {
@@ -86,6 +108,7 @@ impl From<BuildProgress> for Progress {
             fraction,
             rows_per_second: progress.rows_per_second,
             eta_seconds: progress.eta_s,
+            covered_from: progress.covered_from_us.map(|from| format_instant(from, &Calendar::UTC)),
         }
     }
 }
@@ -106,18 +129,19 @@ impl<'a> Description<'a> {
     pub fn of(aggregate: &'a Aggregate, schema: Option<&TableSchema>, progress: Option<BuildProgress>) -> Self {
         let plan = &aggregate.plan;
         let base = plan.levels.first().copied().unwrap_or(Granularity::All);
-        let all = |count: usize| (0..count).collect::<Vec<_>>();
+        let dimensions: Vec<usize> = (0..plan.dimensions.len()).collect();
         let own = format!("/v1/aggregates/{}", aggregate.name);
         Description {
             name: &aggregate.name,
-            version: 1,
+            version: aggregate.version,
+            next: None,
             state: state_name(&aggregate.state),
             halted: match &aggregate.state {
                 AggregateState::Halted { code, message, remedy } => Some(Halted { code, message, remedy }),
                 _ => None,
             },
             definition: &aggregate.definition,
-            columns: columns(plan, base, &all(plan.dimensions.len()), &all(plan.measures.len())),
+            columns: columns(plan, (base, &plan.calendar), &dimensions, &outputs(None, aggregate).unwrap_or_default()),
             levels: plan.levels.clone(),
             sql: sql::create_statement(&aggregate.name, &aggregate.definition, schema),
             warnings: lint::warnings(&aggregate.definition, plan, schema),

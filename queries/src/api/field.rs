@@ -4,12 +4,13 @@
 
 use std::fmt::Write;
 
+use engine::aggregate::MeasureValue;
 use engine::aggregate::accumulator::write_decimal;
-use engine::aggregate::{Function, MeasureValue};
 use engine::change::{ColumnType, Numeric, Value};
-use engine::materialization::Calendar;
+use engine::materialization::{Bucket, Calendar};
 use serde::{Serialize, Serializer};
 
+use crate::query::OutputType;
 use crate::query::instant::{format_date, format_instant, format_local};
 
 /// One value.
@@ -42,14 +43,25 @@ impl Serialize for Field {
 impl Field {
     /// A finished measure.
     #[must_use]
-    pub fn of_measure(value: MeasureValue, function: Function) -> Field {
-        match (value, function) {
+    pub fn of_measure(value: MeasureValue, output_type: OutputType) -> Field {
+        match (value, output_type) {
             (MeasureValue::Null, _) => Field::Null,
-            (MeasureValue::Integer(v), Function::CountRows | Function::CountValues) => {
+            (MeasureValue::Integer(v), OutputType::Count) => {
                 i64::try_from(v).map_or_else(|_| Field::Text(v.to_string()), Field::Integer)
             }
             (MeasureValue::Float(v), _) if v.is_finite() => Field::Float(v),
             (other, _) => Field::Text(other.to_string()),
+        }
+    }
+
+    /// The time of a row.
+    #[must_use]
+    pub fn of_bucket(bucket: Bucket, calendar: &Calendar) -> Field {
+        match bucket {
+            Bucket::NULL => Field::Null,
+            Bucket::INFINITY => Field::Text("infinity".to_owned()),
+            Bucket::NEGATIVE_INFINITY => Field::Text("-infinity".to_owned()),
+            Bucket(start) => Field::Text(format_instant(start, calendar)),
         }
     }
 
@@ -71,6 +83,15 @@ impl Field {
             Value::Timestamp(v) if *column_type == ColumnType::Timestamp => format_local(v),
             Value::Timestamp(v) => format_instant(v, calendar),
         })
+    }
+
+    /// The same for a spreadsheet: a text that it would run as a formula begins with an apostrophe (OWASP, "CSV injection").
+    #[must_use]
+    pub fn defused(self) -> Field {
+        match self {
+            Field::Text(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r']) => Field::Text(format!("'{text}")),
+            other => other,
+        }
     }
 
     /// Appends it as a field of CSV (RFC 4180); NULL is nothing at all, the empty text is quoted.
@@ -120,12 +141,12 @@ mod tests {
     #[test]
     fn sums_are_text_and_counts_are_numbers() {
         let measure = Field::of_measure;
-        assert_eq!(measure(MeasureValue::Integer(7), Function::CountRows), Field::Integer(7));
-        assert_eq!(measure(MeasureValue::Integer(7), Function::SumInteger), Field::Text("7".to_owned()));
+        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Count), Field::Integer(7));
+        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Decimal(0)), Field::Text("7".to_owned()));
         let amount = MeasureValue::Decimal { mantissa: -1205, scale: 2 };
-        assert_eq!(measure(amount, Function::SumNumeric { scale: 2 }), Field::Text("-12.05".to_owned()));
-        assert_eq!(measure(MeasureValue::Float(0.5), Function::SumFloat), Field::Float(0.5));
-        assert_eq!(measure(MeasureValue::Float(f64::NAN), Function::SumFloat), Field::Text("NaN".to_owned()));
+        assert_eq!(measure(amount, OutputType::Decimal(2)), Field::Text("-12.05".to_owned()));
+        assert_eq!(measure(MeasureValue::Float(0.5), OutputType::Float), Field::Float(0.5));
+        assert_eq!(measure(MeasureValue::Float(f64::NAN), OutputType::Float), Field::Text("NaN".to_owned()));
     }
 
     #[test]

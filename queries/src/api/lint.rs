@@ -1,6 +1,7 @@
 //! Things a finance user should be told about a definition that is correct and perhaps not meant.
 
-use engine::change::TableSchema;
+use engine::aggregate::Function;
+use engine::change::{ColumnType, TableSchema};
 use engine::materialization::{Definition, Plan};
 
 use super::warning::Warning;
@@ -9,11 +10,66 @@ use crate::query::currency::{adds_amounts, is_currency};
 /// What to remark about a definition.
 #[must_use]
 pub fn warnings(definition: &Definition, plan: &Plan, schema: Option<&TableSchema>) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    if let Some(schema) = schema {
-        warnings.extend(sum_across_currencies(definition, plan, schema));
-    }
-    warnings
+    let Some(schema) = schema else { return Vec::new() };
+    [
+        sum_across_currencies(definition, plan, schema),
+        time_zone_assumed(definition, schema),
+        sum_of_doubles(plan, schema),
+        one_row_per_group(plan, schema),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A `timestamp` is some clock's reading, and nothing says whose.
+fn time_zone_assumed(definition: &Definition, schema: &TableSchema) -> Option<Warning> {
+    let time = definition.time.as_ref().filter(|time| time.assume_time_zone.is_none())?;
+    let column = schema.columns.get(schema.column_index(&time.column)?)?;
+    (column.column_type == ColumnType::Timestamp).then(|| {
+        Warning::new(
+            "timezone_assumed",
+            format!(
+                "{} is a timestamp without zone and is read as UTC: say whose clock it shows with `assume_time_zone`",
+                time.column
+            ),
+        )
+    })
+}
+
+/// Doubles cannot hold cents.
+fn sum_of_doubles(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
+    let sum = plan.measures.iter().find(|measure| measure.function == Function::SumFloat)?;
+    let column = schema.columns.get(sum.column?)?;
+    Some(Warning::new(
+        "sum_of_doubles",
+        format!(
+            "{} adds up {}, which is {}: the sum is exact and rounded once, but amounts such as 0.10 are not exact in it, and \
+             Postgres' own sum depends on the order of rows. For money use numeric",
+            sum.name,
+            column.name,
+            column.column_type.name()
+        ),
+    ))
+}
+
+/// With the whole primary key among dimensions, or fixed by the filter, nothing is added up.
+fn one_row_per_group(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
+    let conjuncts =
+        plan.filter.clone().map(engine::materialization::filter::Filter::into_conjuncts).unwrap_or_default();
+    let fixed =
+        |column: usize| conjuncts.iter().any(|condition| matches!(condition.equals(), Some((at, [_])) if at == column));
+    let kept_apart = |column: usize| plan.dimensions.iter().any(|dimension| dimension.column == column);
+    schema.primary_key.iter().all(|column| fixed(*column) || kept_apart(*column)).then(|| {
+        let key = schema.primary_key.iter().filter_map(|at| schema.columns.get(*at)).map(|column| column.name.as_str());
+        let key = key.collect::<Vec<_>>().join(", ");
+        Warning::new(
+            "one_row_per_group",
+            format!(
+                "each group is a single row of the table: its primary key ({key}) is grouped by or fixed by `where`"
+            ),
+        )
+    })
 }
 
 /// A sum over a table with a currency that neither groups by it nor filters on it adds dollars to euros.
@@ -23,7 +79,13 @@ fn sum_across_currencies(definition: &Definition, plan: &Plan, schema: &TableSch
     if let Some(filter) = &plan.filter {
         filter.columns(&mut told_apart);
     }
-    let sum = plan.measures.iter().find(|measure| adds_amounts(measure.function))?;
+    let sum = plan.measures.iter().find(|measure| {
+        let mut of_its_own = Vec::new();
+        if let Some(filter) = &measure.filter {
+            filter.columns(&mut of_its_own);
+        }
+        adds_amounts(measure.function) && !of_its_own.contains(&at)
+    })?;
     (!told_apart.contains(&at)).then(|| {
         Warning::new(
             "sum_across_currencies",
@@ -54,8 +116,11 @@ mod tests {
                 column("id", ColumnType::Int8),
                 column("amount", ColumnType::Int8),
                 column("ccy", ColumnType::Text),
+                column("at", ColumnType::Timestamp),
+                column("weight", ColumnType::Float8),
             ],
             primary_key: vec![0],
+            keeps_row_image: true,
         };
         let definition: Definition = serde_json::from_str(&format!(r#"{{"table":"payments",{rest}}}"#)).unwrap();
         let plan = Plan::resolve(&definition, &schema).unwrap();
@@ -69,5 +134,18 @@ mod tests {
         assert!(codes(&format!(r#"{sum},"dimensions":["ccy"]"#)).is_empty());
         assert!(codes(&format!(r#"{sum},"where":"ccy = 'EUR'""#)).is_empty());
         assert!(codes(r#""measures":[{"name":"n","count":"*"}]"#).is_empty());
+        assert!(codes(r#""measures":[{"name":"eur","sum":"amount","where":"ccy = 'EUR'"}]"#).is_empty());
+    }
+
+    #[test]
+    fn what_is_correct_and_perhaps_not_meant() {
+        let count = r#""measures":[{"name":"n","count":"*"}]"#;
+        assert_eq!(codes(&format!(r#"{count},"time":{{"column":"at","granularity":"day"}}"#)), ["timezone_assumed"]);
+        let stated = r#""time":{"column":"at","granularity":"day","assume_time_zone":"UTC"}"#;
+        assert!(codes(&format!("{count},{stated}")).is_empty());
+        assert_eq!(codes(r#""measures":[{"name":"w","sum":"weight"}],"dimensions":["ccy"]"#), ["sum_of_doubles"]);
+        assert_eq!(codes(&format!(r#"{count},"dimensions":["id","ccy"]"#)), ["one_row_per_group"]);
+        assert_eq!(codes(&format!(r#"{count},"where":"id = 5 and ccy = 'EUR'""#)), ["one_row_per_group"]);
+        assert!(codes(&format!(r#"{count},"where":"id in (5, 6)""#)).is_empty());
     }
 }

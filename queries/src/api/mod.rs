@@ -2,18 +2,26 @@
 
 /// Answers as JSON, NDJSON and CSV.
 pub mod answer;
+/// What is different between two answers.
+pub mod changes;
 /// Descriptions of aggregates.
 pub mod description;
+/// What is read for an answer, and why not something else.
+pub mod explanation;
 /// One value of an answer.
 pub mod field;
 /// Things a finance user should be told about a definition.
 pub mod lint;
+/// What an aggregate would be.
+pub mod preview;
 /// Problems.
 pub mod problem;
 /// Descriptions of sources.
 pub mod source;
-/// Definitions as SQL.
-pub mod sql;
+/// Rows of a table.
+pub mod table_rows;
+/// What a verification found.
+pub mod verification;
 /// A remark beside an answer.
 pub mod warning;
 

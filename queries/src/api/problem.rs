@@ -9,6 +9,7 @@ use engine::materialization::DefinitionError;
 use engine::source::SourceError;
 
 use super::description::Progress;
+use super::explanation::Unanswered;
 use crate::inlet::Taken;
 use crate::query::{Fault, QueryError};
 use crate::read::ReadFailure;
@@ -58,6 +59,12 @@ pub struct ProblemBody {
     /// How far an aggregate is that cannot answer yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// What an aggregate that is being filled answers already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+    /// Why no aggregate answers a question to a table.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<Unanswered>,
     /// Names the request in our log.
     pub request_id: String,
     /// Seconds after which to try again.
@@ -65,8 +72,15 @@ pub struct ProblemBody {
     pub retry_after_s: Option<u32>,
 }
 
-/// A part of a request that is wrong.
+/// The times that an aggregate answers while it is being filled: from an instant on, without end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// First instant, RFC 3339.
+    pub from: String,
+}
+
+/// A part of a request that is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WrongPart {
     /// JSON pointer into the body (RFC 6901).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +88,12 @@ pub struct WrongPart {
     /// Line of the body, or place in its array; from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// Character in the line; from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<u64>,
+    /// The line, and under it a caret at the character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<String>,
     /// Parameter of the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
@@ -96,6 +116,8 @@ impl Problem {
             errors: Vec::new(),
             taken: None,
             progress: None,
+            coverage: None,
+            unanswered: None,
             request_id: String::new(),
             retry_after_s: None,
         }))
@@ -112,7 +134,7 @@ impl Problem {
     #[must_use]
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         let detail = self.detail.clone();
-        self.errors.push(WrongPart { pointer: Some(pointer.into()), line: None, parameter: None, detail });
+        self.errors.push(WrongPart { pointer: Some(pointer.into()), detail, ..WrongPart::default() });
         self
     }
 
@@ -126,12 +148,27 @@ impl Problem {
     /// An aggregate that is being filled.
     #[must_use]
     pub fn building(name: &str, progress: Option<BuildProgress>) -> Self {
+        Problem::new(503, "building", format!("{name} is being filled and does not answer yet"))
+            .hint(format!("see /v1/aggregates/{name}/backfill"))
+            .while_filled(progress)
+    }
+
+    /// A question about times that an aggregate is not filled with yet.
+    #[must_use]
+    pub fn not_covered(name: &str, from: String, progress: Option<BuildProgress>) -> Self {
+        let detail = format!("{name} is being filled, newest first, and answers from {from} on");
+        let mut problem = Problem::new(409, "not_covered", detail)
+            .hint(format!("ask with from={from} or later, or wait: /v1/aggregates/{name}/backfill"))
+            .while_filled(progress);
+        problem.coverage = Some(Coverage { from });
+        problem
+    }
+
+    fn while_filled(self, progress: Option<BuildProgress>) -> Self {
         let progress = progress.map(Progress::from);
         // Not longer than it takes, not so often that it hurts.
         let wait = progress.as_ref().and_then(|p| p.eta_seconds).map_or(1.0, |eta| eta.clamp(1.0, 30.0));
-        let mut problem = Problem::new(503, "building", format!("{name} is being filled and does not answer yet"))
-            .hint(format!("see /v1/aggregates/{name}/backfill"))
-            .retry_after(wait as u32);
+        let mut problem = self.retry_after(wait as u32);
         problem.progress = progress;
         problem
     }
@@ -141,12 +178,16 @@ impl Problem {
 fn title(status: u16) -> &'static str {
     match status {
         400 => "The request is not written correctly",
+        401 => "A token is needed",
+        403 => "Not allowed",
         404 => "Not found",
         405 => "Method not allowed",
         409 => "Conflict",
         413 => "The request is too large",
+        421 => "Not meant for this server",
         415 => "Unsupported media type",
         429 => "Too many requests",
+        410 => "Not kept any more",
         422 => "The request is understood and refused",
         503 => "No answer now",
         _ => "Internal error",
@@ -167,10 +208,9 @@ impl From<QueryError> for Problem {
         };
         let mut problem = Problem::new(status, error.code, error.to_string()).hint(error.hint);
         problem.errors.push(WrongPart {
-            pointer: None,
-            line: None,
             parameter: Some(error.parameter),
             detail: error.detail,
+            ..WrongPart::default()
         });
         problem
     }
@@ -196,9 +236,16 @@ impl From<ReadFailure> for Problem {
     fn from(failure: ReadFailure) -> Self {
         let detail = failure.to_string();
         match failure {
-            ReadFailure::Store(_) => Problem::new(503, "store_failed", detail),
+            ReadFailure::Store(_) => Problem::new(503, "store_corrupt", detail).hint(
+                "it is being checked: where it is damaged, POST /v1/aggregates/{name}/backfill:rebuild builds it anew",
+            ),
+            ReadFailure::TooManyRows => {
+                Problem::new(422, "too_many_rows", detail).hint("fix all dimensions with where, or shorten the range")
+            }
             ReadFailure::TooWide => Problem::new(422, "query_too_wide", detail),
             ReadFailure::Overflow(_) => Problem::new(422, "sum_overflow", detail).hint("ask for a shorter range"),
+            ReadFailure::Straddles { .. } => Problem::new(422, "does_not_nest", detail)
+                .hint("give a range (from, to) in which the clocks agree, or ask in the aggregate's own time zone"),
         }
     }
 }
@@ -253,7 +300,13 @@ mod tests {
 
     #[test]
     fn a_building_aggregate_says_how_far_it_is_and_when_to_come_back() {
-        let progress = BuildProgress { rows_done: 25, rows_estimated: 100, rows_per_second: 10.0, eta_s: Some(7.5) };
+        let progress = BuildProgress {
+            rows_done: 25,
+            rows_estimated: 100,
+            rows_per_second: 10.0,
+            eta_s: Some(7.5),
+            ..BuildProgress::default()
+        };
         let problem = Problem::building("monthly", Some(progress));
         assert_eq!((problem.status, problem.retry_after_s), (503, Some(7)));
         assert_eq!(problem.progress.as_ref().unwrap().fraction, Some(0.25));

@@ -59,6 +59,8 @@ pub struct TableBody<'a> {
     pub standing: &'a TableState,
     /// Number of partitions that hold its rows; 0 for an ordinary table.
     pub partitions: usize,
+    /// Whether the last row per key is kept here.
+    pub row_image: bool,
     /// Its columns.
     pub columns: Vec<TableColumn<'a>>,
 }
@@ -120,6 +122,7 @@ impl<'a> SourceBody<'a> {
             name: table.schema.qualified_name(),
             standing: &table.standing,
             partitions: table.partitions.len(),
+            row_image: table.schema.keeps_row_image,
             columns: (0..table.schema.columns.len()).filter_map(|at| column(&table.schema, at)).collect(),
         };
         SourceBody {

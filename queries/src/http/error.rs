@@ -26,5 +26,8 @@ pub(super) fn write_body(response: &mut Response, request_id: &str) {
     if let Some(seconds) = problem.retry_after_s {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
+    if problem.status == 401 {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidemark\""));
+    }
     *response.body_mut() = serde_json::to_vec(&problem).unwrap_or_default().into();
 }

@@ -10,7 +10,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::Problem;
+use crate::query::QueryRequest;
 use crate::query::suggestion::nearest;
+use crate::verify::Against;
 
 /// The `{name}` of a path.
 pub(super) struct Name(pub(super) String);
@@ -40,17 +42,56 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     }
 }
 
-/// The definition in a body.
-pub(super) struct DefinitionBody(pub(super) Definition);
+/// Whether a question is answered or explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Explain {
+    /// The plan only.
+    Plan,
+    /// The plan, and what running it took.
+    Analyze,
+}
 
-impl<S: Send + Sync> FromRequest<S> for DefinitionBody {
+/// The questions in a body: one, or a list under `queries`.
+#[derive(Debug)]
+pub(super) struct QueryBody {
+    pub(super) queries: Vec<QueryRequest>,
+    /// They came as a list, and are answered as one.
+    pub(super) many: bool,
+    pub(super) explain: Option<Explain>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ManyQueries {
+    queries: Vec<QueryRequest>,
+    #[serde(default)]
+    explain: Option<Explain>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for QueryBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_content_type(request.headers())?;
+        check_json(request.headers())?;
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        parse_definition(&body).map(DefinitionBody)
+        parse_queries(&body)
     }
+}
+
+fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
+    let mut document: serde_json::Map<String, serde_json::Value> = parse(body, "invalid_query")?;
+    if document.contains_key("queries") {
+        check_objects(&document, "queries", "invalid_query")?;
+        let ManyQueries { queries, explain } = parse(body, "invalid_query")?;
+        return Ok(QueryBody { queries, many: true, explain });
+    }
+    let explain = document.remove("explain").unwrap_or_default();
+    let read = |error: serde_json::Error| Problem::new(422, "invalid_query", error.to_string());
+    let explain = serde_json::from_value(explain).map_err(read)?;
+    // Read once more from text, so that mistakes are told with their place.
+    let rest = serde_json::to_vec(&document).map_err(read)?;
+    Ok(QueryBody { queries: vec![parse(&rest, "invalid_query")?], many: false, explain })
 }
 
 /// The table that a source shall follow too.
@@ -59,44 +100,100 @@ impl<S: Send + Sync> FromRequest<S> for DefinitionBody {
 pub(super) struct TableRequest {
     /// As `schema.name`.
     pub(super) table: String,
+    /// Whether its row images are kept; as it was, where nothing is said.
+    pub(super) row_image: Option<bool>,
 }
 
 impl<S: Send + Sync> FromRequest<S> for TableRequest {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_content_type(request.headers())?;
+        check_json(request.headers())?;
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
         parse(&body, "invalid_table_request")
     }
 }
 
-fn unreadable(rejection: BytesRejection) -> Problem {
+/// What is to be verified, and against whom; everything, where nothing is said.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VerifyRequest {
+    pub(super) aggregate: Option<String>,
+    pub(super) from: Option<String>,
+    pub(super) to: Option<String>,
+    /// Postgres, where there is one.
+    pub(super) against: Option<Against>,
+}
+
+impl<S: Send + Sync> FromRequest<S> for VerifyRequest {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_json(request.headers())?;
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        if body.is_empty() { Ok(VerifyRequest::default()) } else { parse(&body, "invalid_verify_request") }
+    }
+}
+
+pub(super) fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection.status().as_u16() {
         413 => Problem::new(413, "body_too_large", "a body may have at most 1 MiB"),
         _ => Problem::new(400, "unreadable_body", rejection.body_text()),
     }
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+/// What a body is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaType {
+    Json,
+    Sql,
+}
+
+/// What a body is written in: JSON, unless something else is said.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(MediaType::Json) };
     let content_type = content_type.to_str().unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
-        "application/json" => Ok(()),
-        "application/sql" => {
-            let detail = "registration by SQL is not available yet";
-            Err(Problem::new(415, "sql_not_available", detail).hint("send the definition as application/json"))
-        }
-        other => {
-            Err(Problem::new(415, "unsupported_media_type", format!("a definition cannot be read from {other:?}"))
-                .hint("send it with Content-Type: application/json"))
-        }
+        "application/json" => Ok(MediaType::Json),
+        "application/sql" => Ok(MediaType::Sql),
+        other => Err(Problem::new(415, "unsupported_media_type", format!("a body cannot be read from {other:?}"))
+            .hint("send application/json, or a definition as application/sql")),
     }
 }
 
-fn parse_definition(body: &[u8]) -> Result<Definition, Problem> {
-    parse(body, "invalid_definition")
+/// Only a definition can be said in SQL.
+fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
+    match media_type(headers)? {
+        MediaType::Json => Ok(()),
+        MediaType::Sql => Err(Problem::new(415, "unsupported_media_type", "only definitions are read from SQL")
+            .hint("send it with Content-Type: application/json")),
+    }
+}
+
+pub(super) fn parse_definition(body: &[u8]) -> Result<Definition, Problem> {
+    const REFUSED: &str = "invalid_definition";
+    let document: serde_json::Map<String, serde_json::Value> = parse(body, REFUSED)?;
+    check_objects(&document, "measures", REFUSED)?;
+    if document.get("time").is_some_and(serde_json::Value::is_array) {
+        return Err(Problem::new(422, REFUSED, "time: an object is expected").at("/time"));
+    }
+    parse(body, REFUSED)
+}
+
+/// Refuses arrays in a list of objects: serde would take their items for fields, in order.
+fn check_objects(
+    document: &serde_json::Map<String, serde_json::Value>,
+    list: &str,
+    refused: &'static str,
+) -> Result<(), Problem> {
+    let items = document.get(list).and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    match items.iter().position(|item| !item.is_object()) {
+        None => Ok(()),
+        Some(at) => {
+            Err(Problem::new(422, refused, format!("{list}: an object is expected")).at(format!("/{list}/{at}")))
+        }
+    }
 }
 
 /// What a body says in JSON. What is not JSON is malformed (400); what is JSON and says something else is refused (422).
@@ -144,14 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn only_json_is_read() {
-        let check = |content_type: &'static str| {
+    fn what_a_body_is_written_in_is_said_by_its_type() {
+        let headers = |content_type: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-            check_content_type(&headers).map_err(|problem| problem.code.clone())
+            headers
         };
-        assert_eq!(check("application/json; charset=utf-8"), Ok(()));
-        assert_eq!(check("application/sql"), Err("sql_not_available".to_owned()));
-        assert_eq!(check("text/plain"), Err("unsupported_media_type".to_owned()));
+        let read = |content_type| media_type(&headers(content_type)).map_err(|problem| problem.status);
+        assert_eq!(read("application/json; charset=utf-8"), Ok(MediaType::Json));
+        assert_eq!(read("application/sql"), Ok(MediaType::Sql));
+        assert_eq!(read("text/plain"), Err(415));
+        assert_eq!(media_type(&HeaderMap::new()), Ok(MediaType::Json));
+        assert_eq!(check_json(&headers("application/sql")).map_err(|problem| problem.status), Err(415));
     }
 }

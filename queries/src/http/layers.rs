@@ -2,37 +2,90 @@
 
 use std::any::Any;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::LazyLock;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::connections::Place;
 use super::error;
+use super::hosts::Hosts;
 use super::metrics::Metrics;
 use crate::api::Problem;
 
 /// Longest time a request may take, reading its body and waiting for `min_lsn` included.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Reads whole tables upstream.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// Shorter bodies are sent as they are: they fit one packet.
+const MIN_COMPRESSED: u64 = 1_024;
+
+/// Marks an answer that is sent bit by bit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Bytes of answers that are on their way at once. A client that reads slowly holds its answer in memory.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// Answers and parts of them with fewer bytes than this are not counted: sockets hold that much.
+const LARGE_CHUNK: u64 = 16 << 10;
+
+/// What the outermost layer works with.
+#[derive(Clone)]
+pub(super) struct Around {
+    metrics: Arc<Metrics>,
+    hosts: Arc<Hosts>,
+    /// A permit for each byte of the answers on their way.
+    room: Arc<Semaphore>,
+}
+
+impl Around {
+    pub(super) fn new(metrics: Arc<Metrics>, hosts: Arc<Hosts>) -> Around {
+        Around { metrics, hosts, room: Arc::new(Semaphore::new(MAX_ANSWER_BYTES)) }
+    }
+}
+
 /// The outermost layer.
-pub(super) async fn observe(State(metrics): State<std::sync::Arc<Metrics>>, request: Request, next: Next) -> Response {
+pub(super) async fn observe(State(around): State<Around>, mut request: Request, next: Next) -> Response {
+    let Around { metrics, hosts, room } = around;
+    hide_secrets(request.headers_mut());
+    let busy = request.extensions().get::<Arc<Place>>().map(|place| Arc::clone(place).busy());
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let mut response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(503, "timeout", "the request took longer than 30 s").retry_after(1).into_response(),
+    let answer = async {
+        match hosts.check(request.uri(), request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
     };
+    let mut response = match tokio::time::timeout(time_limit(&route), answer).await {
+        Ok(response) => response,
+        Err(_) => {
+            Problem::new(503, "timeout", "the request took longer than its time limit").retry_after(1).into_response()
+        }
+    };
+    let room = room_for(&response, &room).unwrap_or_else(|problem| {
+        response = problem.into_response();
+        None
+    });
     error::write_body(&mut response, &request_id);
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    protect(headers);
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         headers.insert(REQUEST_ID, value);
     }
@@ -43,7 +96,91 @@ pub(super) async fn observe(State(metrics): State<std::sync::Arc<Metrics>>, requ
     } else {
         tracing::debug!(request_id, route, %method, status, took_us = took.as_micros() as u64, "request");
     }
-    response
+    response.map(|body| Body::new(Sent { body, held: Arc::new((busy, room)) }))
+}
+
+/// Keeps what a caller proves itself with out of everything that shows headers.
+fn hide_secrets(headers: &mut HeaderMap) {
+    for name in [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION] {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+}
+
+/// What a browser has to keep to. Pages say more about themselves; data runs nothing and is shown nowhere else.
+fn protect(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+}
+
+/// Room for the bytes of an answer; the problem to send in its place where there is none.
+fn room_for(response: &Response, room: &Arc<Semaphore>) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    let bytes = response.body().size_hint().exact().unwrap_or_default();
+    if bytes < LARGE_CHUNK {
+        return Ok(None);
+    }
+    let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Arc::clone(room).try_acquire_many_owned(wanted).map(Some).map_err(|_| {
+        Problem::new(503, "overloaded", "too many answers are on their way to clients that read slowly")
+            .hint("ask for fewer rows, or again")
+            .retry_after(1)
+    })
+}
+
+/// A body that holds something until its bytes are with the client, not just with the connection.
+struct Sent<T> {
+    body: Body,
+    held: Arc<T>,
+}
+
+/// Bytes that hold something.
+struct Chunk<T> {
+    bytes: Bytes,
+    _held: Arc<T>,
+}
+
+impl<T> AsRef<[u8]> for Chunk<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: Send + Sync + 'static> HttpBody for Sent<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let hold = |bytes: Bytes| match bytes.len() as u64 {
+            ..LARGE_CHUNK => bytes,
+            _ => Bytes::from_owner(Chunk { bytes, _held: Arc::clone(&self.held) }),
+        };
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| frame.map_data(hold))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn time_limit(route: &str) -> Duration {
+    if route == "/v1/verify" { VERIFY_TIMEOUT } else { REQUEST_TIMEOUT }
 }
 
 /// The caller's id where it can stand in a log, otherwise a new one.
@@ -55,6 +192,18 @@ fn request_id(headers: &HeaderMap) -> String {
     given
         .filter(usable)
         .map_or_else(|| format!("{:016x}-{:08x}", *PROCESS, NUMBER.fetch_add(1, Ordering::Relaxed)), str::to_owned)
+}
+
+/// Bodies that compression makes smaller. Not those that are sent bit by bit: an encoder would hold them back.
+pub(super) fn worth_compressing(
+    _status: axum::http::StatusCode,
+    _version: axum::http::Version,
+    headers: &HeaderMap,
+    extensions: &axum::http::Extensions,
+) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let streamed = extensions.get::<Streamed>().is_some();
+    !streamed && length.is_none_or(|length| length >= MIN_COMPRESSED)
 }
 
 /// The answer where a handler panicked. The message stays in the log: it may hold data.

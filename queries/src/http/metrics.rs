@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::Method;
 use engine::Engine;
 use engine::change::Lsn;
+use engine::change::value::EPOCH_UNIX_US;
 use engine::engine::Status;
 use engine::materialization::{Aggregate, AggregateState};
 use engine::source::{Check, CheckOutcome, SourceState};
@@ -16,12 +17,14 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::state::now_us;
 use crate::api::source::freshness;
+use crate::verify::Verification;
 
 /// Answers take microseconds to milliseconds; what takes longer is waiting.
 const DURATIONS_S: [f64; 15] =
@@ -32,6 +35,16 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    verified: Verified,
+}
+
+/// What verifications found, asked for or not.
+#[derive(Default)]
+struct Verified {
+    cells: Counter,
+    differing: Counter,
+    lsn: Gauge,
+    time_s: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,7 +82,16 @@ impl Metrics {
             "Time from a request's head to its answer's",
             durations.clone(),
         );
-        Metrics { registry, requests, durations }
+        let verified = Verified::default();
+        registry.register("verified_cells", "Cells compared with what they should be", verified.cells.clone());
+        registry.register(
+            "verified_differing_cells",
+            "Cells that were not what they should be",
+            verified.differing.clone(),
+        );
+        registry.register("verified_lsn_bytes", "Position of the last comparison", verified.lsn.clone());
+        registry.register("verified_time_seconds", "When that was, since 1970", verified.time_s.clone());
+        Metrics { registry, requests, durations, verified }
     }
 
     pub(super) fn count_request(&self, route: &str, method: &Method, code: u16, took: Duration) {
@@ -81,6 +103,15 @@ impl Metrics {
         let labels = RequestLabels { route: route.to_owned(), method: method.to_owned(), code };
         self.requests.get_or_create(&labels).inc();
         self.durations.get_or_create(&RouteLabels { route: route.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn count_verification(&self, found: &Verification) {
+        for tally in found.verified.iter().flat_map(|verified| &verified.levels) {
+            self.verified.cells.inc_by(tally.cells);
+            self.verified.differing.inc_by(tally.differing);
+        }
+        self.verified.lsn.set(found.lsn.0 as i64);
+        self.verified.time_s.set((now_us() + EPOCH_UNIX_US) / 1_000_000);
     }
 
     /// All metrics as OpenMetrics text.
@@ -211,6 +242,13 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
             "Commit groups minted and not yet written",
             Number::Gauge(counters.in_flight as i64),
         ),
+        plain("scrubbed_cells", "Cells compared with their control totals", Number::Counter(counters.scrubbed_cells)),
+        plain("scrub_passes", "Times that all cells were", Number::Counter(counters.scrub_passes)),
+        plain(
+            "damaged_aggregates",
+            "Aggregates that were found damaged, and halted",
+            Number::Counter(counters.damaged_aggregates),
+        ),
         aggregate_states(aggregates),
     ];
     if let Some(bytes) = status.source.retained_wal_bytes {
@@ -288,7 +326,7 @@ fn aggregate_states(aggregates: &[Arc<Aggregate>]) -> MetricFamily {
         for (state, is) in [
             ("building", aggregate.state == AggregateState::Building),
             ("live", aggregate.state == AggregateState::Live),
-            ("halted", matches!(aggregate.state, AggregateState::Halted { .. })),
+            ("halted", aggregate.state.is_halted()),
         ] {
             let labels = vec![("aggregate", aggregate.name.clone()), ("state", state.to_owned())];
             series.push((labels, Number::Gauge(i64::from(is))));

@@ -1,19 +1,43 @@
 //! The HTTP face: routes, what is extracted from requests, how problems and metrics leave. Handlers read a Snapshot and
 //! never wait on the dataflow, except where the caller asked for `min_lsn`.
 
+/// From a question to its answer.
+mod asking;
+/// Who may use a route.
+mod authority;
+/// How many connections there may be.
+pub mod connections;
 mod error;
 mod extract;
+/// Names that are ours.
+pub mod hosts;
 mod layers;
 /// Counters and gauges of the server and the engine.
 pub mod metrics;
+/// The contract as a document.
+pub mod openapi;
+mod pages;
+mod refreshing;
+/// From a body to the definition it asks for.
+mod registering;
 /// All routes.
 pub mod router;
 mod routes;
+/// Verification that nobody asks for.
+mod sampler;
 /// The accept loop.
 pub mod serve;
+mod stalling;
 /// What handlers share.
 pub mod state;
+mod subscription;
+/// Encryption of our own.
+pub mod tls;
+mod turns;
 
+pub use connections::ConnectionLimits;
+pub use hosts::Hosts;
 pub use router::router;
-pub use serve::{ListenError, check_listen_address, serve};
+pub use serve::{Front, ListenError, Protection, check_listen_address, serve};
 pub use state::AppState;
+pub use tls::Tls;

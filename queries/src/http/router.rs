@@ -1,16 +1,20 @@
-//! All routes, and what happens around them.
+//! All routes with what each asks of its caller, and what happens around them.
 
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 
-use super::layers;
-use super::metrics::Metrics;
-use super::routes::{aggregates, backfill, data, events, health, metrics, sources};
+use super::authority::{Needs, authorize};
+use super::layers::{self, Around};
+use super::routes::{
+    aggregates, backfill, data, docs, events, health, live, metrics, preview, query, rows, sources, verify,
+};
 use super::state::AppState;
 use crate::api::Problem;
 use crate::dashboard;
@@ -19,45 +23,116 @@ use crate::query::suggestion::did_you_mean;
 /// Longest body of a request.
 const MAX_BODY: usize = 1 << 20;
 
+/// One method of one path.
+pub(super) struct Route {
+    method: MethodFilter,
+    pub(super) path: &'static str,
+    pub(super) needs: Needs,
+    handler: MethodRouter<AppState>,
+}
+
+impl Route {
+    /// Whether it answers this method, in lower case.
+    pub(super) fn answers(&self, method: &str) -> bool {
+        let named = [
+            ("get", MethodFilter::GET),
+            ("put", MethodFilter::PUT),
+            ("post", MethodFilter::POST),
+            ("delete", MethodFilter::DELETE),
+        ];
+        named.contains(&(method, self.method))
+    }
+
+    fn with_max_body(self, bytes: usize) -> Route {
+        Route { handler: self.handler.layer(DefaultBodyLimit::max(bytes)), ..self }
+    }
+}
+
+fn route<H, T>(method: MethodFilter, path: &'static str, needs: Needs, handler: H) -> Route
+where
+    H: Handler<T, AppState>,
+    T: 'static,
+{
+    Route { method, path, needs, handler: on(method, handler) }
+}
+
+/// Every route. What is not here is not served, but for the page's own files, which hold no data.
+pub(super) fn routes() -> Vec<Route> {
+    const GET: MethodFilter = MethodFilter::GET;
+    const PUT: MethodFilter = MethodFilter::PUT;
+    const POST: MethodFilter = MethodFilter::POST;
+    const DELETE: MethodFilter = MethodFilter::DELETE;
+    use Needs::{Admin, Nothing, ReadAll, ReadPinned, Register};
+    vec![
+        route(GET, "/v1/aggregates", ReadPinned, aggregates::list),
+        route(POST, "/v1/aggregates:preview", Register, preview::preview),
+        route(GET, "/v1/aggregates/{name}", ReadPinned, aggregates::describe),
+        route(PUT, "/v1/aggregates/{name}", Register, aggregates::register),
+        route(DELETE, "/v1/aggregates/{name}", Admin, aggregates::drop_aggregate),
+        route(GET, "/v1/aggregates/{name}/data", ReadPinned, data::negotiated),
+        route(GET, "/v1/aggregates/{name}/data.json", ReadPinned, data::json),
+        route(GET, "/v1/aggregates/{name}/data.ndjson", ReadPinned, data::ndjson),
+        route(GET, "/v1/aggregates/{name}/data.csv", ReadPinned, data::csv),
+        route(GET, "/v1/aggregates/{name}/explain", ReadAll, query::explain),
+        route(GET, "/v1/aggregates/{name}/rows", ReadPinned, rows::rows),
+        route(GET, "/v1/aggregates/{name}/live", ReadPinned, live::live),
+        route(POST, "/v1/query", ReadPinned, query::query),
+        route(POST, "/v1/verify", Admin, verify::verify),
+        route(GET, "/v1/aggregates/{name}/backfill", ReadAll, backfill::describe),
+        route(POST, "/v1/aggregates/{name}/backfill:pause", Register, backfill::pause),
+        route(POST, "/v1/aggregates/{name}/backfill:resume", Register, backfill::resume),
+        route(POST, "/v1/aggregates/{name}/backfill:cancel", Register, backfill::cancel),
+        route(POST, "/v1/aggregates/{name}/backfill:rebuild", Register, backfill::rebuild),
+        route(GET, "/v1/sources", ReadAll, sources::list),
+        route(GET, "/v1/sources/{name}", ReadAll, sources::describe),
+        route(POST, "/v1/sources/{name}/tables", Admin, sources::read_table),
+        route(POST, "/v1/sources/{name}/events", Admin, events::take).with_max_body(events::MAX_BODY),
+        route(GET, "/openapi.json", Nothing, docs::contract),
+        route(GET, "/docs", Nothing, docs::page),
+        route(GET, "/docs.js", Nothing, docs::script),
+        route(GET, "/healthz", Nothing, health::healthz),
+        route(GET, "/readyz", Nothing, health::readyz),
+        route(GET, "/metrics", ReadAll, metrics::scrape),
+    ]
+}
+
 /// Everything that is served.
 pub fn router(state: AppState) -> Router {
-    let metrics = Arc::clone(&state.metrics);
-    let routes = Router::new()
-        .route("/v1/aggregates", get(aggregates::list))
-        .route(
-            "/v1/aggregates/{name}",
-            get(aggregates::describe).put(aggregates::register).delete(aggregates::drop_aggregate),
-        )
-        .route("/v1/aggregates/{name}/data", get(data::negotiated))
-        .route("/v1/aggregates/{name}/data.json", get(data::json))
-        .route("/v1/aggregates/{name}/data.ndjson", get(data::ndjson))
-        .route("/v1/aggregates/{name}/data.csv", get(data::csv))
-        .route("/v1/aggregates/{name}/backfill", get(backfill::describe))
-        .route("/v1/sources", get(sources::list))
-        .route("/v1/sources/{name}", get(sources::describe))
-        .route("/v1/sources/{name}/tables", post(sources::read_table))
-        .route("/v1/sources/{name}/events", post(events::take).layer(DefaultBodyLimit::max(events::MAX_BODY)))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::scrape))
-        .with_state(state)
-        .merge(dashboard::routes());
-    with_layers(routes, metrics)
+    let around = Around::new(Arc::clone(&state.metrics), Arc::clone(&state.hosts));
+    let page = dashboard::routes(state.teller.clone());
+    let routes = routes().into_iter().fold(Router::new(), |router, route| {
+        let check = middleware::from_fn_with_state((state.gate.clone(), route.needs), authorize);
+        router.route(route.path, route.handler.route_layer(check))
+    });
+    with_layers(routes.with_state(state).merge(page), around)
 }
 
 /// Problems for what is not there, and what happens around every handler.
-fn with_layers(routes: Router, metrics: Arc<Metrics>) -> Router {
+fn with_layers(routes: Router, around: Around) -> Router {
     routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn_with_state(metrics, layers::observe))
+        .layer(middleware::from_fn_with_state(around, layers::observe))
+        // Outermost: problems get their bodies just before.
+        .layer(CompressionLayer::new().compress_when(layers::worth_compressing))
 }
 
 async fn unknown_route(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    let known = ["/v1/aggregates", "/v1/sources", "/healthz", "/readyz", "/metrics", "/"];
+    let known = [
+        "/v1/aggregates",
+        "/v1/query",
+        "/v1/verify",
+        "/v1/sources",
+        "/openapi.json",
+        "/docs",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/",
+    ];
     Problem::new(404, "unknown_route", format!("there is nothing at {path}")).hint(did_you_mean(&path, known))
 }
 
@@ -72,10 +147,11 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
     use axum::body::{Body, Bytes, to_bytes};
     use axum::http::{HeaderMap, Request};
-    use axum::routing::put;
+    use axum::routing::{get, put};
     use serde_json::Value;
     use tower::ServiceExt;
 
+    use super::super::metrics::Metrics;
     use super::*;
 
     async fn boom() -> &'static str {
@@ -90,7 +166,7 @@ mod tests {
         let routes = Router::new()
             .route("/things/{name}", get(refused).put(|_: Bytes| async { "taken" }))
             .route("/boom", put(boom));
-        let app = with_layers(routes, Arc::new(Metrics::without_engine()));
+        let app = with_layers(routes, Around::new(Arc::new(Metrics::without_engine()), Arc::default()));
         let request = Request::builder().method(method).uri(path).header("X-Request-Id", "mine-1");
         let response = app.oneshot(request.body(Body::from(vec![b'x'; body])).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -1,18 +1,24 @@
 //! The question, typed and checked: every name is a position in the aggregate's plan, every time an instant.
-//!
-//! Unknown parameters are refused, because a misspelt `granularty` that is ignored is a wrong answer.
 
 use std::time::Duration;
 
-use engine::change::{Lsn, Value};
-use engine::materialization::{Aggregate, Bucket, Granularity, Plan, group_key};
+use engine::change::{Column, Lsn, Value};
+use engine::materialization::bucket::{WeekStart, YearStart};
+use engine::materialization::filter::{Filter, constant_of};
+use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, Plan, group_key};
+use serde_json::Value as Json;
 
+use super::comparison::Period;
 use super::condition;
 use super::currency::refuse_mixing;
 use super::cursor::Cursor;
 use super::fingerprint::Fingerprint;
+use super::having::{Having, answer_schema};
 use super::instant::{self, Bound};
+use super::output::{Output, OutputSource, outputs};
+use super::planner;
 use super::refusal::QueryError;
+use super::request::{Fixed, QueryRequest};
 use super::suggestion::did_you_mean;
 
 /// Rows of one answer, unless asked otherwise.
@@ -21,23 +27,10 @@ pub const DEFAULT_LIMIT: usize = 10_000;
 pub const MAX_LIMIT: usize = 100_000;
 /// Longest wait for `min_lsn`.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
-
-/// The parameters there are.
-const PARAMETERS: [&str; 13] = [
-    "from",
-    "to",
-    "granularity",
-    "where",
-    "group_by",
-    "measures",
-    "order",
-    "limit",
-    "cursor",
-    "min_lsn",
-    "wait",
-    "layout",
-    "fill",
-];
+/// Most rows of the table behind one row of an answer.
+const MAX_ROWS_BEHIND: usize = 100;
+/// Most columns to order by.
+const MAX_ORDER: usize = 8;
 
 /// A question to one aggregate.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,16 +41,30 @@ pub struct AggregateQuery {
     pub to: Option<i64>,
     /// Length of the answer's buckets.
     pub granularity: Granularity,
+    /// Where the answer's buckets begin.
+    pub calendar: Calendar,
     /// The value each dimension is fixed to, by position in the plan.
     pub fixed: Vec<Option<Value>>,
+    /// A condition over the dimensions, by position in the plan.
+    pub condition: Option<Filter>,
     /// Dimensions in the answer, by position in the plan, in the answer's order.
     pub group_by: Vec<usize>,
-    /// Measures in the answer, by position in the plan, in the answer's order.
-    pub measures: Vec<usize>,
-    /// Order of the answer's rows.
-    pub order: Order,
+    /// Measures in the answer, in the answer's order.
+    pub outputs: Vec<Output>,
+    /// Rows that stay in the answer.
+    pub having: Option<Having>,
+    /// Order of the answer's rows; empty for the stored one: time, then key. Ties are broken that way too.
+    pub order: Vec<Order>,
     /// Most rows.
     pub limit: usize,
+    /// One more row that holds everything not shown.
+    pub others: bool,
+    /// The output, by position, whose part of the whole each row shows.
+    pub share: Option<usize>,
+    /// So many of the newest rows of the table behind each row.
+    pub rows: Option<usize>,
+    /// The same range so much earlier, beside each row.
+    pub comparison: Option<Period>,
     /// Where this page begins.
     pub cursor: Option<Cursor>,
     /// The answer must show this position.
@@ -79,7 +86,7 @@ pub enum OrderBy {
     Time,
     /// A dimension, by position in `group_by`.
     Dimension(usize),
-    /// A measure, by position in `measures`.
+    /// A measure, by position in `outputs`.
     Measure(usize),
 }
 
@@ -90,11 +97,6 @@ pub struct Order {
     pub by: OrderBy,
     /// Largest first.
     pub descending: bool,
-}
-
-impl Order {
-    /// By time, then key: the order in which cells are stored, and the only one that has pages.
-    pub const STORED: Order = Order { by: OrderBy::Time, descending: false };
 }
 
 /// Shape of an answer.
@@ -115,40 +117,61 @@ pub enum Fill {
     Zero,
     /// A row of NULLs.
     Null,
+    /// The row before it once more; NULLs before the first.
+    Previous,
 }
 
 impl AggregateQuery {
-    /// Reads and checks the parameters of a question. `now_us` is what `now` and `-30d` are relative to.
-    pub fn parse(
-        parameters: &[(String, String)],
+    /// Checks a question against an aggregate. `now_us` is what `now` and `-30d` are relative to.
+    pub fn resolve(request: &QueryRequest, aggregate: &Aggregate, now_us: i64) -> Result<AggregateQuery, QueryError> {
+        let condition = request.filter.as_deref().map(|text| condition_over(text, &aggregate.plan)).transpose()?;
+        AggregateQuery::resolve_where(request, condition, aggregate, now_us)
+    }
+
+    /// As [`AggregateQuery::resolve`], with a condition over the plan's dimensions instead of the request's `filter`.
+    pub fn resolve_where(
+        request: &QueryRequest,
+        condition: Option<Filter>,
         aggregate: &Aggregate,
         now_us: i64,
     ) -> Result<AggregateQuery, QueryError> {
-        check_names(parameters)?;
-        let get = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let plan = &*aggregate.plan;
-        let granularity = granularity(get("granularity"), plan)?;
-        let fixed = fixed(parameters, plan)?;
-        let group_by = group_by(get("group_by"), &fixed, plan)?;
-        let measures = measures(get("measures"), plan)?;
-        refuse_mixing(plan, &fixed, &group_by, &measures)?;
-        let order = order(get("order"), granularity, &group_by, &measures, plan)?;
-        let from = bound("from", get("from"), granularity, plan, now_us)?;
-        let to = bound("to", get("to"), granularity, plan, now_us)?;
+        let calendar = calendar(request, aggregate)?;
+        let asked = asked_granularity(request.granularity.as_deref(), plan)?;
+        let bound = |parameter: &str, text: Option<&String>| {
+            bound(parameter, text.map(String::as_str), asked, plan, &calendar, now_us)
+        };
+        let (from, to) = (bound("from", request.from.as_ref())?, bound("to", request.to.as_ref())?);
         if from.zip(to).is_some_and(|(from, to)| from >= to) {
             return Err(QueryError::refused("to", "empty_range", "the range ends before it begins")
                 .hint("`from` is inclusive, `to` is exclusive"));
         }
-        let fingerprint = fingerprint(aggregate, granularity, &fixed, &group_by);
-        Ok(AggregateQuery {
-            cursor: cursor(get("cursor"), order, fingerprint)?,
-            fill: fill(get("fill"), granularity, &group_by, order)?,
-            limit: limit(get("limit"))?,
-            min_lsn: get("min_lsn")
-                .map(|text| text.parse().map_err(|e| QueryError::malformed("min_lsn", format!("{e}"))))
-                .transpose()?,
-            wait: wait(get("wait"))?,
-            layout: match get("layout") {
+        let granularity = planner::answerable(asked, &calendar, planner::span(from, to), plan)?;
+        let mut fixed = fixed(request, plan)?;
+        let condition = condition.and_then(|condition| fix_equalities(condition, plan, &mut fixed));
+        let group_by = group_by(request.group_by.as_deref(), &fixed, plan)?;
+        let outputs = outputs(request.measures.as_deref(), aggregate)?;
+        refuse_clashes(&group_by, &outputs, plan)?;
+        refuse_mixing(plan, &fixed, &group_by, outputs.iter().flat_map(Output::measures))?;
+        let order = order(request.order.as_deref(), granularity, &group_by, &outputs, plan)?;
+        let having =
+            request.having.as_deref().map(|text| Having::parse(text, plan, &group_by, &outputs)).transpose()?;
+        let comparison = request.compare.as_deref().map(|text| Period::parse(text, from, to, &calendar)).transpose()?;
+        let fill = fill(request, granularity, &group_by, &order)?;
+        if request.others {
+            refuse_others(granularity, from.zip(to), &calendar, &order)?;
+        }
+        let mut query = AggregateQuery {
+            rows: request.rows.map(|rows| rows_per_group(rows, aggregate, &fixed, &group_by)).transpose()?,
+            cursor: None,
+            fill,
+            limit: limit(request.limit)?,
+            others: request.others,
+            share: request.share.then(|| shared_output(&order, &outputs)).transpose()?,
+            comparison,
+            min_lsn: lsn(request.min_lsn.as_deref())?,
+            wait: wait(request.wait.as_deref())?,
+            layout: match request.layout.as_deref() {
                 None | Some("rows") => Layout::Rows,
                 Some("columns") => Layout::Columns,
                 Some(_) => return Err(QueryError::malformed("layout", "use rows or columns")),
@@ -156,12 +179,18 @@ impl AggregateQuery {
             from,
             to,
             granularity,
+            calendar,
             fixed,
+            condition,
             group_by,
-            measures,
+            outputs,
+            having,
             order,
-            fingerprint,
-        })
+            fingerprint: 0,
+        };
+        query.fingerprint = query.fingerprint_of(aggregate);
+        query.cursor = cursor(request.cursor.as_deref(), query.fingerprint)?;
+        Ok(query)
     }
 
     /// The group's key where every dimension is fixed.
@@ -173,71 +202,202 @@ impl AggregateQuery {
         }
         Some(key)
     }
+
+    /// Whether rows come in the order in which cells are stored: time, then key.
+    #[must_use]
+    pub fn in_stored_order(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Two questions with the same fingerprint have the same rows under the same keys in the same order.
+    fn fingerprint_of(&self, aggregate: &Aggregate) -> u64 {
+        let calendar = &self.calendar;
+        let mut hash = Fingerprint::default()
+            .with(aggregate.id.0.to_be_bytes())
+            .with(self.granularity.to_string())
+            .with(calendar.zone().name())
+            .with(calendar.origin_us().to_be_bytes())
+            .with([calendar.week_start() as u8, calendar.year_start().month()]);
+        if self.condition.is_some() || self.having.is_some() || !self.order.is_empty() {
+            hash = hash.with(format!("{:?} {:?} {:?}", self.condition, self.having, self.order));
+        }
+        for value in &self.fixed {
+            let mut key = Vec::new();
+            if let Some(value) = value {
+                // A value that cannot name a group matches none; it was refused when it was read.
+                let _ = group_key::push(&mut key, value.as_ref());
+            }
+            hash = hash.with(key);
+        }
+        // What rows are ordered or chosen by has to stay; what else is shown of them may change from page to page.
+        if !self.order.is_empty() || self.having.is_some() {
+            hash = hash.with(format!("{:?}", self.outputs));
+        }
+        self.group_by.iter().fold(hash, |hash, position| hash.with(position.to_be_bytes())).finish()
+    }
 }
 
-fn check_names(parameters: &[(String, String)]) -> Result<(), QueryError> {
-    for (index, (name, _)) in parameters.iter().enumerate() {
-        if !PARAMETERS.contains(&name.as_str()) {
+/// The stored calendar, with what the question says otherwise.
+fn calendar(request: &QueryRequest, aggregate: &Aggregate) -> Result<Calendar, QueryError> {
+    let mut calendar = aggregate.plan.calendar;
+    if let Some(name) = &request.time_zone {
+        let zone = name.parse().map_err(|_| {
             let name: String = name.chars().take(64).collect();
-            return Err(QueryError::malformed(&name, format!("there is no parameter {name:?}"))
-                .code("unknown_parameter")
-                .hint(did_you_mean(&name, PARAMETERS)));
-        }
-        if name != "where" && parameters.iter().take(index).any(|(other, _)| other == name) {
-            return Err(QueryError::malformed(name, "it is given twice"));
-        }
+            QueryError::malformed("time_zone", format!("{name:?} is not an IANA time zone"))
+                .code("unknown_time_zone")
+                .hint("for example Europe/Madrid")
+        })?;
+        calendar = calendar.with_zone(zone);
     }
-    Ok(())
-}
-
-/// The asked granularity, if some stored one nests in it.
-fn granularity(text: Option<&str>, plan: &Plan) -> Result<Granularity, QueryError> {
-    let base = plan.levels.first().copied().unwrap_or(Granularity::All);
-    let Some(text) = text else { return Ok(base) };
-    let asked: Granularity = text.parse().map_err(|e| QueryError::malformed("granularity", format!("{e}")))?;
-    if plan.levels.iter().any(|level| plan.calendar.nests(*level, asked).is_ok()) {
-        return Ok(asked);
+    let week_start = match request.week_start.as_deref() {
+        None => calendar.week_start(),
+        Some("monday") => WeekStart::Monday,
+        Some("saturday") => WeekStart::Saturday,
+        Some("sunday") => WeekStart::Sunday,
+        Some(_) => return Err(QueryError::malformed("week_start", "use monday, saturday or sunday")),
+    };
+    let year_start = match request.year_start {
+        None => calendar.year_start(),
+        Some(month) => {
+            YearStart::new(month).ok_or_else(|| QueryError::malformed("year_start", "use a month's number, 1 to 12"))?
+        }
+    };
+    if let Some(text) = &request.origin {
+        let instant = match instant::parse_bound(text, &calendar, 0) {
+            Some(Bound::At(instant)) => instant,
+            _ => return Err(QueryError::malformed("origin", "use an instant such as 1970-01-01T00:00:00Z")),
+        };
+        calendar = calendar.with_origin(instant);
     }
-    let reason = plan.calendar.nests(base, asked).err().map_or_else(String::new, |e| e.to_string());
-    Err(QueryError::refused("granularity", "does_not_nest", reason)
-        .hint(format!("this aggregate keeps {}", list(&plan.levels))))
+    Ok(calendar.with_starts(week_start, year_start))
 }
 
-fn list(levels: &[Granularity]) -> String {
-    levels.iter().map(Granularity::to_string).collect::<Vec<_>>().join(", ")
+fn asked_granularity(text: Option<&str>, plan: &Plan) -> Result<Granularity, QueryError> {
+    match text {
+        None => Ok(plan.levels.first().copied().unwrap_or(Granularity::All)),
+        Some(text) => text.parse().map_err(|e| QueryError::malformed("granularity", format!("{e}"))),
+    }
 }
 
-fn fixed(parameters: &[(String, String)], plan: &Plan) -> Result<Vec<Option<Value>>, QueryError> {
+fn fixed(request: &QueryRequest, plan: &Plan) -> Result<Vec<Option<Value>>, QueryError> {
     let mut fixed = vec![None; plan.dimensions.len()];
-    for (_, text) in parameters.iter().filter(|(name, _)| name == "where") {
+    for (name, value) in &request.pinned {
+        condition::fix(name, value.as_deref(), &plan.dimensions, &mut fixed)?;
+    }
+    let texts = match &request.fixed {
+        None => &[],
+        Some(Fixed::Text(text)) => std::slice::from_ref(text),
+        Some(Fixed::Texts(texts)) => texts.as_slice(),
+        Some(Fixed::Values(values)) => {
+            for (name, value) in values {
+                condition::fix(name, json_text(value)?.as_deref(), &plan.dimensions, &mut fixed)?;
+            }
+            &[]
+        }
+    };
+    for text in texts {
         condition::parse_into(text, &plan.dimensions, &mut fixed)?;
     }
     Ok(fixed)
 }
 
+/// A JSON value as the text of a dimension's value; `None` for null.
+fn json_text(value: &Json) -> Result<Option<String>, QueryError> {
+    match value {
+        Json::Null => Ok(None),
+        Json::String(text) => Ok(Some(text.clone())),
+        Json::Bool(_) | Json::Number(_) => Ok(Some(value.to_string())),
+        Json::Array(_) | Json::Object(_) => {
+            Err(QueryError::malformed("where", "a dimension is fixed to one value")
+                .hint("use filter for IN and ranges"))
+        }
+    }
+}
+
+/// Reads a condition over the dimensions.
+fn condition_over(text: &str, plan: &Plan) -> Result<Filter, QueryError> {
+    let columns = plan
+        .dimensions
+        .iter()
+        .map(|dimension| Column { name: dimension.name.clone(), column_type: dimension.column_type.clone() });
+    Filter::parse(text, &answer_schema(columns.collect())).map_err(|error| {
+        let known: Vec<&str> = plan.dimensions.iter().map(|dimension| dimension.name.as_str()).collect();
+        QueryError::refused("filter", "bad_condition", error.to_string())
+            .hint(format!("a condition over the dimensions: {}", known.join(", ")))
+    })
+}
+
+/// Moves what fixes a dimension to one value from a condition to `fixed`, and returns what is left of it: the cells of a
+/// fixed group are found without looking at others.
+fn fix_equalities(filter: Filter, plan: &Plan, fixed: &mut [Option<Value>]) -> Option<Filter> {
+    let mut rest: Option<Filter> = None;
+    for conjunct in filter.into_conjuncts() {
+        let single = conjunct.equals().and_then(|(at, values)| match values {
+            [only] => Some((at, only.clone())),
+            _ => None,
+        });
+        let slot = single.and_then(|(at, value)| {
+            let dimension = plan.dimensions.get(at)?;
+            let slot = fixed.get_mut(at).filter(|slot| slot.is_none())?;
+            // The literal as the column would hold it: groups are found by their bytes.
+            let stored = constant_of(&value_text(&value)?, true, &dimension.column_type)?;
+            (stored == value).then_some((slot, value))
+        });
+        match slot {
+            Some((slot, value)) => *slot = Some(value),
+            None => {
+                rest = Some(match rest {
+                    None => conjunct,
+                    Some(before) => Filter::And(Box::new(before), Box::new(conjunct)),
+                });
+            }
+        }
+    }
+    rest
+}
+
+/// Values whose text is the same whoever writes it.
+fn value_text(value: &Value) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(text.clone()),
+        Value::Int(v) => Some(v.to_string()),
+        _ => None,
+    }
+}
+
 /// Without `group_by`, all dimensions that are not fixed: a fixed one would say the same in every row.
-fn group_by(text: Option<&str>, fixed: &[Option<Value>], plan: &Plan) -> Result<Vec<usize>, QueryError> {
-    let Some(text) = text else {
+fn group_by(asked: Option<&[String]>, fixed: &[Option<Value>], plan: &Plan) -> Result<Vec<usize>, QueryError> {
+    let Some(asked) = asked else {
         return Ok((0..plan.dimensions.len()).filter(|at| fixed.get(*at).is_none_or(Option::is_none)).collect());
     };
     let names = plan.dimensions.iter().map(|dimension| dimension.name.as_str());
-    positions("group_by", "unknown_dimension", text, names)
+    positions("group_by", "unknown_dimension", asked, names)
 }
 
-fn measures(text: Option<&str>, plan: &Plan) -> Result<Vec<usize>, QueryError> {
-    let Some(text) = text else { return Ok((0..plan.measures.len()).collect()) };
-    positions("measures", "unknown_measure", text, plan.measures.iter().map(|measure| measure.name.as_str()))
+/// Names that answers use for something else.
+const RESERVED: [&str; 4] = ["time", "complete", "others", "share"];
+
+fn refuse_clashes(group_by: &[usize], outputs: &[Output], plan: &Plan) -> Result<(), QueryError> {
+    let dimensions: Vec<&str> =
+        group_by.iter().filter_map(|at| plan.dimensions.get(*at)).map(|dimension| dimension.name.as_str()).collect();
+    match outputs.iter().find(|output| dimensions.contains(&&*output.name) || RESERVED.contains(&&*output.name)) {
+        None => Ok(()),
+        Some(output) => {
+            Err(QueryError::malformed("measures", format!("the answer has a column {:?} already", output.name))
+                .hint("name it otherwise: sum(amount) as total"))
+        }
+    }
 }
 
-/// The positions of a comma-separated list of names.
+/// The positions of names.
 fn positions<'n>(
     parameter: &str,
     code: &'static str,
-    text: &str,
+    asked: &[String],
     known: impl Iterator<Item = &'n str> + Clone,
 ) -> Result<Vec<usize>, QueryError> {
     let mut positions = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    for name in asked {
         let Some(position) = known.clone().position(|other| other == name) else {
             return Err(QueryError::refused(parameter, code, format!("this aggregate has no {name:?}"))
                 .hint(did_you_mean(name, known)));
@@ -251,19 +411,42 @@ fn positions<'n>(
 }
 
 fn order(
-    text: Option<&str>,
+    asked: Option<&[String]>,
     granularity: Granularity,
     group_by: &[usize],
-    measures: &[usize],
+    outputs: &[Output],
+    plan: &Plan,
+) -> Result<Vec<Order>, QueryError> {
+    let asked = asked.unwrap_or_default();
+    if asked.len() > MAX_ORDER {
+        return Err(QueryError::malformed("order", format!("at most {MAX_ORDER} columns")));
+    }
+    let mut order: Vec<Order> = Vec::new();
+    for text in asked {
+        let term = order_term(text, granularity, group_by, outputs, plan)?;
+        if order.iter().any(|other| other.by == term.by) {
+            return Err(QueryError::malformed("order", format!("{text:?} is given twice")));
+        }
+        order.push(term);
+    }
+    // Time, then key: that is how cells are stored.
+    let stored = matches!(order.as_slice(), [Order { by: OrderBy::Time, descending: false }]);
+    Ok(if stored { Vec::new() } else { order })
+}
+
+fn order_term(
+    text: &str,
+    granularity: Granularity,
+    group_by: &[usize],
+    outputs: &[Output],
     plan: &Plan,
 ) -> Result<Order, QueryError> {
-    let Some(text) = text else { return Ok(Order::STORED) };
     let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
     if name == "time" && granularity != Granularity::All {
         return Ok(Order { by: OrderBy::Time, descending });
     }
     let dimensions = group_by.iter().filter_map(|at| plan.dimensions.get(*at)).map(|dimension| dimension.name.as_str());
-    let measures = measures.iter().filter_map(|at| plan.measures.get(*at)).map(|measure| measure.name.as_str());
+    let measures = outputs.iter().map(|output| output.name.as_str());
     if let Some(at) = dimensions.clone().position(|other| other == name) {
         return Ok(Order { by: OrderBy::Dimension(at), descending });
     }
@@ -274,18 +457,74 @@ fn order(
         .hint(did_you_mean(name, std::iter::once("time").chain(dimensions).chain(measures))))
 }
 
+/// The measure that shares are of: the first one ordered by.
+fn shared_output(order: &[Order], outputs: &[Output]) -> Result<usize, QueryError> {
+    let candidate = order.iter().find_map(|order| match order.by {
+        OrderBy::Measure(at) => Some(at),
+        _ => None,
+    });
+    let additive = |at: &usize| outputs.get(*at).is_some_and(|output| matches!(output.source, OutputSource::Stored(_)));
+    candidate.filter(additive).ok_or_else(|| {
+        QueryError::refused("share", "share_of_what", "a share is of a sum or a count")
+            .hint("order by the measure meant: order=-amount")
+    })
+}
+
+/// How many rows are shown behind each of the answer's, which has to be a whole group: its rows lie together.
+fn rows_per_group(
+    asked: usize,
+    aggregate: &Aggregate,
+    fixed: &[Option<Value>],
+    group_by: &[usize],
+) -> Result<usize, QueryError> {
+    if !(1..=MAX_ROWS_BEHIND).contains(&asked) {
+        return Err(QueryError::malformed("rows", format!("use a number from 1 to {MAX_ROWS_BEHIND}")));
+    }
+    if !aggregate.definition.drill_through {
+        let detail = format!("{} keeps no index of the rows behind its totals", aggregate.name);
+        return Err(
+            QueryError::refused("rows", "no_drill_through", detail).hint("register it with \"drill_through\": true")
+        );
+    }
+    let open = fixed.iter().enumerate().find(|(at, value)| value.is_none() && !group_by.contains(at));
+    match open.and_then(|(at, _)| aggregate.plan.dimensions.get(at)) {
+        None => Ok(asked),
+        Some(open) => {
+            Err(QueryError::refused("rows", "rows_of_whole_groups", format!("rows of all {} are mixed", open.name))
+                .hint(format!("add {0} to group_by, or fix it: where={0}:...", open.name)))
+        }
+    }
+}
+
+/// The rest in one row has no time of its own: the answer may have one bucket only.
+fn refuse_others(
+    granularity: Granularity,
+    range: Option<(i64, i64)>,
+    calendar: &Calendar,
+    order: &[Order],
+) -> Result<(), QueryError> {
+    let one_bucket = granularity == Granularity::All
+        || range.is_some_and(|(from, to)| to <= calendar.interval(granularity, from).end);
+    if one_bucket && !order.is_empty() {
+        return Ok(());
+    }
+    Err(QueryError::refused("others", "others_of_what", "others are the rest of one ordered list")
+        .hint("ask with order=-amount, and granularity=all or a range of one bucket"))
+}
+
 fn bound(
     parameter: &str,
     text: Option<&str>,
     granularity: Granularity,
     plan: &Plan,
+    calendar: &Calendar,
     now_us: i64,
 ) -> Result<Option<i64>, QueryError> {
     let Some(text) = text else { return Ok(None) };
     if plan.time.is_none() {
         return Err(QueryError::refused(parameter, "no_time", "this aggregate has no time bucket"));
     }
-    let bound = instant::parse_bound(text, &plan.calendar, now_us).ok_or_else(|| {
+    let bound = instant::parse_bound(text, calendar, now_us).ok_or_else(|| {
         let text: String = text.chars().take(64).collect();
         QueryError::malformed(parameter, format!("{text:?} is not a time"))
             .hint("use 2026, 2026-03, 2026-03-01, 2026-03-01T00:00:00Z, now or -30d")
@@ -298,85 +537,83 @@ fn bound(
                 Granularity::All => plan.levels.first().copied().unwrap_or(Granularity::All),
                 other => other,
             };
-            let interval = plan.calendar.interval(by, instant);
+            let interval = calendar.interval(by, instant);
             if parameter == "to" && interval.start != instant { interval.end } else { interval.start }
         }
     };
     Ok(Some(snapped))
 }
 
-fn cursor(text: Option<&str>, order: Order, fingerprint: u64) -> Result<Option<Cursor>, QueryError> {
+fn cursor(text: Option<&str>, fingerprint: u64) -> Result<Option<Cursor>, QueryError> {
     let Some(text) = text else { return Ok(None) };
-    if order != Order::STORED {
-        return Err(QueryError::refused("cursor", "cursor_with_order", "only answers ordered by time have pages")
-            .hint("leave `order` out, or raise `limit`"));
-    }
     let cursor = Cursor::decode(text, fingerprint).filter(|cursor| group_key::decode(&cursor.key).is_some());
     cursor.map(Some).ok_or_else(|| {
         QueryError::malformed("cursor", "the cursor does not belong to this question")
             .code("bad_cursor")
-            .hint("take it from `page.next` and change nothing but `from`, `to`, `measures` and `limit`")
+            .hint("take it from `page.next` and change nothing but `from`, `to` and `limit`")
     })
 }
 
-fn fill(text: Option<&str>, granularity: Granularity, group_by: &[usize], order: Order) -> Result<Fill, QueryError> {
-    let fill = match text {
+fn fill(
+    request: &QueryRequest,
+    granularity: Granularity,
+    group_by: &[usize],
+    order: &[Order],
+) -> Result<Fill, QueryError> {
+    let fill = match request.fill.as_deref() {
         None | Some("none") => return Ok(Fill::Absent),
         Some("zero") => Fill::Zero,
         Some("null") => Fill::Null,
-        Some(_) => return Err(QueryError::malformed("fill", "use none, zero or null")),
+        Some("previous") => Fill::Previous,
+        Some(_) => return Err(QueryError::malformed("fill", "use none, zero, null or previous")),
     };
-    if !group_by.is_empty() || granularity == Granularity::All || order != Order::STORED {
+    let series = group_by.is_empty() && granularity != Granularity::All && order.is_empty();
+    if !series || request.having.is_some() || (fill == Fill::Previous && request.cursor.is_some()) {
         return Err(QueryError::refused("fill", "fill_without_series", "only a series over time can be filled")
-            .hint("ask with group_by= (empty), a granularity other than all, and no order"));
+            .hint("ask with group_by= (empty), a granularity other than all, and neither order nor having; fill=previous on one page"));
     }
     Ok(fill)
 }
 
-fn limit(text: Option<&str>) -> Result<usize, QueryError> {
-    let Some(text) = text else { return Ok(DEFAULT_LIMIT) };
-    match text.parse() {
-        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
+fn limit(asked: Option<usize>) -> Result<usize, QueryError> {
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        limit if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
         _ => Err(QueryError::malformed("limit", format!("use a number from 1 to {MAX_LIMIT}"))
             .hint("longer answers come in pages: follow page.next")),
     }
 }
 
-/// `2s`, `500ms`.
-fn wait(text: Option<&str>) -> Result<Duration, QueryError> {
+/// `0/16B6C50`, as Postgres writes it.
+pub fn lsn(text: Option<&str>) -> Result<Option<Lsn>, QueryError> {
+    text.map(|text| text.parse().map_err(|e| QueryError::malformed("min_lsn", format!("{e}")))).transpose()
+}
+
+/// How long to wait for a position; not at all unless asked.
+pub fn wait(text: Option<&str>) -> Result<Duration, QueryError> {
     let Some(text) = text else { return Ok(Duration::ZERO) };
+    duration(text)
+        .filter(|wait| *wait <= MAX_WAIT)
+        .ok_or_else(|| QueryError::malformed("wait", "use a time such as 500ms or 2s, at most 30s"))
+}
+
+/// Reads `2s`, `500ms`, `0`.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let milliseconds = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(digits), _) => digits.parse::<u64>().ok(),
         (None, Some(digits)) => digits.parse::<u64>().ok().and_then(|seconds| seconds.checked_mul(1_000)),
         (None, None) => text.parse::<u64>().ok().filter(|none| *none == 0),
     };
-    milliseconds
-        .map(Duration::from_millis)
-        .filter(|wait| *wait <= MAX_WAIT)
-        .ok_or_else(|| QueryError::malformed("wait", "use a time such as 500ms or 2s, at most 30s"))
-}
-
-/// Two questions with the same fingerprint have the same rows under the same keys in the same order.
-fn fingerprint(aggregate: &Aggregate, granularity: Granularity, fixed: &[Option<Value>], group_by: &[usize]) -> u64 {
-    let mut hash = Fingerprint::default().with(aggregate.id.0.to_be_bytes()).with(granularity.to_string());
-    for value in fixed {
-        let mut key = Vec::new();
-        if let Some(value) = value {
-            // A value that cannot name a group matches none; it was refused when it was read.
-            let _ = group_key::push(&mut key, value.as_ref());
-        }
-        hash = hash.with(key);
-    }
-    group_by.iter().fold(hash, |hash, position| hash.with(position.to_be_bytes())).finish()
+    milliseconds.map(Duration::from_millis)
 }
 
 /// When the bucket of an answer's row ends; `None` where it never does.
 #[must_use]
-pub fn bucket_end(plan: &Plan, granularity: Granularity, bucket: Bucket) -> Option<i64> {
+pub fn bucket_end(calendar: &Calendar, granularity: Granularity, bucket: Bucket) -> Option<i64> {
     match bucket {
         Bucket::NEGATIVE_INFINITY => Some(i64::MIN),
         bucket if bucket.is_special() || granularity == Granularity::All => None,
-        Bucket(start) => Some(plan.calendar.interval(granularity, start).end),
+        Bucket(start) => Some(calendar.interval(granularity, start).end),
     }
 }
 
@@ -390,8 +627,9 @@ mod tests {
     fn defaults_ask_for_everything_at_the_base() {
         let query = parse("", &daily()).unwrap();
         assert_eq!((query.from, query.to, query.granularity), (None, None, Granularity::Day));
-        assert_eq!((query.group_by.as_slice(), query.measures.as_slice()), (&[0, 1][..], &[0, 1, 2][..]));
-        assert_eq!((query.order, query.limit, query.fill), (Order::STORED, DEFAULT_LIMIT, Fill::Absent));
+        assert_eq!(query.group_by, [0, 1]);
+        assert_eq!(query.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["amount", "units", "n"]);
+        assert_eq!((query.order, query.limit, query.fill), (Vec::new(), DEFAULT_LIMIT, Fill::Absent));
     }
 
     #[test]
@@ -430,7 +668,19 @@ mod tests {
             ("group_by=&order=merchant", "unknown_order", ""),
             ("limit=0", "bad_parameter", "longer answers"),
             ("limit=100001", "bad_parameter", "longer answers"),
-            ("cursor=00&order=-amount", "cursor_with_order", "leave `order` out"),
+            ("order=amount,-amount", "bad_parameter", ""),
+            ("having=amont > 3", "bad_condition", "a condition over the answer's columns"),
+            ("filter=amount > 3", "bad_condition", "a condition over the dimensions: country, merchant"),
+            ("time_zone=Mars", "unknown_time_zone", "for example"),
+            ("time_zone=Europe/Madrid", "does_not_nest", "this aggregate keeps"),
+            ("week_start=friday", "bad_parameter", ""),
+            ("year_start=13", "bad_parameter", ""),
+            ("others=true&order=-amount", "others_of_what", "ask with order"),
+            ("others=true&granularity=all", "others_of_what", "ask with order"),
+            ("share=true", "share_of_what", "order by the measure"),
+            ("others=maybe", "bad_parameter", ""),
+            ("compare=previous", "compare_needs_range", "give from and to"),
+            ("measures=n as country", "bad_parameter", "name it otherwise"),
             ("cursor=00", "bad_cursor", "take it from"),
             ("fill=zero", "fill_without_series", "ask with group_by="),
             ("min_lsn=5", "bad_parameter", ""),
@@ -448,9 +698,11 @@ mod tests {
     #[test]
     fn cursors_belong_to_the_rows_they_came_from() {
         let query = parse("where=country:EUR", &daily()).unwrap();
-        let cursor = Cursor { bucket: Bucket(0), key: vec![] }.encode(query.fingerprint);
+        let cursor = Cursor { sequence: 1, bucket: Bucket(0), key: vec![], values: vec![] }.encode(query.fingerprint);
         assert!(parse(&format!("where=country:EUR&cursor={cursor}&limit=5&measures=n"), &daily()).is_ok());
-        for other in ["where=country:USD", "granularity=month", "group_by=merchant,country"] {
+        for other in
+            ["where=country:USD", "granularity=month", "group_by=merchant,country", "order=-n", "week_start=sunday"]
+        {
             assert_eq!(parse(&format!("{other}&cursor={cursor}"), &daily()).unwrap_err().code, "bad_cursor", "{other}");
         }
     }

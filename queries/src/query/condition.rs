@@ -12,6 +12,12 @@ use super::suggestion::did_you_mean;
 
 /// Reads one `where` parameter into the values that dimensions are fixed to, by position.
 pub fn parse_into(text: &str, dimensions: &[DimensionPlan], fixed: &mut [Option<Value>]) -> Result<(), QueryError> {
+    pairs(text)?.iter().try_for_each(|(name, value)| fix(name, value.as_deref(), dimensions, fixed))
+}
+
+/// The names and values in one `where` parameter; `None` is NULL.
+pub fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, QueryError> {
+    let mut pairs = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
         let (name, value) = rest.split_once(':').ok_or_else(|| {
@@ -21,22 +27,32 @@ pub fn parse_into(text: &str, dimensions: &[DimensionPlan], fixed: &mut [Option<
         let name = name.trim();
         let (value, quoted, after) = take_value(value)?;
         rest = after.trim_start();
-        let Some(position) = dimensions.iter().position(|dimension| dimension.name == name) else {
-            return Err(QueryError::refused("where", "unknown_dimension", format!("there is no dimension {name:?}"))
-                .hint(did_you_mean(name, dimensions.iter().map(|d| d.name.as_str()))));
-        };
-        let (Some(dimension), Some(slot)) = (dimensions.get(position), fixed.get_mut(position)) else { continue };
-        let value = typed(&value, quoted, dimension)?;
-        if slot.as_ref().is_some_and(|other| *other != value) {
-            return Err(QueryError::refused(
-                "where",
-                "contradiction",
-                format!("{name} cannot have two values at once"),
-            )
-            .hint("ask twice, or group by it"));
-        }
-        *slot = Some(value);
+        // Bare null is NULL; quoted it is a text.
+        let value = Some(value).filter(|value| quoted || !value.eq_ignore_ascii_case("null"));
+        pairs.push((name.to_owned(), value));
     }
+    Ok(pairs)
+}
+
+/// Fixes one dimension to a value as text; `None` is NULL.
+pub fn fix(
+    name: &str,
+    value: Option<&str>,
+    dimensions: &[DimensionPlan],
+    fixed: &mut [Option<Value>],
+) -> Result<(), QueryError> {
+    let position = dimensions.iter().position(|dimension| dimension.name == name);
+    let found = position.and_then(|at| Some((dimensions.get(at)?, fixed.get_mut(at)?)));
+    let Some((dimension, slot)) = found else {
+        return Err(QueryError::refused("where", "unknown_dimension", format!("there is no dimension {name:?}"))
+            .hint(did_you_mean(name, dimensions.iter().map(|d| d.name.as_str()))));
+    };
+    let value = value.map_or(Ok(Value::Null), |text| typed(text, dimension))?;
+    if slot.as_ref().is_some_and(|other| *other != value) {
+        return Err(QueryError::refused("where", "contradiction", format!("{name} cannot have two values at once"))
+            .hint("ask twice, or group by it"));
+    }
+    *slot = Some(value);
     Ok(())
 }
 
@@ -67,10 +83,7 @@ fn take_value(text: &str) -> Result<(String, bool, &str), QueryError> {
     }
 }
 
-fn typed(text: &str, quoted: bool, dimension: &DimensionPlan) -> Result<Value, QueryError> {
-    if !quoted && text.eq_ignore_ascii_case("null") {
-        return Ok(Value::Null);
-    }
+fn typed(text: &str, dimension: &DimensionPlan) -> Result<Value, QueryError> {
     let integer = matches!(dimension.column_type, ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8);
     // Text needs no quotes here: there is nothing else it could be.
     constant_of(text, true, &dimension.column_type)

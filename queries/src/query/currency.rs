@@ -6,6 +6,8 @@
 use engine::aggregate::Function;
 use engine::change::Value;
 use engine::materialization::Plan;
+use engine::materialization::filter::Filter;
+use engine::materialization::plan::{DimensionPlan, MeasurePlan};
 
 use super::refusal::QueryError;
 
@@ -29,14 +31,23 @@ pub(super) fn refuse_mixing(
     plan: &Plan,
     fixed: &[Option<Value>],
     group_by: &[usize],
-    measures: &[usize],
+    measures: impl Iterator<Item = usize>,
 ) -> Result<(), QueryError> {
-    let sum = measures.iter().filter_map(|at| plan.measures.get(*at)).find(|measure| adds_amounts(measure.function));
-    let mixed = plan.dimensions.iter().enumerate().find(|(at, dimension)| {
-        is_currency(&dimension.name) && !group_by.contains(at) && fixed.get(*at).is_none_or(Option::is_none)
-    });
-    match (sum, mixed) {
-        (Some(sum), Some((_, currency))) => Err(QueryError::refused(
+    let mixed: Vec<&DimensionPlan> = plan
+        .dimensions
+        .iter()
+        .enumerate()
+        .filter(|(at, dimension)| {
+            is_currency(&dimension.name) && !group_by.contains(at) && fixed.get(*at).is_none_or(Option::is_none)
+        })
+        .map(|(_, dimension)| dimension)
+        .collect();
+    let wrong = measures
+        .filter_map(|at| plan.measures.get(at))
+        .filter(|measure| adds_amounts(measure.function))
+        .find_map(|sum| Some((sum, mixed.iter().find(|currency| !is_of_one_value(sum, currency.column))?)));
+    match wrong {
+        Some((sum, currency)) => Err(QueryError::refused(
             "group_by",
             "currencies_mixed",
             format!("{} would add up amounts of different {}", sum.name, currency.name),
@@ -44,6 +55,12 @@ pub(super) fn refuse_mixing(
         .hint(format!("add {0} to group_by, or fix it: where={0}:EUR", currency.name))),
         _ => Ok(()),
     }
+}
+
+/// Whether a measure's own filter fixes a column.
+fn is_of_one_value(measure: &MeasurePlan, column: usize) -> bool {
+    let conjuncts = measure.filter.clone().map(Filter::into_conjuncts).unwrap_or_default();
+    conjuncts.iter().any(|condition| matches!(condition.equals(), Some((at, [_])) if at == column))
 }
 
 #[cfg(test)]
@@ -66,20 +83,23 @@ mod tests {
                 column("merchant", ColumnType::Text),
             ],
             primary_key: vec![0],
+            keeps_row_image: true,
         };
         let definition = serde_json::from_str(
             r#"{"table":"payments","dimensions":["merchant","settlement_currency"],
-                "measures":[{"name":"ids","sum":"id"},{"name":"n","count":"*"}]}"#,
+                "measures":[{"name":"ids","sum":"id"},{"name":"n","count":"*"},
+                            {"name":"eur","sum":"id","where":"settlement_currency = 'EUR' and id > 0"}]}"#,
         )
         .unwrap();
         let plan = Plan::resolve(&definition, &schema).unwrap();
         let euro = Some(Value::Text("EUR".to_owned()));
         let code = |fixed: &[Option<Value>], group_by: &[usize], measures: &[usize]| {
-            refuse_mixing(&plan, fixed, group_by, measures).map_err(|error| error.code)
+            refuse_mixing(&plan, fixed, group_by, measures.iter().copied()).map_err(|error| error.code)
         };
         assert_eq!(code(&[None, None], &[0], &[0, 1]), Err("currencies_mixed"));
         assert_eq!(code(&[None, None], &[], &[0]), Err("currencies_mixed"));
         assert_eq!(code(&[None, None], &[0], &[1]), Ok(()), "rows may be counted");
+        assert_eq!(code(&[None, None], &[0], &[2]), Ok(()), "the measure itself is of one currency");
         assert_eq!(code(&[None, None], &[0, 1], &[0]), Ok(()));
         assert_eq!(code(&[None, euro], &[0], &[0]), Ok(()));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::change::{Column, ColumnType, TableId, TableSchema};
 use engine::materialization::{Aggregate, AggregateId, AggregateState, Definition, Plan};
 
-use super::{AggregateQuery, QueryError};
+use super::{AggregateQuery, QueryError, QueryRequest};
 
 pub(crate) fn schema() -> TableSchema {
     let column = |(name, column_type): (&str, ColumnType)| Column { name: name.to_owned(), column_type };
@@ -24,6 +24,7 @@ pub(crate) fn schema() -> TableSchema {
         name: "payments".to_owned(),
         columns: columns.into_iter().map(column).collect(),
         primary_key: vec![0],
+        keeps_row_image: true,
     }
 }
 
@@ -35,7 +36,14 @@ pub(crate) fn aggregate(time_and_rollups: &str) -> Aggregate {
     );
     let definition: Definition = serde_json::from_str(&text).unwrap();
     let plan = Arc::new(Plan::resolve(&definition, &schema()).unwrap());
-    Aggregate { id: AggregateId(7), name: "payments_by".to_owned(), definition, plan, state: AggregateState::Live }
+    Aggregate {
+        id: AggregateId(7),
+        name: "payments_by".to_owned(),
+        version: 1,
+        definition,
+        plan,
+        state: AggregateState::Live,
+    }
 }
 
 pub(crate) fn daily() -> Aggregate {
@@ -51,5 +59,5 @@ pub(crate) fn daily_in(zone: &str) -> Aggregate {
 pub(crate) fn parse(question: &str, aggregate: &Aggregate) -> Result<AggregateQuery, QueryError> {
     let pairs = question.split('&').filter_map(|pair| pair.split_once('='));
     let parameters: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    AggregateQuery::parse(&parameters, aggregate, 0)
+    AggregateQuery::resolve(&QueryRequest::from_parameters(&parameters)?, aggregate, 0)
 }

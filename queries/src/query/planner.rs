@@ -4,7 +4,8 @@
 //! inside a bucket of the finest level the question is refused: that bucket would be counted whole or not at all, and
 //! both are wrong.
 
-use engine::materialization::{Bucket, Granularity, Plan};
+use engine::materialization::bucket::{Interval, days_from_civil};
+use engine::materialization::{Bucket, Calendar, Granularity, Plan};
 
 use super::aggregate_query::AggregateQuery;
 use super::instant::format_instant;
@@ -12,6 +13,7 @@ use super::refusal::QueryError;
 
 /// Most buckets that are read one by one rather than scanned.
 const MAX_POINTS: usize = 1_000;
+const DAY_US: i64 = 86_400_000_000;
 
 /// A run of buckets of one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +64,74 @@ impl ReadPlan {
         };
         Ok(ReadPlan { access, levels })
     }
+
+    /// No cell of a bucket that begins before this instant is read; `i64::MIN` where there is no such instant, as where rows
+    /// without a time are asked for.
+    #[must_use]
+    pub fn reads_from(&self) -> i64 {
+        // The bucket of everything has no beginning, though it is stored as if it had.
+        if self.levels.contains(&Granularity::All) {
+            return i64::MIN;
+        }
+        let begins = |scan: &LevelScan| if scan.to == Bucket::NULL { i64::MIN } else { scan.from.0 };
+        let first = match &self.access {
+            Access::Points { points, .. } => points.iter().map(|(_, bucket)| bucket.0).min(),
+            Access::Scans(scans) => scans.iter().map(begins).min(),
+        };
+        first.unwrap_or(i64::MAX)
+    }
+}
+
+/// The instants whose offsets from UTC decide which levels can answer. Where the range has no end, the years since the clocks
+/// of the world keep to quarters of an hour, up to the last one whose rules are known.
+#[must_use]
+pub fn span(from: Option<i64>, to: Option<i64>) -> Interval {
+    let first = days_from_civil(1975, 1, 1) * DAY_US;
+    let last = days_from_civil(2038, 1, 1) * DAY_US;
+    let start = from.unwrap_or_else(|| to.map_or(first, |to| first.min(to.saturating_sub(1))));
+    Interval { start, end: to.unwrap_or_else(|| last.max(start.saturating_add(1))) }
+}
+
+/// The asked granularity, if some stored one nests in it.
+pub fn answerable(
+    asked: Granularity,
+    calendar: &Calendar,
+    within: Interval,
+    plan: &Plan,
+) -> Result<Granularity, QueryError> {
+    let nests = |level: &Granularity| plan.calendar.nests_into(*level, calendar, asked, within);
+    if plan.levels.iter().any(|level| nests(level).is_ok()) {
+        return Ok(asked);
+    }
+    let base = plan.levels.first().copied().unwrap_or(Granularity::All);
+    let reason = nests(&base).err().map_or_else(String::new, |e| e.to_string());
+    let levels = plan.levels.iter().map(Granularity::to_string).collect::<Vec<_>>().join(", ");
+    let own = plan.calendar.zone();
+    let hint = if calendar.zone() == own {
+        format!("this aggregate keeps {levels}")
+    } else {
+        format!(
+            "this aggregate keeps {levels} of {own}; one registered with granularity PT15M answers every time zone, one \
+             with hour those whole hours away from {own}"
+        )
+    };
+    Err(QueryError::refused("granularity", "does_not_nest", reason).hint(hint))
 }
 
 /// The stored levels that can answer, coarsest first.
 fn usable(query: &AggregateQuery, plan: &Plan) -> Vec<(usize, Granularity)> {
     // The bucket `all` also holds rows without a time: it answers only where nothing is excluded.
     let everything = query.from.is_none() && query.to.is_none();
+    let within = span(query.from, query.to);
+    let nests =
+        |level: Granularity| plan.calendar.nests_into(level, &query.calendar, query.granularity, within).is_ok();
     let mut levels: Vec<(usize, Granularity)> = plan
         .levels
         .iter()
         .copied()
         .enumerate()
         .filter(|(_, level)| everything || *level != Granularity::All)
-        .filter(|(_, level)| plan.calendar.nests(*level, query.granularity).is_ok())
+        .filter(|(_, level)| nests(*level))
         .collect();
     levels.sort_by_key(|(_, level)| std::cmp::Reverse(about_us(*level)));
     levels
@@ -101,7 +158,7 @@ fn scans(query: &AggregateQuery, plan: &Plan) -> Result<Vec<LevelScan>, QueryErr
         return Err(QueryError::refused("granularity", "does_not_nest", "no stored level can answer it"));
     };
     for (parameter, edge) in [("from", query.from), ("to", query.to)] {
-        edge.map_or(Ok(()), |edge| check_aligned(parameter, edge, finest, plan))?;
+        edge.map_or(Ok(()), |edge| check_aligned(parameter, edge, finest, query, plan))?;
     }
     if coarsest_level == Granularity::All {
         return Ok(vec![LevelScan { level: coarsest, from: Bucket::ALL, to: Bucket::ALL }]);
@@ -109,12 +166,14 @@ fn scans(query: &AggregateQuery, plan: &Plan) -> Result<Vec<LevelScan>, QueryErr
     // Times that are no instants lie beyond a bound; NULL lies on no side of any.
     let last = if query.from.is_none() { Bucket::NULL } else { Bucket::INFINITY };
     let mut from = query.from;
-    if let Some(cursor) = query.cursor.as_ref().filter(|_| query.granularity != Granularity::All) {
+    let resumed = query.cursor.as_ref().filter(|_| query.granularity != Granularity::All && query.in_stored_order());
+    if let Some(cursor) = resumed {
         match cursor.bucket {
             Bucket::NEGATIVE_INFINITY => {}
             bucket if bucket.is_special() => {
                 return Ok(vec![LevelScan { level: coarsest, from: bucket, to: last }]);
             }
+            // Where the range begins inside the first bucket, that one is named by its own beginning.
             Bucket(start) => from = Some(from.map_or(start, |from| from.max(start))),
         }
     }
@@ -123,18 +182,25 @@ fn scans(query: &AggregateQuery, plan: &Plan) -> Result<Vec<LevelScan>, QueryErr
     Ok(scans)
 }
 
-fn check_aligned(parameter: &str, edge: i64, finest: Granularity, plan: &Plan) -> Result<(), QueryError> {
+fn check_aligned(
+    parameter: &str,
+    edge: i64,
+    finest: Granularity,
+    query: &AggregateQuery,
+    plan: &Plan,
+) -> Result<(), QueryError> {
     let interval = plan.calendar.interval(finest, edge);
     if interval.start == edge {
         return Ok(());
     }
-    let [before, after] = [interval.start, interval.end].map(|instant| format_instant(instant, &plan.calendar));
+    let calendar = &query.calendar;
+    let [before, after] = [interval.start, interval.end].map(|instant| format_instant(instant, calendar));
     Err(QueryError::refused(
         parameter,
         "range_not_aligned",
-        format!("{} lies inside a {finest} bucket, which is the finest kept", format_instant(edge, &plan.calendar)),
+        format!("{} lies inside a {finest} bucket, which is the finest kept", format_instant(edge, calendar)),
     )
-    .hint(format!("the nearest edges are {before} and {after} ({})", plan.calendar.zone())))
+    .hint(format!("the nearest edges are {before} and {after} ({})", calendar.zone())))
 }
 
 /// Covers `[from, to)` by runs of buckets, in order of time. `levels` are coarsest first, and both ends are edges of the
@@ -196,12 +262,15 @@ fn points(scans: &[LevelScan], plan: &Plan) -> Option<Vec<(usize, Bucket)>> {
 
 /// The next coarser granularity that this aggregate can answer, for who asked for too many cells.
 #[must_use]
-pub fn coarser(granularity: Granularity, plan: &Plan) -> Option<Granularity> {
+pub fn coarser(query: &AggregateQuery, plan: &Plan) -> Option<Granularity> {
     use Granularity::{All, Day, Hour, Month, Quarter, Week, Year};
-    let base = *plan.levels.first()?;
+    let within = span(query.from, query.to);
+    let answers = |asked: Granularity| {
+        plan.levels.iter().any(|level| plan.calendar.nests_into(*level, &query.calendar, asked, within).is_ok())
+    };
     let standard = [Hour, Day, Week, Month, Quarter, Year, All];
     let mut longer: Vec<Granularity> = plan.levels.iter().copied().chain(standard).collect();
-    longer.retain(|other| about_us(*other) > about_us(granularity) && plan.calendar.nests(base, *other).is_ok());
+    longer.retain(|other| about_us(*other) > about_us(query.granularity) && answers(*other));
     // One that is stored first: it is cheaper to read, not only shorter to answer.
     longer.sort_by_key(|other| (!plan.levels.contains(other), about_us(*other)));
     longer.first().copied()
@@ -307,10 +376,14 @@ mod tests {
 
     #[test]
     fn who_asks_for_too_much_is_told_what_is_cheaper() {
-        assert_eq!(coarser(Granularity::Day, &daily().plan), Some(Granularity::Month));
-        assert_eq!(coarser(Granularity::Month, &daily().plan), Some(Granularity::Year));
-        assert_eq!(coarser(Granularity::Year, &daily().plan), Some(Granularity::All));
-        assert_eq!(coarser(Granularity::All, &daily().plan), None);
+        let coarser = |granularity: &str| {
+            let query = parse(&format!("granularity={granularity}"), &daily()).unwrap();
+            coarser(&query, &daily().plan)
+        };
+        assert_eq!(coarser("day"), Some(Granularity::Month));
+        assert_eq!(coarser("month"), Some(Granularity::Year));
+        assert_eq!(coarser("year"), Some(Granularity::All));
+        assert_eq!(coarser("all"), None);
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 //! and put together again, as bytes. Values are only decoded for the rows that are answered.
 
 use engine::change::Value;
+use engine::materialization::filter::Filter;
 use engine::materialization::group_key;
 
 use crate::query::AggregateQuery;
@@ -11,6 +12,8 @@ use crate::query::AggregateQuery;
 pub struct Projection {
     /// Bytes that each dimension has to equal, by position.
     fixed: Vec<Option<Vec<u8>>>,
+    /// What else the values have to be.
+    condition: Option<Filter>,
     /// Positions of the dimensions that remain, in order.
     kept: Vec<usize>,
     shape: Shape,
@@ -33,12 +36,12 @@ impl Projection {
         let fixed: Vec<Option<Vec<u8>>> = query.fixed.iter().map(|value| value.as_ref().map(encode)).collect();
         let nothing_fixed = fixed.iter().all(Option::is_none);
         let all_in_order = query.group_by.iter().copied().eq(0..fixed.len());
-        let shape = match (nothing_fixed, all_in_order, query.group_by.is_empty()) {
+        let shape = match (nothing_fixed && query.condition.is_none(), all_in_order, query.group_by.is_empty()) {
             (true, true, _) => Shape::Whole,
             (true, false, true) => Shape::Empty,
             _ => Shape::Cut,
         };
-        Projection { fixed, kept: query.group_by.clone(), shape }
+        Projection { fixed, condition: query.condition.clone(), kept: query.group_by.clone(), shape }
     }
 
     /// Whether different groups stay different and in their order, so that nothing has to be merged or sorted.
@@ -62,6 +65,12 @@ impl Projection {
                 for (position, value) in self.fixed.iter().enumerate() {
                     let Some(value) = value else { continue };
                     if part(position)? != value.as_slice() {
+                        return Some(false);
+                    }
+                }
+                if let Some(condition) = &self.condition {
+                    let values = group_key::decode(key)?;
+                    if !condition.accepts(&values.iter().map(Value::as_ref).collect::<Vec<_>>()) {
                         return Some(false);
                     }
                 }

@@ -3,21 +3,24 @@
 //! Cells come in order of time, so only one bucket of the answer is open at once; in the stored order the reader stops as
 //! soon as the page is full. Accumulators are merged, never finished numbers.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use engine::aggregate::accumulator::Accumulator;
-use engine::aggregate::sum::Special;
 use engine::aggregate::{Cell, Function, MeasureValue};
 use engine::materialization::bucket::BucketCache;
-use engine::materialization::{Aggregate, Bucket, Plan, group_key};
+use engine::materialization::{Aggregate, Bucket, Granularity, Plan, group_key};
 use engine::snapshot::ReadError;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
+use super::behind::MAX_LOOKED_AT;
 use super::cells::Cells;
+use super::groups::Groups;
 use super::projection::Projection;
+use super::ranking::Ranking;
 use crate::query::aggregate_query::bucket_end;
-use crate::query::{Access, AggregateQuery, Cursor, Fill, Order, OrderBy, ReadPlan};
+use crate::query::instant::format_instant;
+use crate::query::output::NoValue;
+use crate::query::{Access, AggregateQuery, Cursor, Fill, Output, OutputSource, ReadPlan};
 
 /// Most cells read for one answer.
 pub const MAX_CELLS: u64 = 5_000_000;
@@ -33,17 +36,56 @@ pub struct Row {
     pub values: Vec<MeasureValue>,
 }
 
+/// A row that is looked at: most have no place in an answer that is ordered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowRef<'r> {
+    pub(super) bucket: Bucket,
+    pub(super) key: &'r [u8],
+    pub(super) values: &'r [MeasureValue],
+}
+
+impl RowRef<'_> {
+    pub(super) fn to_row(self) -> Row {
+        Row { bucket: self.bucket, key: self.key.to_vec(), values: self.values.to_vec() }
+    }
+}
+
+impl Row {
+    pub(super) fn as_ref(&self) -> RowRef<'_> {
+        RowRef { bucket: self.bucket, key: &self.key, values: &self.values }
+    }
+}
+
 /// The rows of an answer, or of one page of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
     /// In the order asked for.
     pub rows: Vec<Row>,
-    /// Where the next page begins, in the stored order.
+    /// Everything that is in no row, where it was asked for and there is any.
+    pub others: Option<Vec<MeasureValue>>,
+    /// Everything, where shares of it were asked for.
+    pub whole: Option<Vec<MeasureValue>>,
+    /// Where the next page begins.
     pub next: Option<Cursor>,
     /// There are more rows than these.
     pub truncated: bool,
     /// Cells looked at.
     pub cells_read: u64,
+}
+
+/// For each row of an answer the measures of the same group so much earlier; `None` where it was not there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Before(pub Vec<Option<Vec<MeasureValue>>>);
+
+impl Before {
+    /// Finds each row's counterpart in the answer to the earlier range. `earlier` says in which bucket that is.
+    #[must_use]
+    pub fn join(answer: &Answer, then: Answer, earlier: impl Fn(Bucket) -> Option<Bucket>) -> Before {
+        let mut known: HashMap<(Bucket, Vec<u8>), Vec<MeasureValue>, FixedState> = HashMap::default();
+        known.extend(then.rows.into_iter().map(|row| ((row.bucket, row.key), row.values)));
+        let counterpart = |row: &Row| known.get(&(earlier(row.bucket)?, row.key.clone())).cloned();
+        Before(answer.rows.iter().map(counterpart).collect())
+    }
 }
 
 /// Why there is no answer.
@@ -55,22 +97,37 @@ pub enum ReadFailure {
     /// It would take more than [`MAX_CELLS`].
     #[error("the answer needs more than {MAX_CELLS} cells")]
     TooWide,
+    /// Finding the newest rows would take looking at too many.
+    #[error("more than {MAX_LOOKED_AT} rows lie in the range")]
+    TooManyRows,
     /// Merged, a sum leaves 128 bits.
-    #[error("the sum {0:?} does not fit 128 bits over this range")]
+    #[error("the measure {0:?} does not fit 128 bits over this range")]
     Overflow(String),
+    /// A stored bucket lies in two of the answer's.
+    #[error("the stored {level} at {at} lies in two buckets of {zone}, whose clock was no whole {level}s away then")]
+    Straddles {
+        /// The stored granularity.
+        level: Granularity,
+        /// When the bucket begins.
+        at: String,
+        /// The zone asked for.
+        zone: String,
+    },
 }
 
-/// Reads and merges.
+/// Reads and merges. `sequence` is the commit that the cells are of.
 pub fn read(
     cells: &impl Cells,
     aggregate: &Aggregate,
     query: &AggregateQuery,
     reads: &ReadPlan,
+    sequence: u64,
 ) -> Result<Answer, ReadFailure> {
     let mut merging = Merging::new(&aggregate.plan, query, reads);
     match &reads.access {
         Access::Points { group, points } => {
             for (level, bucket) in points {
+                merging.begin_level(*level);
                 let cell = cells.cell(aggregate, *level, *bucket, group)?;
                 merging.cells_read += 1;
                 if cell.is_some_and(|cell| merging.visit(*bucket, group, &cell).is_break()) {
@@ -80,6 +137,7 @@ pub fn read(
         }
         Access::Scans(scans) => {
             for scan in scans {
+                merging.begin_level(scan.level);
                 let mut stopped = false;
                 cells.scan(aggregate, scan.level, scan.from, scan.to, |bucket, key, cell| {
                     merging.cells_read += 1;
@@ -93,7 +151,14 @@ pub fn read(
             }
         }
     }
-    merging.finish()
+    merging.finish(sequence)
+}
+
+/// Whether stored buckets lie within those of the answer, looked at once for each.
+struct Straddling {
+    level: Granularity,
+    stored: BucketCache,
+    last: Bucket,
 }
 
 /// An answer being put together.
@@ -102,13 +167,20 @@ struct Merging<'q> {
     query: &'q AggregateQuery,
     projection: Projection,
     buckets: BucketCache,
+    /// Where stored buckets could lie in two of the answer's.
+    straddling: Option<Straddling>,
     /// Cells are rows already: nothing to merge.
     direct: bool,
     /// The bucket being merged, and its groups so far.
     open: Option<Bucket>,
-    groups: BTreeMap<Vec<u8>, Cell>,
+    groups: Groups,
     key: Vec<u8>,
+    /// Measures of the row being looked at.
+    values: Vec<MeasureValue>,
+    /// In the stored order.
     rows: Vec<Row>,
+    /// In any other.
+    ranking: Ranking<'q>,
     /// Where the next filled row would be.
     expected: Option<i64>,
     cells_read: u64,
@@ -118,11 +190,14 @@ struct Merging<'q> {
 impl<'q> Merging<'q> {
     fn new(plan: &'q Plan, query: &'q AggregateQuery, reads: &ReadPlan) -> Self {
         let projection = Projection::of(query);
-        let same_level = reads.levels.iter().all(|level| *level == query.granularity);
-        let begins = |instant| plan.calendar.interval(query.granularity, instant).start;
+        let same_level =
+            plan.calendar == query.calendar && reads.levels.iter().all(|level| *level == query.granularity);
+        let begins = |instant| query.calendar.interval(query.granularity, instant).start;
         let expected = match &query.cursor {
             _ if query.fill == Fill::Absent => None,
-            Some(cursor) => bucket_end(plan, query.granularity, cursor.bucket).filter(|end| *end != i64::MIN),
+            Some(cursor) => {
+                bucket_end(&query.calendar, query.granularity, cursor.bucket).filter(|end| *end != i64::MIN)
+            }
             None => query.from.map(begins),
         };
         Merging {
@@ -130,15 +205,50 @@ impl<'q> Merging<'q> {
             query,
             direct: same_level && projection.keeps_order(),
             projection,
-            buckets: BucketCache::new(plan.calendar, query.granularity),
+            buckets: BucketCache::new(query.calendar, query.granularity),
+            straddling: None,
             open: None,
-            groups: BTreeMap::new(),
+            groups: Groups::default(),
             key: Vec::new(),
+            values: Vec::new(),
             rows: Vec::new(),
+            ranking: Ranking::new(plan, query),
             expected,
             cells_read: 0,
             failure: None,
         }
+    }
+
+    /// The next cells are of this level.
+    fn begin_level(&mut self, level: usize) {
+        let Some(level) = self.plan.levels.get(level).copied() else { return };
+        // In the own calendar the planner has proved it; `all` holds everything.
+        let certain = self.plan.calendar == self.query.calendar
+            && self.plan.calendar.nests(level, self.query.granularity).is_ok();
+        if certain || level == Granularity::All || self.query.granularity == Granularity::All {
+            self.straddling = None;
+        } else if self.straddling.as_ref().is_none_or(|straddling| straddling.level != level) {
+            let stored = BucketCache::new(self.plan.calendar, level);
+            self.straddling = Some(Straddling { level, stored, last: Bucket::NULL });
+        }
+    }
+
+    fn check_straddling(&mut self, bucket: Bucket) -> ControlFlow<()> {
+        let Some(straddling) = &mut self.straddling else { return ControlFlow::Continue(()) };
+        if straddling.last == bucket || bucket.is_special() {
+            return ControlFlow::Continue(());
+        }
+        straddling.last = bucket;
+        let (inner, outer) = (straddling.stored.interval(bucket.0), self.buckets.interval(bucket.0));
+        if inner.end <= outer.end {
+            return ControlFlow::Continue(());
+        }
+        let failure = ReadFailure::Straddles {
+            level: straddling.level,
+            at: format_instant(bucket.0, &self.plan.calendar),
+            zone: self.query.calendar.zone().name().to_owned(),
+        };
+        self.fail(failure)
     }
 
     fn visit(&mut self, bucket: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
@@ -147,69 +257,80 @@ impl<'q> Merging<'q> {
         }
         let mut answered = std::mem::take(&mut self.key);
         let flow = match self.projection.apply(key, &mut answered) {
-            Some(true) => {
-                let bucket = self.buckets.bucket(bucket.0);
-                self.add(bucket, &answered, cell)
-            }
+            Some(true) => self.visit_asked(bucket, &answered, cell),
             Some(false) => ControlFlow::Continue(()),
-            None => self.fail(ReadFailure::Store(ReadError("a stored group key is damaged".to_owned()))),
+            None => self.fail(damaged("a stored group key is damaged")),
         };
         self.key = answered;
         flow
     }
 
+    fn visit_asked(&mut self, stored: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
+        self.check_straddling(stored)?;
+        let bucket = self.buckets.bucket(stored.0);
+        self.add(bucket, key, cell)
+    }
+
     fn add(&mut self, bucket: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
         let done = |cursor: &Cursor| (bucket, key) <= (cursor.bucket, cursor.key.as_slice());
-        if self.query.cursor.as_ref().is_some_and(done) {
+        if self.query.in_stored_order() && self.query.cursor.as_ref().is_some_and(done) {
             return ControlFlow::Continue(());
         }
         if self.direct {
-            return self.push(bucket, key.to_vec(), cell);
+            return self.push(bucket, key, cell);
         }
         if self.open != Some(bucket) {
             self.close_bucket()?;
             self.open = Some(bucket);
         }
-        match self.groups.get_mut(key) {
-            Some(merged) => {
-                // A sum that overflows says so in its accumulator; a count of rows that does is not survivable either way.
-                let _ = merged.merge(cell.rows, &cell.accumulators);
-            }
-            None => {
-                self.groups.insert(key.to_vec(), cell.clone());
-            }
-        }
+        self.groups.merge(key, cell);
         ControlFlow::Continue(())
     }
 
     fn close_bucket(&mut self) -> ControlFlow<()> {
         let Some(bucket) = self.open.take() else { return ControlFlow::Continue(()) };
-        for (key, cell) in std::mem::take(&mut self.groups) {
-            self.push(bucket, key, &cell)?;
-        }
-        ControlFlow::Continue(())
+        let mut groups = std::mem::take(&mut self.groups);
+        let mut flow = ControlFlow::Continue(());
+        groups.drain(self.query.in_stored_order(), |key, cell| {
+            flow = self.push(bucket, key, cell);
+            flow.is_continue()
+        });
+        flow
     }
 
-    /// Appends a row, after those that are to be filled in before it.
-    fn push(&mut self, bucket: Bucket, key: Vec<u8>, cell: &Cell) -> ControlFlow<()> {
-        if !bucket.is_special() {
+    /// Takes a row, after those that are to be filled in before it.
+    fn push(&mut self, bucket: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
+        if !bucket.is_special() && self.query.fill != Fill::Absent {
             self.fill_until(bucket.0)?;
-            self.expected = bucket_end(self.plan, self.query.granularity, bucket);
+            self.expected = bucket_end(&self.query.calendar, self.query.granularity, bucket);
         }
-        let mut values = Vec::with_capacity(self.query.measures.len());
-        for position in &self.query.measures {
-            let (Some(measure), Some(accumulator)) =
-                (self.plan.measures.get(*position), cell.accumulators.get(*position))
-            else {
-                return self.fail(ReadFailure::Store(ReadError("a stored cell lacks a measure".to_owned())));
+        let mut values = std::mem::take(&mut self.values);
+        let flow = self.place(bucket, key, cell, &mut values);
+        self.values = values;
+        flow
+    }
+
+    /// Gives a row its place, if it has one.
+    fn place(&mut self, bucket: Bucket, key: &[u8], cell: &Cell, values: &mut Vec<MeasureValue>) -> ControlFlow<()> {
+        if let Err(failure) = finish_into(values, self.plan, self.query, cell) {
+            return self.fail(failure);
+        }
+        if let Some(having) = &self.query.having {
+            let Some(group) = group_key::decode(key) else {
+                return self.fail(damaged("a stored group key is damaged"));
             };
-            if *accumulator == Accumulator::Overflowed {
-                return self.fail(ReadFailure::Overflow(measure.name.clone()));
+            if !having.accepts(&group, values) {
+                self.ranking.left_out(cell);
+                return ControlFlow::Continue(());
             }
-            values.push(measure.function.finish(accumulator));
         }
-        self.rows.push(Row { bucket, key, values });
-        self.check_full()
+        let row = RowRef { bucket, key, values };
+        if self.query.in_stored_order() {
+            self.rows.push(row.to_row());
+            return self.check_full();
+        }
+        self.ranking.add(row, cell);
+        ControlFlow::Continue(())
     }
 
     /// Fills the buckets from the one expected up to `instant`.
@@ -218,10 +339,12 @@ impl<'q> Merging<'q> {
             return ControlFlow::Continue(());
         }
         while let Some(start) = self.expected.filter(|start| *start < instant) {
-            let values = self.query.measures.iter().filter_map(|at| self.plan.measures.get(*at));
-            let values = values.map(|measure| nothing(self.query.fill, measure.function)).collect();
+            let values = match (self.query.fill, self.rows.last()) {
+                (Fill::Previous, Some(before)) => before.values.clone(),
+                (fill, _) => self.query.outputs.iter().map(|output| nothing(fill, self.plan, output)).collect(),
+            };
             self.rows.push(Row { bucket: Bucket(start), key: Vec::new(), values });
-            self.expected = Some(self.plan.calendar.interval(self.query.granularity, start).end);
+            self.expected = Some(self.query.calendar.interval(self.query.granularity, start).end);
             self.check_full()?;
         }
         ControlFlow::Continue(())
@@ -229,8 +352,7 @@ impl<'q> Merging<'q> {
 
     /// In the stored order one row more than asked for is enough: it shows that there is a next page.
     fn check_full(&self) -> ControlFlow<()> {
-        let full = self.query.order == Order::STORED && self.rows.len() > self.query.limit;
-        if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.rows.len() > self.query.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn fail(&mut self, failure: ReadFailure) -> ControlFlow<()> {
@@ -238,72 +360,71 @@ impl<'q> Merging<'q> {
         ControlFlow::Break(())
     }
 
-    fn finish(mut self) -> Result<Answer, ReadFailure> {
+    fn finish(mut self, sequence: u64) -> Result<Answer, ReadFailure> {
         if self.failure.is_none() && self.close_bucket().is_continue() {
             let _ = self.query.to.map(|to| self.fill_until(to));
         }
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        let (order, mut rows) = (self.query.order, self.rows);
-        if order != Order::STORED {
-            rows.sort_by(|a, b| compare(a, b, order));
+        let (plan, query) = (self.plan, self.query);
+        let whole = self.ranking.whole().map(|cell| finished(plan, query, cell)).transpose()?;
+        let mut answer = Answer { cells_read: self.cells_read, whole, ..Answer::default() };
+        if query.in_stored_order() {
+            answer.truncated = self.rows.len() > query.limit;
+            self.rows.truncate(query.limit);
+            answer.rows = self.rows;
+        } else {
+            let ranked = self.ranking.finish();
+            answer.others = ranked.others.map(|cell| finished(plan, query, &cell)).transpose()?;
+            answer.truncated = ranked.truncated;
+            answer.rows = ranked.rows;
         }
-        let truncated = rows.len() > self.query.limit;
-        rows.truncate(self.query.limit);
-        let last = rows.last().filter(|_| truncated && order == Order::STORED);
-        let next = last.map(|row| Cursor { bucket: row.bucket, key: row.key.clone() });
-        Ok(Answer { rows, next, truncated, cells_read: self.cells_read })
+        let last = answer.rows.last().filter(|_| answer.truncated);
+        answer.next = last.map(|row| Cursor {
+            sequence,
+            bucket: row.bucket,
+            key: row.key.clone(),
+            values: if query.in_stored_order() { Vec::new() } else { row.values.clone() },
+        });
+        Ok(answer)
     }
+}
+
+fn damaged(what: &str) -> ReadFailure {
+    ReadFailure::Store(ReadError(what.to_owned()))
+}
+
+/// The measures of a cell, as the answer shows them.
+fn finished(plan: &Plan, query: &AggregateQuery, cell: &Cell) -> Result<Vec<MeasureValue>, ReadFailure> {
+    let mut values = Vec::with_capacity(query.outputs.len());
+    finish_into(&mut values, plan, query, cell).map(|()| values)
+}
+
+fn finish_into(
+    values: &mut Vec<MeasureValue>,
+    plan: &Plan,
+    query: &AggregateQuery,
+    cell: &Cell,
+) -> Result<(), ReadFailure> {
+    values.clear();
+    for output in &query.outputs {
+        values.push(output.finish(plan, cell).map_err(|error| match error {
+            NoValue::Overflow => ReadFailure::Overflow(output.name.clone()),
+            NoValue::Damaged => damaged("a stored cell lacks a measure"),
+        })?);
+    }
+    Ok(())
 }
 
 /// What a measure is over no rows.
-fn nothing(fill: Fill, function: Function) -> MeasureValue {
-    match (fill, function) {
-        (Fill::Zero, Function::SumNumeric { scale }) => MeasureValue::Decimal { mantissa: 0, scale },
-        (Fill::Zero, Function::SumFloat) => MeasureValue::Float(0.0),
+fn nothing(fill: Fill, plan: &Plan, output: &Output) -> MeasureValue {
+    let OutputSource::Stored(at) = output.source else { return MeasureValue::Null };
+    match (fill, plan.measures.get(at).map(|measure| measure.function)) {
+        (Fill::Zero, Some(Function::SumNumeric { scale })) => MeasureValue::Decimal { mantissa: 0, scale },
+        (Fill::Zero, Some(Function::SumFloat)) => MeasureValue::Float(0.0),
         (Fill::Zero, _) => MeasureValue::Integer(0),
         _ => MeasureValue::Null,
-    }
-}
-
-fn compare(a: &Row, b: &Row, order: Order) -> Ordering {
-    let direct = |ordering: Ordering| if order.descending { ordering.reverse() } else { ordering };
-    let first = match order.by {
-        OrderBy::Time => direct(a.bucket.cmp(&b.bucket)),
-        OrderBy::Dimension(position) => direct(part(&a.key, position).cmp(&part(&b.key, position))),
-        OrderBy::Measure(position) => match (a.values.get(position), b.values.get(position)) {
-            // NULL is last, whichever way: it is no candidate for the first place of anything.
-            (Some(MeasureValue::Null) | None, Some(MeasureValue::Null) | None) => Ordering::Equal,
-            (Some(MeasureValue::Null) | None, _) => Ordering::Greater,
-            (_, Some(MeasureValue::Null) | None) => Ordering::Less,
-            (Some(a), Some(b)) => direct(compare_values(*a, *b)),
-        },
-    };
-    first.then_with(|| a.bucket.cmp(&b.bucket)).then_with(|| a.key.cmp(&b.key))
-}
-
-fn part(key: &[u8], position: usize) -> Option<&[u8]> {
-    let edges = group_key::boundaries(key)?;
-    key.get(*edges.get(position)?..*edges.get(position + 1)?)
-}
-
-/// Of two finished values of one measure: `-Infinity`, numbers, `Infinity`, `NaN`, as in Postgres.
-fn compare_values(a: MeasureValue, b: MeasureValue) -> Ordering {
-    match (a, b) {
-        (MeasureValue::Integer(a), MeasureValue::Integer(b)) => a.cmp(&b),
-        (MeasureValue::Decimal { mantissa: a, .. }, MeasureValue::Decimal { mantissa: b, .. }) => a.cmp(&b),
-        (MeasureValue::Float(a), MeasureValue::Float(b)) => a.partial_cmp(&b).unwrap_or(a.is_nan().cmp(&b.is_nan())),
-        _ => rank(a).cmp(&rank(b)),
-    }
-}
-
-fn rank(value: MeasureValue) -> u8 {
-    match value {
-        MeasureValue::Special(Special::Negative) => 0,
-        MeasureValue::Special(Special::Positive) => 2,
-        MeasureValue::Special(Special::NaN) => 3,
-        _ => 1,
     }
 }
 
@@ -313,38 +434,15 @@ mod tests {
     use engine::change::{Numeric, Value, ValueRef};
     use proptest::prelude::*;
 
+    use std::collections::BTreeMap;
+
+    use super::super::cells::CellMap;
+    use super::super::ranking::compare;
     use super::*;
     use crate::query::QueryError;
     use crate::query::fixture::{aggregate, daily, daily_in, parse};
 
     const DAY_US: i64 = 86_400_000_000;
-
-    /// Cells as the engine would keep them, by level, bucket and group.
-    #[derive(Default)]
-    struct Stored(BTreeMap<(usize, Bucket, Vec<u8>), Cell>);
-
-    impl Cells for Stored {
-        fn cell(&self, _: &Aggregate, level: usize, bucket: Bucket, group: &[u8]) -> Result<Option<Cell>, ReadError> {
-            Ok(self.0.get(&(level, bucket, group.to_vec())).cloned())
-        }
-
-        fn scan(
-            &self,
-            _: &Aggregate,
-            level: usize,
-            from: Bucket,
-            to: Bucket,
-            mut visit: impl FnMut(Bucket, &[u8], &Cell) -> ControlFlow<()>,
-        ) -> Result<(), ReadError> {
-            let cells = self.0.range((level, from, Vec::new())..);
-            for ((_, bucket, key), cell) in cells.take_while(|((l, bucket, _), _)| *l == level && *bucket <= to) {
-                if visit(*bucket, key, cell).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        }
-    }
 
     #[derive(Clone, Debug)]
     struct Payment {
@@ -378,8 +476,9 @@ mod tests {
         key
     }
 
-    fn stored(payments: &[Payment], plan: &Plan) -> Stored {
-        let mut stored = Stored::default();
+    /// Cells as the engine would keep them.
+    fn stored(payments: &[Payment], plan: &Plan) -> CellMap {
+        let mut stored = CellMap::default();
         for payment in payments {
             for (level, granularity) in plan.levels.iter().enumerate() {
                 let bucket = BucketCache::new(plan.calendar, *granularity).bucket(payment.time);
@@ -402,24 +501,22 @@ mod tests {
             let wanted =
                 query.fixed.iter().zip(&values).all(|(fixed, value)| fixed.as_ref().is_none_or(|f| f == value));
             if inside && wanted {
-                let bucket = BucketCache::new(plan.calendar, query.granularity).bucket(payment.time);
+                let bucket = BucketCache::new(query.calendar, query.granularity).bucket(payment.time);
                 let group = key(&query.group_by.iter().map(|at| &values[*at]).collect::<Vec<_>>());
                 payment.add_to(groups.entry((bucket, group)).or_insert_with(|| plan.zero()), plan);
             }
         }
-        let finish = |cell: &Cell| {
-            query.measures.iter().map(|at| plan.measures[*at].function.finish(&cell.accumulators[*at])).collect()
-        };
+        let finish = |cell: &Cell| query.outputs.iter().map(|output| output.finish(plan, cell).unwrap()).collect();
         groups
             .iter()
             .map(|((bucket, key), cell)| Row { bucket: *bucket, key: key.clone(), values: finish(cell) })
             .collect()
     }
 
-    fn ask(stored: &Stored, aggregate: &Aggregate, question: &str) -> Result<(AggregateQuery, Answer), QueryError> {
+    fn ask(stored: &CellMap, aggregate: &Aggregate, question: &str) -> Result<(AggregateQuery, Answer), QueryError> {
         let query = parse(question, aggregate)?;
         let reads = ReadPlan::choose(&query, &aggregate.plan)?;
-        let answer = read(stored, aggregate, &query, &reads).unwrap();
+        let answer = read(stored, aggregate, &query, &reads, 1).unwrap();
         Ok((query, answer))
     }
 
@@ -478,9 +575,11 @@ mod tests {
         #[test]
         fn pages_put_together_are_the_whole(
             payments in prop::collection::vec(payment(), 0..60), question in question(), limit in 1usize..7,
+            order in prop::sample::select(vec!["", "&order=-n", "&order=n,-time", "&order=-time"]),
         ) {
             let aggregate = daily();
             let stored = stored(&payments, &aggregate.plan);
+            let question = format!("{question}{order}");
             let Ok((query, _)) = ask(&stored, &aggregate, &question) else { return Ok(()) };
             let (mut rows, mut cursor) = (Vec::new(), String::new());
             loop {
@@ -491,7 +590,81 @@ mod tests {
                 let Some(next) = answer.next else { break };
                 cursor = format!("&cursor={}", next.encode(query.fingerprint));
             }
-            prop_assert_eq!(rows, naive(&payments, &query, &aggregate.plan), "{}", question);
+            let mut whole = naive(&payments, &query, &aggregate.plan);
+            whole.sort_by(|a, b| compare(a.as_ref(), b.as_ref(), &query.order));
+            prop_assert_eq!(rows, whole, "{}", question);
+        }
+
+        /// Quarter-hours answer every zone; what is refused is refused whole.
+        #[test]
+        fn any_zone_is_answered_from_quarter_hours(
+            payments in prop::collection::vec(payment(), 0..60), question in question(),
+            zone in prop::sample::select(vec![
+                "Asia/Kathmandu", "Australia/Lord_Howe", "Africa/Casablanca", "America/St_Johns", "Pacific/Apia",
+                "Asia/Beirut", "America/New_York", "UTC",
+            ]),
+            starts in prop::sample::select(vec!["", "&week_start=sunday", "&year_start=4", "&week_start=saturday&year_start=11"]),
+        ) {
+            let quarters = aggregate(r#""time":{"column":"ts","granularity":"PT15M"},"rollups":["hour","day","month"],"#);
+            let stored = stored(&payments, &quarters.plan);
+            let question = format!("{question}&time_zone={zone}{starts}");
+            let (query, answer) = match ask(&stored, &quarters, &question) {
+                Err(error) if error.code == "empty_range" => return Ok(()),
+                other => other.unwrap(),
+            };
+            prop_assert_eq!(&answer.rows, &naive(&payments, &query, &quarters.plan), "{}", question);
+        }
+
+        /// Shown rows and others are everything, whatever `having` leaves out; shares are of everything.
+        #[test]
+        fn nothing_is_lost_between_the_first_and_the_others(
+            payments in prop::collection::vec(payment(), 0..60), limit in 1usize..9,
+            having in prop::sample::select(vec!["", "&having=n > 2", "&having=units >= 0 and not merchant in (1, 2)"]),
+        ) {
+            let aggregate = daily();
+            let stored = stored(&payments, &aggregate.plan);
+            let question = |more: &str| format!("granularity=all&measures=n,units{more}");
+            let text = question(&format!("&order=-n&others=true&share=true&limit={limit}{having}"));
+            let (_, answer) = ask(&stored, &aggregate, &text).unwrap();
+            let (_, all) = ask(&stored, &aggregate, &question("&group_by=")).unwrap();
+            let number = |value: MeasureValue| match value {
+                MeasureValue::Integer(v) => v,
+                _ => 0,
+            };
+            for at in [0, 1] {
+                let of = |values: &[MeasureValue]| number(values[at]);
+                let shown: i128 = answer.rows.iter().map(|row| of(&row.values)).sum();
+                let others = answer.others.as_deref().map_or(0, of);
+                prop_assert_eq!(shown + others, all.rows.first().map_or(0, |row| of(&row.values)));
+                prop_assert_eq!(answer.whole.as_deref().map(of), Some(shown + others));
+            }
+            let kept = |row: &Row| match having {
+                "" => true,
+                "&having=n > 2" => number(row.values[0]) > 2,
+                _ => {
+                    let merchant = group_key::decode(&row.key).unwrap()[1].clone();
+                    let units = row.values[1] != MeasureValue::Null && number(row.values[1]) >= 0;
+                    units && ![Value::Int(1), Value::Int(2)].contains(&merchant)
+                }
+            };
+            let (query, rows) = ask(&stored, &aggregate, &question("&order=-n")).unwrap();
+            let expected: Vec<Row> = rows.rows.into_iter().filter(kept).take(limit).collect();
+            prop_assert_eq!(answer.rows, expected, "{:?}", query);
+        }
+
+        #[test]
+        fn a_condition_keeps_the_groups_it_accepts(payments in prop::collection::vec(payment(), 0..60)) {
+            let aggregate = daily();
+            let stored = stored(&payments, &aggregate.plan);
+            let answer = |more: &str| ask(&stored, &aggregate, &format!("granularity=month{more}")).unwrap().1.rows;
+            let kept = answer("&filter=merchant > 1 and country is not null");
+            let expected: Vec<Row> = answer("").into_iter().filter(|row| {
+                let values = group_key::decode(&row.key).unwrap();
+                values[0] != Value::Null && matches!(values[1], Value::Int(m) if m > 1)
+            }).collect();
+            prop_assert_eq!(kept, expected);
+            let fixed = answer("&filter=merchant = 1 and country = 'EUR'&group_by=country,merchant");
+            prop_assert_eq!(fixed, answer("&where=merchant:1,country:EUR&group_by=country,merchant"));
         }
 
         #[test]
@@ -505,7 +678,7 @@ mod tests {
             let question = format!("granularity=year&order={sign}{by}&limit={limit}");
             let (query, answer) = ask(&stored, &aggregate, &question).unwrap();
             let mut rows = naive(&payments, &query, &aggregate.plan);
-            rows.sort_by(|a, b| compare(a, b, query.order));
+            rows.sort_by(|a, b| compare(a.as_ref(), b.as_ref(), &query.order));
             prop_assert_eq!(answer.truncated, rows.len() > limit);
             rows.truncate(limit);
             prop_assert_eq!(answer.rows, rows);
@@ -562,13 +735,54 @@ mod tests {
     }
 
     #[test]
+    fn a_series_can_carry_its_last_value_on() {
+        let aggregate = daily();
+        let stored = stored(&[pay(1, 150, Some(1), 1), pay(1, 250, Some(1), 4)], &aggregate.plan);
+        let question = "from=2000-01-01&to=2000-01-07&group_by=&measures=amount&fill=previous";
+        let (_, answer) = ask(&stored, &aggregate, question).unwrap();
+        let texts: Vec<String> = answer.rows.iter().map(|row| row.values[0].to_string()).collect();
+        assert_eq!(texts, ["", "1.50", "1.50", "1.50", "2.50", "2.50"]);
+    }
+
+    #[test]
+    fn rows_find_their_counterparts() {
+        let row = |day: i64, merchant: u8, n| Row {
+            bucket: Bucket(day * DAY_US),
+            key: vec![merchant],
+            values: vec![MeasureValue::Integer(n)],
+        };
+        let answer = |rows| Answer { rows, ..Answer::default() };
+        let now = answer(vec![row(31, 1, 5), row(31, 2, 6), row(32, 1, 7)]);
+        let then = answer(vec![row(0, 1, 3), row(1, 2, 4)]);
+        let before =
+            Before::join(&now, then, |bucket| (bucket.0 < 32 * DAY_US).then(|| Bucket(bucket.0 - 31 * DAY_US)));
+        assert_eq!(before.0, [Some(vec![MeasureValue::Integer(3)]), None, None]);
+    }
+
+    /// Before 1920 the clock of Kathmandu was 5:41:16 ahead of UTC: no quarter-hour bucket ends there.
+    #[test]
+    fn a_stored_bucket_in_two_of_the_answers_is_refused() {
+        let quarters = aggregate(r#""time":{"column":"ts","granularity":"PT15M"},"#);
+        let old = pay(1, 5, None, -36_525);
+        // 18:15 to 18:30 UTC holds the midnight of then.
+        let midnight = Payment { time: old.time + 18 * 3_600_000_000 + 18 * 60_000_000, ..old.clone() };
+        let answer = |payment: &Payment| {
+            let query = parse("granularity=day&time_zone=Asia/Kathmandu", &quarters).unwrap();
+            let reads = ReadPlan::choose(&query, &quarters.plan).unwrap();
+            read(&stored(std::slice::from_ref(payment), &quarters.plan), &quarters, &query, &reads, 1)
+        };
+        assert!(matches!(answer(&midnight), Err(ReadFailure::Straddles { .. })));
+        assert_eq!(answer(&old).unwrap().rows.len(), 1);
+    }
+
+    #[test]
     fn a_sum_that_does_not_fit_is_refused_and_others_are_not() {
         let aggregate = daily();
         let payments = [pay(1, i128::MAX, None, 0), pay(1, 1, None, 1)];
         let stored = stored_days(&payments, &aggregate.plan);
         let answer = |question: &str| {
             let query = parse(question, &aggregate).unwrap();
-            read(&stored, &aggregate, &query, &ReadPlan::choose(&query, &aggregate.plan).unwrap())
+            read(&stored, &aggregate, &query, &ReadPlan::choose(&query, &aggregate.plan).unwrap(), 1)
         };
         let range = "granularity=week&from=2000-01-01&to=2000-01-03";
         assert_eq!(answer(range), Err(ReadFailure::Overflow("amount".to_owned())));
@@ -576,7 +790,7 @@ mod tests {
     }
 
     /// The base level only: its cells fit where the rollups' do not.
-    fn stored_days(payments: &[Payment], plan: &Plan) -> Stored {
+    fn stored_days(payments: &[Payment], plan: &Plan) -> CellMap {
         let mut days = plan.clone();
         days.levels.truncate(1);
         stored(payments, &days)

@@ -24,7 +24,7 @@ impl Http {
 
     /// The bytes of a GET.
     pub fn request(path: &str) -> Vec<u8> {
-        format!("GET {path} HTTP/1.1\r\nHost: load\r\n\r\n").into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").into_bytes()
     }
 
     /// GET of a path, with the body as JSON where it is.
@@ -45,7 +45,7 @@ impl Http {
         let body = body.to_string();
         let length = body.len();
         let request = format!(
-            "PUT {path} HTTP/1.1\r\nHost: load\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         let (status, body) = self.exchange(request.as_bytes()).await?;
         Ok((status, serde_json::from_slice(body).unwrap_or(Value::Null)))

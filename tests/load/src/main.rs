@@ -3,7 +3,7 @@
 //!
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
-//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live]
+//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use connectors::postgres::throwaway::ThrowawayPostgres;
 
+mod answers;
 mod backlog;
 mod bare;
 mod copy;
@@ -37,6 +38,8 @@ struct Scale {
     drain_blocks: i64,
     snapshot_rows: i64,
     visible_seconds: u64,
+    /// Accounts of which each has a payment in 24 months.
+    accounts: u64,
     /// Of each combination of server, question and clients.
     query_milliseconds: u64,
 }
@@ -47,6 +50,7 @@ const FULL: Scale = Scale {
     drain_blocks: 20,
     snapshot_rows: 2_000_000,
     visible_seconds: 22,
+    accounts: 100_000,
     query_milliseconds: 4_000,
 };
 
@@ -56,6 +60,7 @@ const QUICK: Scale = Scale {
     drain_blocks: 4,
     snapshot_rows: 300_000,
     visible_seconds: 5,
+    accounts: 10_000,
     query_milliseconds: 400,
 };
 
@@ -82,8 +87,10 @@ fn main() -> anyhow::Result<()> {
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
-    if let Some(unknown) = chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live"].contains(part)) {
-        bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live]");
+    if let Some(unknown) =
+        chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live", "answers"].contains(part))
+    {
+        bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live] [answers]");
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     let scale = if quick { QUICK } else { FULL };
@@ -112,6 +119,9 @@ fn main() -> anyhow::Result<()> {
             tables.push(visible::measure(&stage, scale).await.context("commit to visible")?);
             tables.push(queries::measure(&stage, scale).await.context("queries")?);
             stage.end().await?;
+        }
+        if wanted("answers") {
+            tables.push(answers::measure(&postgres, scale).await.context("answers")?);
         }
         anyhow::Ok(())
     })?;

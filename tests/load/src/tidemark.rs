@@ -91,11 +91,16 @@ impl Tidemark {
 
     /// Registers one of the aggregates and waits until it is live; how long that took.
     pub async fn register(&self, name: &str) -> anyhow::Result<Duration> {
-        let mut http = self.http().await?;
         let (_, definition) = payments::aggregates().into_iter().find(|(one, _)| *one == name).context("no such")?;
+        self.register_as(name, &definition).await
+    }
+
+    /// Registers an aggregate and waits until it is live; how long that took.
+    pub async fn register_as(&self, name: &str, definition: &serde_json::Value) -> anyhow::Result<Duration> {
+        let mut http = self.http().await?;
         let path = format!("/v1/aggregates/{name}");
         let started = Instant::now();
-        let (status, body) = http.put(&path, &definition).await?;
+        let (status, body) = http.put(&path, definition).await?;
         ensure!(status < 300, "{path}: {status} {body}");
         loop {
             let body = http.ok(&path).await?;

@@ -23,8 +23,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::catalog::{CatalogTable, resolve_tables};
-use super::config::{PostgresConfig, TableName};
+use super::catalog::{CatalogTable, shape};
+use super::config::{PostgresConfig, Wanted};
 use super::connect::sql_session;
 use super::error::{Failure, source_error};
 use capacity::OurSlot;
@@ -88,11 +88,32 @@ pub async fn repair(config: &PostgresConfig, statement: &str) -> Result<(), Sour
 }
 
 /// What a table must be before it is published and followed.
-pub(super) async fn check_table(client: &Client, config: &PostgresConfig, name: &TableName) -> Result<(), Failure> {
+pub(super) async fn check_table(client: &Client, config: &PostgresConfig, wanted: &Wanted) -> Result<(), Failure> {
     let server = ServerFacts::read(client).await?;
     let mut findings = Vec::new();
-    look_at_table(client, config, &server, name, &mut findings).await?;
+    look_at_table(client, config, &server, wanted, &mut findings).await?;
     finding::first_failure(&findings).map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What a table and its partitions must be in themselves, whatever the server makes of them. Nothing is said of a table
+/// that does not exist.
+pub(super) async fn check_relations(client: &Client, config: &PostgresConfig, wanted: &Wanted) -> Result<(), Failure> {
+    let Some((facts, partitions)) = TableFacts::read(client, &wanted.name).await? else { return Ok(()) };
+    let findings = table::judge(config, wanted, &facts, &partitions, None);
+    finding::first_failure(&findings).map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Whether the publication is there. One that is must carry exactly these tables, whole, with every operation: more would
+/// be ignored, less would be missing without a sign.
+pub(super) async fn check_publication(
+    client: &Client,
+    config: &PostgresConfig,
+    tables: &[TableSchema],
+) -> Result<bool, Failure> {
+    match publication::judge(client, config, tables).await? {
+        None => Ok(false),
+        Some(findings) => finding::first_failure(&findings).map_or(Ok(true), |error| Err(error.into())),
+    }
 }
 
 /// Keeps the checks of a running source in its status, for as long as it lives.
@@ -190,20 +211,21 @@ async fn look_into(config: &PostgresConfig, stage: Stage, findings: &mut Vec<Fin
         (known, _) => known,
     };
 
-    let mut names = config.tables.clone();
+    let mut wanted = config.wanted_tables();
     if settled == Stage::InUse {
         // Tables that joined later are followed too, named in the configuration or not.
         let members = publication::members(&client, &config.publication).await?;
-        names.extend(members.into_iter().filter(|member| !config.tables.contains(member)));
+        let joined = members.into_iter().filter(|member| !config.tables.contains(member));
+        wanted.extend(joined.map(|member| config.wanted(member, None)));
     }
-    let mut found = Vec::with_capacity(names.len());
-    for name in &names {
-        found.extend(look_at_table(&client, config, &server, name, findings).await?);
+    let mut found = Vec::with_capacity(wanted.len());
+    for wanted in &wanted {
+        found.extend(look_at_table(&client, config, &server, wanted, findings).await?);
     }
     let schemas: Vec<TableSchema> = found.iter().map(|table| table.schema.clone()).collect();
     let owned: Vec<bool> = found.iter().map(|table| table.owned).collect();
     // Of a publication for a part of the tables nothing useful can be said.
-    if !schemas.is_empty() && schemas.len() == names.len() {
+    if !schemas.is_empty() && schemas.len() == wanted.len() {
         note(findings, "publication", publication::look(&client, config, &schemas, &owned, settled).await)?;
     }
     note(findings, "slot", capacity::look(&client, config, &server, slot.as_ref(), stage).await)?;
@@ -232,28 +254,27 @@ async fn look_at_table(
     client: &Client,
     config: &PostgresConfig,
     server: &ServerFacts,
-    name: &TableName,
+    wanted: &Wanted,
     findings: &mut Vec<Finding>,
 ) -> Result<Option<CatalogTable>, Failure> {
     let before = findings.len();
-    if let Some((facts, partitions)) = TableFacts::read(client, name).await? {
+    if let Some((facts, partitions)) = TableFacts::read(client, &wanted.name).await? {
         let generated = Generated {
             version: server.version,
             published: publication::publishes_generated(client, &config.publication).await?,
         };
-        findings.extend(table::judge(config, &facts, &partitions, generated));
+        findings.extend(table::judge(config, wanted, &facts, &partitions, Some(generated)));
     }
-    // What a start makes of it has the last word.
-    match resolve_tables(client, std::slice::from_ref(name), &config.user).await {
-        Ok(mut tables) => {
-            let table = tables.pop();
-            findings.extend(table.as_ref().and_then(|table| useless_columns(&table.schema)));
-            Ok(table)
+    if findings.iter().skip(before).any(Finding::is_failed) {
+        return Ok(None);
+    }
+    match shape(client, wanted).await {
+        Ok(table) => {
+            findings.extend(useless_columns(&table.schema));
+            Ok(Some(table))
         }
         Err(Failure::Definite(error)) => {
-            if !findings.iter().skip(before).any(Finding::is_failed) {
-                findings.push(Finding::of("table", error));
-            }
+            findings.push(Finding::of("table", error));
             Ok(None)
         }
         Err(other) => Err(other),

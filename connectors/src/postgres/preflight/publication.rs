@@ -1,10 +1,10 @@
 //! The publication: there and whole, or ours to make. Each thing that is wrong with one is told with the `ALTER` that
-//! repairs it; what only a new one repairs is left to `check_publication`, which has the last word.
+//! repairs it, where there is one; else with a new publication.
 
 use engine::change::TableSchema;
 use tokio_postgres::Client;
 
-use super::super::catalog::{PublicationState, check_publication, create_publication, quoted_name};
+use super::super::catalog::{create_publication, quoted_name};
 use super::super::config::{PostgresConfig, TableName};
 use super::super::error::{Failure, START_OVER};
 use super::super::following::read_anew;
@@ -76,26 +76,38 @@ pub(super) async fn look(
     owned: &[bool],
     stage: Stage,
 ) -> Result<Vec<Finding>, Failure> {
-    let name = &config.publication;
-    let facts = PublicationFacts::read(client, name).await?;
     if stage == Stage::InUse {
+        let facts = PublicationFacts::read(client, &config.publication).await?;
         return in_use(client, config, facts, tables).await;
     }
-    let Some(facts) = facts else { return Ok(vec![may_publish(client, config, tables, owned).await?]) };
-    let mut findings = Vec::new();
-    if !facts.all_tables {
-        findings.extend(facts.incomplete(config));
-        findings.extend(gaps(client, &facts, tables).await?.into_iter().map(|gap| gap.mend(config)));
+    match judge(client, config, tables).await? {
+        None => Ok(vec![may_publish(client, config, tables, owned).await?]),
+        Some(wrong) if wrong.is_empty() => Ok(vec![carries(&config.publication, tables)]),
+        Some(wrong) => Ok(wrong),
     }
-    if findings.is_empty() {
-        findings.push(match check_publication(client, name, tables).await {
-            Ok(PublicationState::Ready) => carries(name, tables),
-            Ok(PublicationState::Missing) => may_publish(client, config, tables, owned).await?,
-            Err(Failure::Definite(error)) => Finding::of(NAME, error),
-            Err(other) => return Err(other),
-        });
+}
+
+/// What is wrong with a publication that a new slot is to read with; `None` where there is none yet.
+pub(super) async fn judge(
+    client: &Client,
+    config: &PostgresConfig,
+    tables: &[TableSchema],
+) -> Result<Option<Vec<Finding>>, Failure> {
+    let name = &config.publication;
+    let Some(facts) = PublicationFacts::read(client, name).await? else { return Ok(None) };
+    let anew = |what: &str| {
+        let statements = [format!("DROP PUBLICATION {name}"), create_publication(name, tables)];
+        Finding::failed(NAME, "publication_mismatch", format!("publication {name} {what}")).statements(&statements)
+    };
+    if facts.all_tables {
+        return Ok(Some(vec![anew("is FOR ALL TABLES")]));
     }
-    Ok(findings)
+    let mut findings = facts.incomplete(config);
+    findings.extend(gaps(client, &facts, tables).await?.into_iter().map(|gap| gap.mend(config)));
+    if findings.is_empty() && members(client, name).await?.len() > tables.len() {
+        findings.push(anew("carries more tables than this source follows"));
+    }
+    Ok(Some(findings))
 }
 
 /// Of a publication that a slot has been reading with: what was not sent meanwhile is gone, whatever it is made into now.

@@ -6,7 +6,7 @@
 
 use tokio_postgres::{Client, Row};
 
-use super::super::config::{PostgresConfig, TableName, quote_identifier};
+use super::super::config::{PostgresConfig, TableName, Wanted, quote_identifier};
 use super::super::error::Failure;
 use super::finding::Finding;
 
@@ -145,12 +145,13 @@ impl TableFacts {
     }
 }
 
-/// Everything about one table, in the order in which it would stop a source.
+/// Everything about one table, in the order in which it would stop a source; `generated` where that is known.
 pub(super) fn judge(
     config: &PostgresConfig,
+    wanted: &Wanted,
     table: &TableFacts,
     partitions: &[TableFacts],
-    generated: Generated,
+    generated: Option<Generated>,
 ) -> Vec<Finding> {
     if let Some((what, remedy)) = table.unsupported() {
         return vec![Finding::failed("table", "unsupported_table", format!("{} is {what}", table.name)).remedy(remedy)];
@@ -162,7 +163,10 @@ pub(super) fn judge(
     findings.push(judge_rights(config, table, &holders));
     findings.push(judge_row_security(config, table, &holders));
     findings.push(judge_key(table, &holders));
-    findings.extend(judge_generated(table, &holders, generated));
+    if !wanted.keeps_row_image {
+        findings.push(judge_whole_old_rows(table, &holders));
+    }
+    findings.extend(generated.and_then(|generated| judge_generated(table, &holders, generated)));
     findings
 }
 
@@ -255,7 +259,9 @@ fn judge_key(table: &TableFacts, holders: &[&TableFacts]) -> Finding {
     };
     let Some(first) = unkeyed.first() else {
         let how = match holders.first().map_or("", |holder| holder.identity.as_str()) {
-            "f" => "REPLICA IDENTITY FULL, which works and writes more log than is needed",
+            "f" => {
+                "its primary key, while REPLICA IDENTITY FULL writes whole old rows to the log: needed only where its row images are off"
+            }
             "i" => "its replica identity index",
             _ => "its primary key",
         };
@@ -283,6 +289,22 @@ fn judge_key(table: &TableFacts, holders: &[&TableFacts]) -> Finding {
         "ALTER TABLE {} ADD PRIMARY KEY (...); -- or: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         first.name.quoted()
     ))
+}
+
+/// Without row images the old rows must come with the changes. What makes them come lets the application write more log, so
+/// it is not ours to run.
+fn judge_whole_old_rows(table: &TableFacts, holders: &[&TableFacts]) -> Finding {
+    let lacking: Vec<&TableFacts> = holders.iter().copied().filter(|holder| holder.identity != "f").collect();
+    // New partitions get the identity of their table.
+    let root = if table.is_partitioned() && table.identity != "f" { vec![table] } else { Vec::new() };
+    if lacking.is_empty() && root.is_empty() {
+        return Finding::ok("row_image", format!("the log holds the whole old rows of {}", table.name));
+    }
+    let meant = if lacking.is_empty() { "new partitions".to_owned() } else { whose(table, &lacking) };
+    let message = format!("the row images of {} are switched off, and {meant} lacks REPLICA IDENTITY FULL", table.name);
+    let statement = |relation: &&TableFacts| format!("ALTER TABLE {} REPLICA IDENTITY FULL", relation.name.quoted());
+    let statements: Vec<String> = root.iter().chain(&lacking).map(statement).collect();
+    Finding::failed("row_image", "replica_identity_not_full", message).statements(&statements)
 }
 
 /// Since 18 an identity that holds a column which is not published stops the application's updates and deletes.
@@ -332,10 +354,32 @@ mod tests {
         }
     }
 
-    fn failure(table: &TableFacts, partitions: &[TableFacts], version: i32) -> Option<(&'static str, String, String)> {
+    fn judged(table: &TableFacts, partitions: &[TableFacts], version: i32, keeps_row_image: bool) -> Vec<Finding> {
         let config = PostgresConfig::new("postgres://anna@h/d", &["t".into()], "tidemark_a").unwrap();
-        let found = judge(&config, table, partitions, Generated { version, published: false });
-        first_failure(&found).map(|error| (error.code, error.message, error.remedy))
+        let wanted = Wanted { name: table.name.clone(), keeps_row_image };
+        judge(&config, &wanted, table, partitions, Some(Generated { version, published: false }))
+    }
+
+    fn failure(table: &TableFacts, partitions: &[TableFacts], version: i32) -> Option<(&'static str, String, String)> {
+        first_failure(&judged(table, partitions, version, true)).map(|error| (error.code, error.message, error.remedy))
+    }
+
+    #[test]
+    fn without_row_images_every_relation_writes_whole_old_rows() {
+        let full = |oid, kind| TableFacts { identity: "f".into(), ..relation(oid, &format!("r{oid}"), kind) };
+        let lacks = |oid, kind| relation(oid, &format!("r{oid}"), kind);
+        let off = |table: &TableFacts, partitions: &[TableFacts]| {
+            let found = judged(table, partitions, 150_000, false);
+            assert!(found.iter().all(|finding| finding.repair.is_empty()), "more log is somebody's decision");
+            first_failure(&found).map(|error| (error.code, error.remedy))
+        };
+        assert_eq!(off(&full(1, "r"), &[]), None);
+        assert_eq!(off(&full(1, "p"), &[full(2, "r"), full(3, "r")]), None);
+        let alter = |oid: u32| format!("ALTER TABLE \"public\".\"r{oid}\" REPLICA IDENTITY FULL;");
+        assert_eq!(off(&lacks(1, "r"), &[]), Some(("replica_identity_not_full", alter(1))));
+        assert_eq!(off(&full(1, "p"), &[full(2, "r"), lacks(3, "r")]).unwrap().1, alter(3));
+        assert_eq!(off(&lacks(1, "p"), &[full(2, "r")]).unwrap().1, alter(1));
+        assert_eq!(failure(&lacks(1, "r"), &[], 150_000), None);
     }
 
     #[test]

@@ -4,19 +4,23 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use engine::engine::{RegisterError, Registered};
+use engine::engine::{OnChange, RegisterError, Registered};
 use engine::materialization::Aggregate;
 use serde_json::json;
 
-use crate::api::Problem;
-use crate::api::description::{Description, state_name};
-use crate::http::extract::{DefinitionBody, Name};
+use crate::access::Caller;
+use crate::api::description::{Description, NextVersion, Progress, state_name};
+use crate::api::{Problem, Warning};
+use crate::http::extract::{Name, Parameters};
+use crate::http::registering::Wanted;
 use crate::http::state::AppState;
+use crate::query::QueryError;
 use crate::query::suggestion::did_you_mean;
 
-pub(in crate::http) async fn list(State(state): State<AppState>) -> Response {
+pub(in crate::http) async fn list(State(state): State<AppState>, caller: Caller) -> Response {
     let lag_ms = state.engine.status().lag_ms;
-    let aggregates = state.engine.aggregates();
+    let mut aggregates = state.engine.aggregates();
+    aggregates.retain(|aggregate| caller.sees(&aggregate.name));
     let entry = |aggregate: &Aggregate| {
         let plan = &aggregate.plan;
         json!({
@@ -35,22 +39,61 @@ pub(in crate::http) async fn list(State(state): State<AppState>) -> Response {
     Json(json!({"data": data, "page": {"next": null}})).into_response()
 }
 
-pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
-    Ok(described(&state, &*state.aggregate(&name)?))
+pub(in crate::http) async fn describe(
+    State(state): State<AppState>,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<Response, Problem> {
+    Ok(described(&state, &*state.aggregate_for(&caller, &name)?, Vec::new()))
 }
 
 pub(in crate::http) async fn register(
     State(state): State<AppState>,
     Name(name): Name,
-    DefinitionBody(definition): DefinitionBody,
+    Parameters(parameters): Parameters,
+    wanted: Wanted,
 ) -> Result<Response, Problem> {
-    match state.engine.register(&name, definition).await {
-        Ok(Registered::Created(aggregate)) => {
-            let location = [(header::LOCATION, format!("/v1/aggregates/{name}"))];
-            Ok((StatusCode::ACCEPTED, location, described(&state, &aggregate)).into_response())
+    let on_change = on_change(&parameters)?;
+    wanted.check_name(&name)?;
+    match state.engine.register_or(&name, wanted.definition.clone(), on_change).await {
+        Ok(registered) => answer(&state, &name, &registered, wanted.warnings()),
+        Err(RegisterError::Conflict { differences, .. }) if wanted.leaves_existing() => {
+            let message =
+                format!("{name} is there already and was left as it is; it differs in {}", differences.join(", "));
+            Ok(described(&state, &*state.aggregate(&name)?, vec![Warning::new("exists_and_differs", message)]))
         }
-        Ok(Registered::Unchanged(aggregate)) => Ok(described(&state, &aggregate)),
-        Err(error) => Err(refusal(&name, error)),
+        Err(error) => Err(wanted.refusal(&state, &name, error)),
+    }
+}
+
+/// What became of a registration or a rebuilding.
+pub(super) fn answer(
+    state: &AppState,
+    name: &str,
+    registered: &Registered,
+    warnings: Vec<Warning>,
+) -> Result<Response, Problem> {
+    let description = described(state, &*state.aggregate(name)?, warnings);
+    Ok(match registered {
+        Registered::Created(_) => {
+            let location = [(header::LOCATION, format!("/v1/aggregates/{name}"))];
+            (StatusCode::ACCEPTED, location, description).into_response()
+        }
+        Registered::Unchanged(_) => description,
+    })
+}
+
+fn on_change(parameters: &[(String, String)]) -> Result<OnChange, Problem> {
+    match parameters {
+        [] => Ok(OnChange::Refuse),
+        [(name, value)] if name == "on_change" => match value.as_str() {
+            "refuse" => Ok(OnChange::Refuse),
+            "rebuild" => Ok(OnChange::Rebuild),
+            _ => Err(QueryError::malformed("on_change", "use refuse or rebuild").into()),
+        },
+        [(name, _), ..] => {
+            Err(QueryError::malformed(name, "the only parameter is on_change").code("unknown_parameter").into())
+        }
     }
 }
 
@@ -64,13 +107,20 @@ pub(in crate::http) async fn drop_aggregate(
     state.aggregate(&name).and(Err(Problem::new(404, "unknown_aggregate", format!("{name} was dropped already"))))
 }
 
-fn described(state: &AppState, aggregate: &Aggregate) -> Response {
+fn described(state: &AppState, aggregate: &Aggregate, warnings: Vec<Warning>) -> Response {
     let table = state.table(&aggregate.plan);
     let progress = state.engine.build_progress(aggregate.id);
-    Json(Description::of(aggregate, table.as_ref().map(|table| &table.schema), progress)).into_response()
+    let mut description = Description::of(aggregate, table.as_ref().map(|table| &table.schema), progress);
+    let next = state.engine.next_version(&aggregate.name);
+    description.next = next.as_ref().map(|next| {
+        let progress = state.engine.build_progress(next.id).map(Progress::from);
+        NextVersion { version: next.version, state: state_name(&next.state), definition: &next.definition, progress }
+    });
+    description.warnings.extend(warnings);
+    Json(description).into_response()
 }
 
-fn refusal(name: &str, error: RegisterError) -> Problem {
+pub(in crate::http) fn refusal(name: &str, error: RegisterError) -> Problem {
     let message = error.to_string();
     match error {
         RegisterError::BadName => Problem::new(422, "bad_name", format!("{name:?}: {message}")),
@@ -80,7 +130,7 @@ fn refusal(name: &str, error: RegisterError) -> Problem {
         RegisterError::Invalid(error) => error.into(),
         RegisterError::Conflict { differences, .. } => {
             let problem = Problem::new(409, "definition_differs", message)
-                .hint(format!("drop it first: DELETE /v1/aggregates/{name}, or register under another name"));
+                .hint(format!("?on_change=rebuild builds the new one beside it and swaps when it is filled; or drop it: DELETE /v1/aggregates/{name}"));
             differences.into_iter().fold(problem, |problem, field| problem.at(format!("/{field}")))
         }
         RegisterError::Unavailable(why) => why.into(),

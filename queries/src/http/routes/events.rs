@@ -60,8 +60,8 @@ pub(in crate::http) async fn take(
             problem.errors.push(WrongPart {
                 pointer: Some(pointer),
                 line: Some(line),
-                parameter: None,
                 detail: reason,
+                ..WrongPart::default()
             });
             Err(problem)
         }

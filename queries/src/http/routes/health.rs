@@ -15,6 +15,7 @@ use engine::engine::Status;
 use engine::materialization::{Aggregate, AggregateState};
 use serde_json::json;
 
+use crate::access::{Caller, Scope};
 use crate::api::source::Reason;
 use crate::http::state::AppState;
 
@@ -22,7 +23,7 @@ pub(in crate::http) async fn healthz() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-pub(in crate::http) async fn readyz(State(state): State<AppState>) -> Response {
+pub(in crate::http) async fn readyz(State(state): State<AppState>, caller: Caller) -> Response {
     let mut reasons = reasons(&state.engine.status(), &state.engine.aggregates());
     if state.was_ready.load(Ordering::Relaxed) {
         reasons.retain(|reason| reason.aggregate.is_none());
@@ -32,7 +33,12 @@ pub(in crate::http) async fn readyz(State(state): State<AppState>) -> Response {
         state.was_ready.store(true, Ordering::Relaxed);
         return (no_store, Json(json!({"status": "ready"}))).into_response();
     };
-    let body = Json(json!({"status": "not_ready", "code": first.code, "reasons": reasons}));
+    let mut body = json!({"status": "not_ready", "code": first.code});
+    // They name aggregates and tables.
+    if let Some(body) = body.as_object_mut().filter(|_| caller.may(Scope::Read) && !caller.is_pinned()) {
+        body.insert("reasons".to_owned(), json!(reasons));
+    }
+    let body = Json(body);
     (StatusCode::SERVICE_UNAVAILABLE, no_store, body).into_response()
 }
 

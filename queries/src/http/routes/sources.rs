@@ -32,7 +32,8 @@ pub(in crate::http) async fn read_table(
     request: TableRequest,
 ) -> Result<Response, Problem> {
     known(&state, &name)?;
-    let table = state.engine.read_table(&request.table).await.map_err(|error| Problem::from(error).at("/table"))?;
+    let read = state.engine.read_table(&request.table, request.row_image).await;
+    let table = read.map_err(|error| Problem::from(error).at("/table"))?;
     let tables = state.engine.tables();
     // The engine may not have taken note of it yet.
     let standing = tables.iter().find(|followed| followed.schema.qualified_name() == table);

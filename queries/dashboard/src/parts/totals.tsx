@@ -1,0 +1,145 @@
+// The totals of a view, live: one chart per currency, the groups with their shares, and the same numbers as a table,
+// which is also the way down for the keyboard.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+
+import { type Answer, type Description, type Row, aggregatePath, ask } from "../model/api";
+import { bounds, label, tick } from "../model/bucket";
+import { exact, percent, pixels, shown } from "../model/exact";
+import { type Live, follow } from "../model/live";
+import { type Drawn, type Panel, drawn } from "../model/panels";
+import { go } from "../model/place";
+import { lagOf, source } from "../model/upstream";
+import { type View, address, groups, into, parameters } from "../model/view";
+import { Chart } from "./chart";
+import { Pill } from "./pill";
+import { type Before, TotalsTable } from "./totals_table";
+import { Refused } from "./trouble";
+
+const COMPARE_EVERY_MS = 1500;
+
+export function Totals({ of, view }: { of: Description; view: View }) {
+  const question = parameters(of.definition, view).toString();
+  const path = `${aggregatePath(of.name)}/live?${question}`;
+  const followed = useMemo(() => follow(path), [path]);
+  useEffect(() => () => followed.stop(), [followed]);
+  const live = followed.answer.value;
+  const refused = followed.refused.value;
+  const before = useBefore(of, view, live);
+  const seen = useMemo(() => (live ? drawn(of.definition, view, live.columns, live.rows.values()) : null), [live?.rows, of, question]);
+  if (refused && !live) return <Refused problem={refused} />;
+  if (!live || !seen) return <div class="panel waiting" aria-busy="true" />;
+  const csv = `${aggregatePath(of.name)}/data.csv?${question}`;
+  return (
+    <>
+      {refused && <Refused problem={refused} />}
+      <div class="freshness" role="status">
+        <Pill state={followed.connected.value ? (source.value?.state ?? live.asOf.state ?? "live") : "reconnecting"} />
+        <span>as of <code>{live.asOf.lsn}</code></span>
+        <span>{source.value && lagOf(source.value) === null ? "upstream is away" : `${shown(live.asOf.lag_ms)} ms behind upstream`}</span>
+        <span>{shown(live.stats.cells_read)} cells read from {live.stats.served_from}</span>
+      </div>
+      {live.warnings.map((warning) => <p class="remark" key={warning.code}>{warning.message}</p>)}
+      {seen.panels.length === 0 && <p class="empty">No rows in this range.</p>}
+      <div class={seen.panels.length > 1 ? "panels many" : "panels"}>
+        {seen.panels.map((panel) => <PanelView key={panel.title ?? ""} of={of} view={view} seen={seen} panel={panel} before={before} alone={seen.panels.length === 1} />)}
+      </div>
+      {seen.panels.length > 0 && <TotalsTable of={of} view={view} seen={seen} before={before} />}
+      <p class="exports"><a href={csv} download={`${of.name}.csv`}>CSV</a> <a href={csv.replace(".csv", ".json")}>JSON</a></p>
+    </>
+  );
+}
+
+function PanelView({ of, view, seen, panel, before, alone }: { of: Description; view: View; seen: Drawn; panel: Panel; before: Before | null; alone: boolean }) {
+  const [at, setAt] = useState<number | null>(null);
+  const by = view.by ?? "";
+  const whole = seen.times.length === 1 && (view.by === null || view.by === "all");
+  const series = panel.series;
+  const bucket = at === null ? null : seen.times[at];
+  const previous = before && series.length === 1 ? seen.times.map((time) => pixels(before.previous(time, panel.title))) : undefined;
+  const next = (index: number) => into(of, view, bounds(seen.times[index] ?? null, by), panel.fixed);
+  const pick = (index: number) => {
+    const to = next(index);
+    if (to) go(address(of.name, to));
+  };
+  return (
+    <section class="panel" aria-label={panel.title ?? view.measure}>
+      <header>
+        <h2>{panel.title ?? view.measure}</h2>
+        <p class="readout">
+          {at !== null && bucket !== undefined
+            ? <><span>{label(bucket, by)}{seen.open[at] && " (open)"}</span> {series.length === 1 && <strong>{shown(series[0]?.values[at])}</strong>}</>
+            : panel.total !== null && <><span>in all</span> <strong>{shown(panel.total)}</strong></>}
+        </p>
+      </header>
+      {!whole && (
+        <Chart height={alone ? 280 : 190} open={seen.open} previous={previous}
+          buckets={seen.times.length} tick={(index, earlier) => tick(seen.times[index] ?? null, earlier === undefined ? undefined : seen.times[earlier], by)}
+          lines={series.map(({ name, values }) => ({ name, values: values.map(pixels) }))}
+          onPick={seen.times.some((_, index) => next(index)) ? pick : undefined} onPoint={setAt} />
+      )}
+      {(series.length > 1 || whole) && <Legend of={of} view={view} panel={panel} at={at} />}
+      {panel.missing > 0 && <p class="about">{panel.missing} more groups are not shown; filter, or see the CSV.</p>}
+    </section>
+  );
+}
+
+/** The largest groups and the others, each with its part of the whole. */
+function Legend({ of, view, panel, at }: { of: Description; view: View; panel: Panel; at: number | null }) {
+  const total = exact(panel.total);
+  const top = Math.max(...panel.series.map(({ total }) => Math.abs(pixels(total) ?? 0)), 1);
+  return (
+    <table class="legend">
+      <caption class="unseen">{view.measure} by group{panel.title && `, ${panel.title}`}</caption>
+      <tbody>
+        {panel.series.map(({ name, fixed, total: part, values }, index) => (
+          <tr key={name}>
+            <th scope="row">
+              <svg viewBox="0 0 10 10" class={`swatch s${fixed ? index + 1 : 7}`} aria-hidden="true"><rect width="10" height="10" rx="2" /></svg>
+              {fixed?.length ? <a href={address(of.name, { ...view, fixed: [...view.fixed, ...panel.fixed, ...fixed], group: null })}>{name}</a> : name}
+            </th>
+            <td>{shown(at === null ? part : values[at])}</td>
+            <td class="share">{total && total.digits > 0n ? percent(shareOf(part, panel.total)) : ""}</td>
+            <td class="length"><svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect width={(Math.abs(pixels(part) ?? 0) / top) * 100} height="6" class={`s${fixed ? index + 1 : 7}`} /></svg></td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+/** With six digits, rounded down. */
+function shareOf(part: unknown, whole: unknown): string | null {
+  const [a, b] = [exact(part as string), exact(whole as string)];
+  if (!a || !b || b.digits === 0n) return null;
+  const scale = Math.max(a.scale, b.scale);
+  const wide = (one: { digits: bigint; scale: number }) => one.digits * 10n ** BigInt(scale - one.scale);
+  const millionths = (wide(a) * 1_000_000n) / wide(b);
+  return millionths < 0n ? null : `0.${millionths.toString().padStart(6, "0")}`.replace(/^0\.1000000$/, "1.000000");
+}
+
+/** The same buckets a period before, asked again when the live answer changed. */
+function useBefore(of: Description, view: View, live: Live | null): Before | null {
+  const [rows, setRows] = useState<Row[] | null>(null);
+  const question = parameters(of.definition, view);
+  const due = useRef(0);
+  const path = `${aggregatePath(of.name)}/data?${question}&compare=${view.compare ?? ""}`;
+  useEffect(() => setRows(null), [path]);
+  useEffect(() => {
+    if (!view.compare || view.group || !live) return undefined;
+    const timer = setTimeout(() => {
+      due.current = performance.now() + COMPARE_EVERY_MS;
+      ask<Answer>(path).then((answer) => setRows(answer.data)).catch(() => setRows(null));
+    }, Math.max(0, due.current - performance.now()));
+    return () => clearTimeout(timer);
+  }, [path, live?.rows]);
+  return useMemo(() => {
+    if (!rows || !view.compare) return null;
+    const currency = groups(of.definition, view)[0];
+    const found = new Map(rows.map((row) => [`${row["time"]} ${currency ? row[currency] : null}`, row]));
+    const at = (time: string | null | undefined, title: string | null) => found.get(`${time} ${title}`);
+    return {
+      previous: (time, title) => at(time, title)?.[`${view.measure}_previous`],
+      change: (time, title) => at(time, title)?.[`${view.measure}_change`],
+    };
+  }, [rows, view.compare]);
+}

@@ -1,0 +1,75 @@
+// The numbers of a view as a table, the newest first: exact, each a link to what is behind it.
+import { useEffect, useRef } from "preact/hooks";
+
+import type { Description } from "../model/api";
+import { bounds, label } from "../model/bucket";
+import { type Value, shown, signed } from "../model/exact";
+import type { Drawn, Series } from "../model/panels";
+import { type View, address, into } from "../model/view";
+
+/** What a comparison adds. */
+export interface Before {
+  previous: (time: string | null | undefined, title: string | null) => Value;
+  change: (time: string | null | undefined, title: string | null) => Value;
+}
+
+const ROWS_AT_MOST = 400;
+
+export function TotalsTable({ of, view, seen, before }: { of: Description; view: View; seen: Drawn; before: Before | null }) {
+  // What is there at first has not moved.
+  const settled = useRef(false);
+  useEffect(() => { settled.current = true; }, []);
+  const by = view.by ?? "all";
+  const whole = by === "all" || view.by === null;
+  if (whole) return null;
+  const columns = seen.panels.flatMap((panel) => panel.series.map((series) => ({ panel, series })));
+  const several = seen.panels.length > 1 && columns.length > seen.panels.length;
+  const rows = seen.times.map((time, at) => ({ time, at })).reverse().slice(0, ROWS_AT_MOST);
+  const zone = view.zone ?? of.definition.time?.time_zone ?? "UTC";
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-label="Totals as a table">
+      <table class="totals">
+        <caption>{view.measure} by {by}{view.group && ` and ${view.group}`} <span>{zone}</span></caption>
+        <thead>
+          {several && <tr><td /> {seen.panels.map((panel) => <th key={panel.title} scope="colgroup" colSpan={panel.series.length * (before ? 3 : 1)}>{panel.title}</th>)}</tr>}
+          <tr>
+            <th scope="col">{by}</th>
+            {columns.flatMap(({ panel, series }) => [
+              <th key={`${panel.title} ${series.name}`} scope="col">{heading(panel.title, series, several, view.measure)}</th>,
+              ...(before ? [<th key={`${panel.title} before`} scope="col">before</th>, <th key={`${panel.title} change`} scope="col">change</th>] : []),
+            ])}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map(({ time, at }) => {
+            const range = bounds(time, by);
+            const down = into(of, view, range, []);
+            return (
+              <tr key={time} class={seen.open[at] ? "open" : undefined}>
+                <th scope="row">{down ? <a href={address(of.name, down)}>{label(time, by)}</a> : label(time, by)}{seen.open[at] && <span class="mark-open"> open</span>}</th>
+                {columns.flatMap(({ panel, series }) => {
+                  const value = series.values[at];
+                  const cell = series.fixed && value !== undefined ? into(of, view, range, [...panel.fixed, ...series.fixed]) : null;
+                  const number = <span key={String(value)} class={settled.current ? "moved" : undefined}>{value === undefined ? "" : shown(value)}</span>;
+                  return [
+                    <td key={`${panel.title} ${series.name}`}>{cell ? <a href={address(of.name, cell)}>{number}</a> : number}</td>,
+                    ...(before ? [<td key={`${panel.title} before`} class="aside">{shown(before.previous(time, panel.title))}</td>, <td key={`${panel.title} change`} class="aside">{signed(before.change(time, panel.title))}</td>] : []),
+                  ];
+                })}
+              </tr>
+            );
+          })}
+        </tbody>
+        <tfoot>
+          <tr><th scope="row">in all</th>{columns.flatMap(({ panel, series }) => [<td key={`${panel.title} ${series.name}`}>{shown(series.total)}</td>, ...(before ? [<td key="b" />, <td key="c" />] : [])])}</tr>
+        </tfoot>
+      </table>
+      {seen.times.length > ROWS_AT_MOST && <p class="about">The newest {ROWS_AT_MOST} of {seen.times.length}; CSV has all.</p>}
+    </div>
+  );
+}
+
+function heading(title: string | null, series: Series, several: boolean, measure: string): string {
+  if (several || title === null) return series.name === "total" ? measure : series.name;
+  return series.name === "total" ? title : series.name;
+}

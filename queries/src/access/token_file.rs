@@ -1,0 +1,146 @@
+//! The file that tokens are kept in: JSON, readable by its owner only, replaced whole. The surprise: the new file stands
+//! beside it while it is written, and by being there holds off a second writer.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::token::{Token, id_of};
+
+/// Nobody but the owner.
+const MODE: u32 = 0o600;
+
+/// All tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFile {
+    /// In the order they were made.
+    pub tokens: Vec<Token>,
+}
+
+impl TokenFile {
+    /// Reads the file. One that others may read is refused, as ssh refuses such a key.
+    pub fn read(path: &Path) -> Result<TokenFile, String> {
+        let place = path.display();
+        let failed = |error: std::io::Error| format!("the tokens {place} cannot be read: {error}");
+        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            return Err(format!("the tokens {place} are open to others\n  remedy: chmod 600 {place}"));
+        }
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        let file: TokenFile = serde_json::from_str(&text).map_err(|error| format!("the tokens {place}: {error}"))?;
+        for token in &file.tokens {
+            token.check().map_err(|error| format!("the tokens {place}: {}: {error}", token.id))?;
+        }
+        Ok(file)
+    }
+
+    /// Reads the file where there is one.
+    pub fn read_or_empty(path: &Path) -> Result<TokenFile, String> {
+        match path.try_exists() {
+            Ok(false) => Ok(TokenFile::default()),
+            _ => TokenFile::read(path),
+        }
+    }
+
+    /// Changes the file. A crash leaves the old one or the new one, whole.
+    pub fn change<R>(path: &Path, change: impl FnOnce(&mut TokenFile) -> Result<R, String>) -> Result<R, String> {
+        let beside = beside(path);
+        let failed = |error: std::io::Error| match error.kind() {
+            ErrorKind::AlreadyExists => format!(
+                "{} is being written by another command\n  remedy: try again; where none runs, remove that file",
+                beside.display()
+            ),
+            _ => format!("the tokens {} cannot be written: {error}", path.display()),
+        };
+        let new = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&beside).map_err(failed)?;
+        let changed = TokenFile::read_or_empty(path).and_then(|mut file| {
+            let outcome = change(&mut file)?;
+            file.replace(new, &beside, path).map_err(failed)?;
+            Ok(outcome)
+        });
+        if changed.is_err() {
+            // Ours, and of no use to anybody.
+            let _ = std::fs::remove_file(&beside);
+        }
+        changed
+    }
+
+    fn replace(&self, mut new: File, beside: &Path, path: &Path) -> std::io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        // Whatever the umask says.
+        new.set_permissions(Permissions::from_mode(MODE))?;
+        new.write_all(&text)?;
+        new.sync_all()?;
+        std::fs::rename(beside, path)?;
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    }
+
+    /// The token with this text.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<&Token> {
+        let id = id_of(text)?;
+        self.tokens.iter().find(|token| token.id == id && token.is(text))
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::scope::Scope;
+    use super::*;
+
+    fn add(path: &Path) -> Result<String, String> {
+        TokenFile::change(path, |file| {
+            let (text, token) = Token::create(Scope::Read, Vec::new(), String::new(), 0, None).unwrap();
+            file.tokens.push(token);
+            Ok(text)
+        })
+    }
+
+    #[test]
+    fn tokens_are_found_by_their_text_after_the_file_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        let (first, second) = (add(&path).unwrap(), add(&path).unwrap());
+        let file = TokenFile::read(&path).unwrap();
+        assert_eq!(file.find(&second), file.tokens.get(1));
+        assert_eq!(file.find(&first), file.tokens.first());
+        // The id of one with the secret of the other is neither.
+        let swapped = format!("tmk_{}_{}", id_of(&first).unwrap(), second.rsplit('_').next().unwrap());
+        assert_eq!(file.find(&swapped), None);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+    }
+
+    #[test]
+    fn a_file_that_others_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        add(&path).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(TokenFile::read(&path).unwrap_err().contains("chmod 600"));
+    }
+
+    #[test]
+    fn one_writes_at_a_time_and_a_refused_change_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        add(&path).unwrap();
+        let inner = TokenFile::change(&path, |_| Ok(add(&path))).unwrap();
+        assert!(inner.unwrap_err().contains("another command"));
+        assert!(TokenFile::change(&path, |_| Err::<(), _>("no".to_owned())).is_err());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert_eq!(TokenFile::read(&path).unwrap().tokens.len(), 1);
+    }
+}

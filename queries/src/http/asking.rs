@@ -1,0 +1,424 @@
+//! From a question to its answer: a Snapshot, the aggregate as of it, what to read, the reading. Everything in one answer
+//! comes from one Snapshot, and pages of one answer all show the Snapshot of the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Snapshot;
+use engine::change::Lsn;
+use engine::materialization::{Aggregate, AggregateState, Bucket, Granularity};
+use engine::source::FollowedTable;
+
+use super::layers::REQUEST_TIMEOUT;
+use super::state::{AppState, now_us, unknown_aggregate};
+use super::turns::Turn;
+use crate::access::Caller;
+use crate::api::source::freshness;
+use crate::api::{AnswerView, Problem, Warning};
+use crate::query::aggregate_query::MAX_LIMIT;
+use crate::query::cursor::push_value;
+use crate::query::fingerprint::Fingerprint;
+use crate::query::instant::format_instant;
+use crate::query::planner::coarser;
+use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
+use crate::read::{Answer, Before, Behind, ReadFailure, read, rows_of_cell};
+
+/// So many point reads are done on the spot: they take microseconds, and a change of threads takes as long.
+const MAX_INLINE_POINTS: usize = 64;
+
+/// Most rows of the table in one answer.
+const MAX_ROWS_BEHIND: usize = 10_000;
+
+/// A question with all that its answer depends on.
+pub(super) struct Asked {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) aggregate: Arc<Aggregate>,
+    pub(super) query: AggregateQuery,
+    pub(super) reads: ReadPlan,
+    /// The same question about the range to compare with.
+    earlier: Option<(AggregateQuery, ReadPlan)>,
+    pub(super) lag_ms: u64,
+    pub(super) freshness: &'static str,
+}
+
+/// An answer with what it is compared with.
+pub(super) struct Answered {
+    pub(super) answer: Answer,
+    pub(super) before: Option<Before>,
+    /// The newest rows of the table behind each row, where they were asked for.
+    pub(super) behind: Option<Vec<Behind>>,
+}
+
+/// Finds what a question is about, as this caller may ask it, waiting for the position it demands.
+pub(super) async fn ask(
+    state: &AppState,
+    caller: &Caller,
+    name: &str,
+    request: &QueryRequest,
+) -> Result<Asked, Problem> {
+    let request = restricted(caller, name, request)?;
+    let (snapshot, aggregate) = find(state, name)?;
+    let query = AggregateQuery::resolve(&request, &aggregate, now_us())?;
+    let Some(min_lsn) = query.min_lsn.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) else {
+        return ask_of(state, snapshot, aggregate, query);
+    };
+    wait_for(state, min_lsn, query.wait).await?;
+    let id = aggregate.id;
+    let (snapshot, aggregate) = find(state, name)?;
+    if snapshot.as_of().lsn < min_lsn || aggregate.id != id {
+        return Err(not_yet_visible(min_lsn, snapshot.as_of().lsn));
+    }
+    ask_of(state, snapshot, aggregate, query)
+}
+
+/// The question with what the caller's token fixes.
+pub(super) fn restricted(caller: &Caller, name: &str, request: &QueryRequest) -> Result<QueryRequest, Problem> {
+    caller.restrict(name, request).ok_or_else(|| unknown_aggregate(name))
+}
+
+/// Plans a question to an aggregate of a Snapshot. A page shows the Snapshot of the page before it.
+pub(super) fn ask_of(
+    state: &AppState,
+    newest: Arc<Snapshot>,
+    aggregate: Arc<Aggregate>,
+    query: AggregateQuery,
+) -> Result<Asked, Problem> {
+    let snapshot = match &query.cursor {
+        None => newest,
+        Some(cursor) => state.pages.get(&newest, cursor.sequence).ok_or_else(expired)?,
+    };
+    let reads = ReadPlan::choose(&query, &aggregate.plan)?;
+    let earlier = earlier(&query, &aggregate)?;
+    for reads in std::iter::once(&reads).chain(earlier.as_ref().map(|(_, reads)| reads)) {
+        check_covered(state, &snapshot, &aggregate, reads)?;
+    }
+    let status = state.engine.status();
+    Ok(Asked {
+        snapshot,
+        aggregate,
+        query,
+        reads,
+        earlier,
+        lag_ms: status.lag_ms,
+        freshness: freshness(&status.source.state),
+    })
+}
+
+/// Refuses to read what is not filled yet.
+pub(super) fn check_covered(
+    state: &AppState,
+    snapshot: &Snapshot,
+    aggregate: &Aggregate,
+    reads: &ReadPlan,
+) -> Result<(), Problem> {
+    match snapshot.catalog().answers_from(aggregate) {
+        Some(covered_from) if reads.reads_from() >= covered_from => Ok(()),
+        Some(covered_from) => {
+            let from = format_instant(covered_from, &aggregate.plan.calendar);
+            Err(Problem::not_covered(&aggregate.name, from, state.engine.build_progress(aggregate.id)))
+        }
+        None => Err(Problem::building(&aggregate.name, state.engine.build_progress(aggregate.id))),
+    }
+}
+
+/// A page of an answer whose Snapshot is gone.
+pub(super) fn expired() -> Problem {
+    Problem::new(410, "page_expired", "the answer that this page belongs to is not kept any more")
+        .hint("ask for the first page again; pages are kept for a minute after each request")
+}
+
+fn earlier(query: &AggregateQuery, aggregate: &Aggregate) -> Result<Option<(AggregateQuery, ReadPlan)>, Problem> {
+    let Some(period) = query.comparison else { return Ok(None) };
+    let before = |instant: Option<i64>| {
+        instant.map(|instant| period.before(instant, &query.calendar)).map(|earlier| {
+            earlier.ok_or_else(|| {
+                Problem::new(
+                    422,
+                    "compare_out_of_calendar",
+                    "the range begins or ends on a day that the period before lacks",
+                )
+                .hint("compare ranges that begin and end on the first of a month, or go back by weeks or days")
+            })
+        })
+    };
+    let earlier = AggregateQuery {
+        from: before(query.from).transpose()?,
+        to: before(query.to).transpose()?,
+        limit: MAX_LIMIT,
+        order: Vec::new(),
+        having: None,
+        others: false,
+        share: None,
+        cursor: None,
+        comparison: None,
+        rows: None,
+        ..query.clone()
+    };
+    let reads = ReadPlan::choose(&earlier, &aggregate.plan)?;
+    Ok(Some((earlier, reads)))
+}
+
+/// A Snapshot, and the aggregate as of it.
+pub(super) fn find(state: &AppState, name: &str) -> Result<(Arc<Snapshot>, Arc<Aggregate>), Problem> {
+    let snapshot = match state.engine.snapshot() {
+        Ok(snapshot) => snapshot,
+        // A name that is wrong stays wrong: say so rather than "try again".
+        Err(why) => return state.aggregate(name).and(Err(why.into())),
+    };
+    let aggregate = find_in(state, &snapshot, name)?;
+    Ok((snapshot, aggregate))
+}
+
+/// An aggregate that can answer, as of a Snapshot; where it is being filled, a part of what it is asked.
+pub(super) fn find_in(state: &AppState, snapshot: &Snapshot, name: &str) -> Result<Arc<Aggregate>, Problem> {
+    let Some(aggregate) = snapshot.catalog().aggregates.get(name).cloned() else {
+        // Registered after the Snapshot was taken, or not at all.
+        let aggregate = state.aggregate(name)?;
+        return Err(Problem::building(name, state.engine.build_progress(aggregate.id)));
+    };
+    match &aggregate.state {
+        AggregateState::Live => Ok(aggregate),
+        AggregateState::Building if snapshot.catalog().answers_from(&aggregate).is_some() => Ok(aggregate),
+        AggregateState::Building => Err(Problem::building(name, state.engine.build_progress(aggregate.id))),
+        AggregateState::Halted { code, message, remedy } => {
+            Err(Problem::new(503, code.clone(), format!("{name} is halted: {message}")).hint(remedy.clone()))
+        }
+    }
+}
+
+/// Waits until a position is visible.
+pub(super) async fn wait_for(state: &AppState, min_lsn: Lsn, wait: Duration) -> Result<(), Problem> {
+    // So that the caller hears "not yet" and not "timeout".
+    let wait = wait.min(REQUEST_TIMEOUT.saturating_sub(Duration::from_secs(1)));
+    if state.engine.wait_for(min_lsn, wait).await {
+        return Ok(());
+    }
+    Err(not_yet_visible(min_lsn, state.engine.status().applied_lsn))
+}
+
+pub(super) fn not_yet_visible(min_lsn: Lsn, visible: Lsn) -> Problem {
+    Problem::new(503, "not_yet_visible", format!("{min_lsn} was asked for, answers show {visible}"))
+        .hint("ask again, or wait longer with wait=2s")
+        .retry_after(1)
+}
+
+/// Runs what reads cells: on the spot where it is short, otherwise in its turn on a thread that may block.
+pub(super) async fn in_turn<R: Send + 'static>(
+    state: &AppState,
+    short: bool,
+    work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
+) -> Result<R, Problem> {
+    if short { work() } else { on_thread(state.turns.take().await?, work).await }
+}
+
+/// The same for a live answer.
+pub(super) async fn in_live_turn<R: Send + 'static>(
+    state: &AppState,
+    short: bool,
+    work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
+) -> Result<R, Problem> {
+    if short { work() } else { on_thread(state.turns.take_live().await?, work).await }
+}
+
+async fn on_thread<R: Send + 'static>(
+    turn: Turn,
+    work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
+) -> Result<R, Problem> {
+    let stopped = |_| Problem::new(500, "internal_error", "the read was interrupted");
+    let work = move || {
+        let done = work();
+        drop(turn);
+        done
+    };
+    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
+
+/// A number after a byte that says what it is.
+fn tagged(tag: u8, number: i64) -> [u8; 9] {
+    let mut bytes = [tag; 9];
+    if let Some(rest) = bytes.get_mut(1..) {
+        rest.copy_from_slice(&number.to_be_bytes());
+    }
+    bytes
+}
+
+impl Asked {
+    /// Whether the answer takes microseconds.
+    pub(super) fn is_short(&self) -> bool {
+        let few = |reads: &ReadPlan| matches!(&reads.access, Access::Points { points, .. } if points.len() <= MAX_INLINE_POINTS);
+        few(&self.reads) && self.earlier.as_ref().is_none_or(|(_, reads)| few(reads))
+    }
+
+    /// Reads the cells.
+    pub(super) fn answer(&self) -> Result<Answered, Problem> {
+        let sequence = self.snapshot.as_of().sequence;
+        let read = |query, reads| {
+            read(&*self.snapshot, &self.aggregate, query, reads, sequence).map_err(|failure| self.failed(failure))
+        };
+        let answer = read(&self.query, &self.reads)?;
+        let before = match &self.earlier {
+            None => None,
+            Some((query, reads)) => {
+                let then = read(query, reads)?;
+                if then.truncated {
+                    return Err(Problem::new(
+                        422,
+                        "compare_too_wide",
+                        format!("there were more than {MAX_LIMIT} rows"),
+                    )
+                    .hint("ask with a coarser granularity or fewer dimensions"));
+                }
+                Some(Before::join(&answer, then, |bucket| self.earlier_bucket(bucket)))
+            }
+        };
+        let behind = self.query.rows.map(|limit| self.behind(&answer, limit)).transpose()?;
+        Ok(Answered { answer, before, behind })
+    }
+
+    /// The table, as of the Snapshot.
+    pub(super) fn table(&self) -> Option<&FollowedTable> {
+        self.snapshot.catalog().tables.get(&self.aggregate.definition.qualified_table()).map(Arc::as_ref)
+    }
+
+    fn behind(&self, answer: &Answer, limit: usize) -> Result<Vec<Behind>, Problem> {
+        let rows = answer.rows.len().saturating_mul(limit);
+        if rows > MAX_ROWS_BEHIND {
+            return Err(Problem::new(422, "too_many_rows", format!("up to {rows} rows of the table would be shown"))
+                .hint(format!("at most {MAX_ROWS_BEHIND} are: lower limit or rows")));
+        }
+        let behind = |row| rows_of_cell(&self.snapshot, &self.aggregate, &self.query, row, limit);
+        answer.rows.iter().map(behind).collect::<Result<_, _>>().map_err(|failure| self.failed(failure))
+    }
+
+    fn earlier_bucket(&self, bucket: Bucket) -> Option<Bucket> {
+        if self.query.granularity == Granularity::All {
+            return Some(bucket);
+        }
+        let period = self.query.comparison.filter(|_| !bucket.is_special())?;
+        let earlier = period.before(bucket.0, &self.query.calendar)?;
+        Some(Bucket(self.query.calendar.interval(self.query.granularity, earlier).start))
+    }
+
+    /// The answer with everything that is said about it.
+    pub(super) fn view<'a>(&'a self, answered: &'a Answered) -> AnswerView<'a> {
+        AnswerView {
+            aggregate: &self.aggregate,
+            query: &self.query,
+            reads: &self.reads,
+            answer: &answered.answer,
+            before: answered.before.as_ref(),
+            behind: answered.behind.as_deref().zip(self.table()),
+            as_of: self.snapshot.as_of(),
+            lag_ms: self.lag_ms,
+            state: self.freshness,
+            warnings: self.warnings(&answered.answer),
+        }
+    }
+
+    /// Identifies the answer's rows, before they are read: what is asked, and the newest change of each Partition touched.
+    /// Last year's chart keeps its tag while today moves. `None` where reading is as cheap as looking.
+    pub(super) fn tag_of_partitions(&self) -> Result<Option<u64>, Problem> {
+        // A payment may change without its total.
+        if self.query.rows.is_some() {
+            return Ok(None);
+        }
+        let mut hash = self.shape();
+        for reads in std::iter::once(&self.reads).chain(self.earlier.as_ref().map(|(_, reads)| reads)) {
+            let Access::Scans(scans) = &reads.access else { return Ok(None) };
+            for scan in scans {
+                let visit = |bucket: Bucket, cells: u64, changed: u64| {
+                    hash = hash.with([bucket.0.to_be_bytes(), cells.to_be_bytes(), changed.to_be_bytes()].concat());
+                };
+                self.snapshot
+                    .partitions(&self.aggregate, scan.level, scan.from, scan.to, visit)
+                    .map_err(|error| self.failed(error.into()))?;
+            }
+        }
+        Ok(Some(hash.finish()))
+    }
+
+    /// Identifies the answer's rows, once they are read.
+    pub(super) fn tag_of_rows(&self, answered: &Answered) -> u64 {
+        let mut hash = self.shape();
+        let mut bytes = Vec::new();
+        for row in &answered.answer.rows {
+            bytes.clear();
+            bytes.extend_from_slice(&row.bucket.0.to_be_bytes());
+            row.values.iter().for_each(|value| push_value(&mut bytes, *value));
+            hash = hash.with(&bytes).with(&row.key);
+        }
+        if answered.before.is_some() || answered.behind.is_some() {
+            hash = hash.with(format!("{:?} {:?}", answered.before, answered.behind));
+        }
+        hash.finish()
+    }
+
+    /// Everything but the cells that the rows depend on.
+    fn shape(&self) -> Fingerprint {
+        // Buckets become complete as time passes, without a change of any cell.
+        let open = match self.query.granularity {
+            Granularity::All => 0,
+            other => self.query.calendar.interval(other, self.snapshot.as_of().commit_time_us).start,
+        };
+        let query = &self.query;
+        let edge = |edge: Option<i64>| edge.map_or([0; 9], |us| tagged(1, us));
+        let page = query.cursor.as_ref();
+        let mut hash = Fingerprint::default()
+            .with(query.fingerprint.to_be_bytes())
+            .with(self.freshness)
+            .with([edge(query.from), edge(query.to), tagged(2, open)].concat())
+            .with((query.limit as u64).to_be_bytes())
+            .with([query.layout as u8, query.fill as u8, u8::from(query.others)])
+            .with(page.map_or([0; 9], |cursor| tagged(1, cursor.bucket.0)))
+            .with(page.map_or(&[][..], |cursor| &cursor.key));
+        if query.share.is_some() || query.comparison.is_some() || query.rows.is_some() {
+            hash = hash.with(format!("{:?} {:?} {:?}", query.share, query.comparison, query.rows));
+        }
+        for output in &query.outputs {
+            hash = hash.with(&output.name).with(format!("{:?}", output.source));
+        }
+        hash
+    }
+
+    fn failed(&self, failure: ReadFailure) -> Problem {
+        if let ReadFailure::Store(error) = &failure {
+            tracing::error!(aggregate = self.aggregate.name, %error, "a read failed");
+        }
+        let too_wide = failure == ReadFailure::TooWide;
+        let problem = Problem::from(failure);
+        if !too_wide {
+            return problem;
+        }
+        let coarser = coarser(&self.query, &self.aggregate.plan);
+        let coarser = coarser.map(|coarser| format!("granularity={coarser}, ")).unwrap_or_default();
+        problem.hint(format!("ask with {coarser}a shorter range, or fix a dimension with where"))
+    }
+
+    fn warnings(&self, answer: &Answer) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        if answer.truncated {
+            let limit = self.query.limit;
+            warnings.push(Warning::new(
+                "truncated",
+                format!("there are more than {limit} rows; follow page.next for the rest"),
+            ));
+        }
+        if self.cuts_a_bucket() {
+            let granularity = self.query.granularity;
+            let message = format!("the range begins or ends inside a {granularity}; that row holds the part inside");
+            warnings.push(Warning::new("partial_bucket", message));
+        }
+        if self.freshness != "live" {
+            let state = self.freshness;
+            let message = format!("the source is {state}: the answer is exact as of its position, not of now");
+            warnings.push(Warning::new("source_not_streaming", message));
+        }
+        warnings
+    }
+
+    fn cuts_a_bucket(&self) -> bool {
+        let granularity = self.query.granularity;
+        let inside = |edge: i64| self.query.calendar.interval(granularity, edge).start != edge;
+        granularity != Granularity::All && (self.query.from.is_some_and(inside) || self.query.to.is_some_and(inside))
+    }
+}

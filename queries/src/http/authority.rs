@@ -1,0 +1,144 @@
+//! Who may use a route: `Authorization: Bearer`, looked at before anything of a request is read. Cookies and parameters are
+//! not: a browser sends the first by itself, and the second stand in logs.
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::access::gate::{Gate, Refusal};
+use crate::access::{Caller, Scope};
+use crate::api::Problem;
+
+/// What a route asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: it shows no data.
+    Nothing,
+    /// To read; the handler shows a pinned token its part, and nothing else.
+    ReadPinned,
+    /// To read everything: it cannot be cut to a pin.
+    ReadAll,
+    /// To register.
+    Register,
+    /// Everything.
+    Admin,
+}
+
+impl Needs {
+    /// The scope, where there is one.
+    pub(super) fn scope(self) -> Option<Scope> {
+        match self {
+            Needs::Nothing => None,
+            Needs::ReadPinned | Needs::ReadAll => Some(Scope::Read),
+            Needs::Register => Some(Scope::Register),
+            Needs::Admin => Some(Scope::Admin),
+        }
+    }
+}
+
+/// The layer around one route's handler.
+pub(super) async fn authorize(
+    State((gate, needs)): State<(Gate, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match admit(&gate, needs, request.headers()) {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    let audited = needs.scope().filter(|scope| *scope > Scope::Read);
+    let (id, method) = (caller.id().to_owned(), request.method().clone());
+    let path: String = request.uri().path().chars().take(200).collect();
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if let Some(scope) = audited {
+        let status = response.status().as_u16();
+        tracing::info!(target: "audit", token = id, %scope, %method, path, status, "admin action");
+    }
+    response
+}
+
+fn admit(gate: &Gate, needs: Needs, headers: &HeaderMap) -> Result<Caller, Problem> {
+    // Where there are no tokens, the header is between the caller and a proxy in front.
+    let admitted = match gate.is_open() {
+        true => Ok(Caller::Anyone),
+        false => bearer(headers).and_then(|token| gate.admit(token).map_err(Problem::from)),
+    };
+    let Some(scope) = needs.scope() else { return Ok(admitted.unwrap_or(Caller::Nobody)) };
+    let caller = admitted?;
+    if caller == Caller::Nobody {
+        return Err(Problem::new(401, "token_missing", "a token is needed here").hint(
+            "send the header Authorization: Bearer TOKEN; the command line takes --token-file or TIDEMARK_TOKEN",
+        ));
+    }
+    if !caller.may(scope) {
+        let detail = format!("the scope {scope} is needed here, and token {} lacks it", caller.id());
+        return Err(Problem::new(403, "scope_missing", detail)
+            .hint(format!("tidemark token create --scope {scope} makes one that has it")));
+    }
+    if caller.is_pinned() && needs != Needs::ReadPinned {
+        let detail = format!("token {} sees a part of the data, and this cannot be cut to it", caller.id());
+        return Err(Problem::new(403, "token_pinned", detail).hint("ask with a token that is not pinned"));
+    }
+    Ok(caller)
+}
+
+/// The token that a request carries.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .and_then(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()));
+    // What it is instead may be a secret of somewhere else.
+    let malformed = || Problem::new(401, "token_unknown", "the Authorization header is not of the form Bearer TOKEN");
+    token.map(Some).ok_or_else(malformed)
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unknown => Problem::new(401, "token_unknown", "there is no such token, or it was revoked")
+                .hint("tidemark token list shows the tokens there are"),
+            Refusal::Expired => Problem::new(401, "token_expired", "the token has expired")
+                .hint("tidemark token create makes another one"),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        // Absent only where a route stands outside of the list: then nobody is let in.
+        let unknown = || Problem::new(500, "internal_error", "nobody was asked who calls");
+        parts.extensions.get::<Caller>().cloned().ok_or_else(unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::access::TokenFile;
+
+    #[test]
+    fn a_header_of_another_scheme_is_no_token_and_no_matter_where_none_is_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        TokenFile::change(&path, |_| Ok(())).unwrap();
+        let (asks, open) = (Gate::of_file(path).unwrap(), Gate::default());
+        for sent in ["Basic dXNlcjpwdw==", "Bearer", "tmk_1", "Bearer tmk_00000000_00"] {
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, sent.parse().unwrap())]);
+            assert_eq!(admit(&open, Needs::Admin, &headers), Ok(Caller::Anyone), "{sent}");
+            assert_eq!(admit(&asks, Needs::Nothing, &headers), Ok(Caller::Nobody), "{sent}");
+            let refused = admit(&asks, Needs::ReadAll, &headers).unwrap_err();
+            assert_eq!((refused.status, refused.code.as_str()), (401, "token_unknown"), "{sent}");
+        }
+        let refused = admit(&asks, Needs::ReadAll, &HeaderMap::new()).unwrap_err();
+        assert_eq!((refused.status, refused.code.as_str()), (401, "token_missing"));
+    }
+}

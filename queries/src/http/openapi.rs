@@ -1,0 +1,576 @@
+//! The contract as an OpenAPI 3.1 document, at `/openapi.json`; `/docs` shows it. `queries/openapi.json` is the approved
+//! copy: a change of the contract is a change of that file. Tests hold that no route is missing here and none is made up.
+
+#![allow(clippy::indexing_slicing, reason = "a document made of literals: its objects are objects")]
+
+use engine::materialization::DateCodec;
+use serde_json::{Map, Value, json};
+
+use super::router::routes;
+use crate::access::Scope;
+use crate::query::request::PARAMETERS;
+
+/// Every problem that a group of routes may answer with, by status.
+#[derive(Clone, Copy)]
+enum Problems {
+    /// Asks an aggregate.
+    Question,
+    /// Takes a body.
+    Body,
+    /// Names something in the path.
+    Named,
+    /// Cannot fail but by the server.
+    None,
+}
+
+impl Problems {
+    fn statuses(self) -> &'static [u16] {
+        match self {
+            Problems::Question => &[400, 404, 409, 410, 422, 429, 503],
+            Problems::Body => &[400, 404, 409, 410, 413, 415, 422, 429, 503],
+            Problems::Named => &[400, 404, 503],
+            Problems::None => &[503],
+        }
+    }
+}
+
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    id: &'static str,
+    summary: &'static str,
+    /// Status, description, media type and schema of what comes back.
+    answers: &'static [(u16, &'static str, &'static str, &'static str)],
+    problems: Problems,
+}
+
+const JSON: &str = "application/json";
+
+const OPERATIONS: &[Operation] = &[
+    Operation {
+        method: "get",
+        path: "/v1/aggregates",
+        id: "listAggregates",
+        summary: "All aggregates with their state",
+        answers: &[(200, "The aggregates", JSON, "AggregateList")],
+        problems: Problems::None,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/aggregates:preview",
+        id: "previewAggregate",
+        summary: "What a definition would make: SQL, columns, size, a sample, remarks; nothing is created",
+        answers: &[(200, "What it would make", JSON, "Preview")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}",
+        id: "describeAggregate",
+        summary: "One aggregate: definition, SQL, columns, state, progress",
+        answers: &[(200, "The aggregate", JSON, "Aggregate")],
+        problems: Problems::Named,
+    },
+    Operation {
+        method: "put",
+        path: "/v1/aggregates/{name}",
+        id: "registerAggregate",
+        summary: "Register an aggregate; the same definition again changes nothing",
+        answers: &[
+            (200, "It is registered already", JSON, "Aggregate"),
+            (202, "It is being filled", JSON, "Aggregate"),
+        ],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/aggregates/{name}",
+        id: "dropAggregate",
+        summary: "Drop an aggregate",
+        answers: &[(204, "It is gone", "", "")],
+        problems: Problems::Named,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/data",
+        id: "getData",
+        summary: "Range scan, roll-up, top-k; the format follows Accept",
+        answers: &[(200, "The answer", JSON, "Answer"), (304, "The rows are those of the tag", "", "")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/data.json",
+        id: "getDataJson",
+        summary: "As data, as JSON",
+        answers: &[(200, "The answer", JSON, "Answer"), (304, "The rows are those of the tag", "", "")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/data.ndjson",
+        id: "getDataNdjson",
+        summary: "As data, one JSON object a line",
+        answers: &[(200, "The answer", "application/x-ndjson", "Text"), (304, "The rows are those of the tag", "", "")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/data.csv",
+        id: "getDataCsv",
+        summary: "As data, as CSV; texts that a spreadsheet would run begin with an apostrophe",
+        answers: &[(200, "The answer", "text/csv", "Text"), (304, "The rows are those of the tag", "", "")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/explain",
+        id: "explainData",
+        summary: "What is read for an answer, and why",
+        answers: &[(200, "The plan", JSON, "Explanation")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/rows",
+        id: "getRows",
+        summary: "The rows of the table behind a total, newest first",
+        answers: &[(200, "The rows", JSON, "Rows")],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/live",
+        id: "getLive",
+        summary: "An answer and its changes as server-sent events: snapshot, change, progress, resync, error",
+        answers: &[(200, "The events", "text/event-stream", "Text")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/aggregates/{name}/backfill",
+        id: "getBackfill",
+        summary: "How far an aggregate is filled",
+        answers: &[(200, "The progress", JSON, "Backfill")],
+        problems: Problems::Named,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/aggregates/{name}/backfill:pause",
+        id: "pauseBackfill",
+        summary: "Hold the filling",
+        answers: &[(200, "It is held", JSON, "Backfill")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/aggregates/{name}/backfill:resume",
+        id: "resumeBackfill",
+        summary: "Let the filling go on",
+        answers: &[(200, "It goes on", JSON, "Backfill")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/aggregates/{name}/backfill:cancel",
+        id: "cancelBackfill",
+        summary: "Give up the version that is being built",
+        answers: &[(204, "It is given up", "", "")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/aggregates/{name}/backfill:rebuild",
+        id: "rebuildBackfill",
+        summary: "Build the aggregate anew beside the version that answers",
+        answers: &[(200, "It is built already", JSON, "Aggregate"), (202, "It is being built", JSON, "Aggregate")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/query",
+        id: "query",
+        summary: "One or several questions to aggregates or tables, answered at one position",
+        answers: &[(200, "The answers", JSON, "QueryAnswer")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/sources",
+        id: "listSources",
+        summary: "The sources with state, lag and slot",
+        answers: &[(200, "The sources", JSON, "SourceList")],
+        problems: Problems::None,
+    },
+    Operation {
+        method: "get",
+        path: "/v1/sources/{name}",
+        id: "describeSource",
+        summary: "One source with its checks and the statements that repair them",
+        answers: &[(200, "The source", JSON, "Source")],
+        problems: Problems::Named,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/sources/{name}/tables",
+        id: "readTable",
+        summary: "Follow one more table, or read one anew",
+        answers: &[(202, "Reading has begun", JSON, "Table")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/sources/{name}/events",
+        id: "postEvents",
+        summary: "Debezium change events, as lines of JSON or an array",
+        answers: &[(200, "Taken and durable", JSON, "Taken")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "post",
+        path: "/v1/verify",
+        id: "verify",
+        summary: "Compare cells with Postgres' GROUP BY at the same position, or with the row images",
+        answers: &[(200, "Equal, or the keys that differ with both values", JSON, "Verification")],
+        problems: Problems::Body,
+    },
+    Operation {
+        method: "get",
+        path: "/healthz",
+        id: "healthz",
+        summary: "The process is alive",
+        answers: &[(200, "Alive", JSON, "Health")],
+        problems: Problems::None,
+    },
+    Operation {
+        method: "get",
+        path: "/readyz",
+        id: "readyz",
+        summary: "Every aggregate answers at or past the position seen at start",
+        answers: &[(200, "Ready", JSON, "Health"), (503, "Not ready, with the reasons", JSON, "Health")],
+        problems: Problems::None,
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "metrics",
+        summary: "Prometheus metrics",
+        answers: &[(200, "OpenMetrics text", "application/openmetrics-text", "Text")],
+        problems: Problems::None,
+    },
+];
+
+/// The document.
+#[must_use]
+pub fn document() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    let routes = routes();
+    for operation in OPERATIONS {
+        let scope = routes
+            .iter()
+            .find(|route| route.path == operation.path && route.answers(operation.method))
+            .and_then(|route| route.needs.scope());
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        if let Some(path) = path.as_object_mut() {
+            path.insert(operation.method.to_owned(), operation_body(operation, scope));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidemark",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Exact, live totals of a Postgres table. Decimals and sums are JSON strings; times are RFC 3339, `from` inclusive, `to` exclusive. Errors are application/problem+json with a stable `code` and a `hint`.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {"token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Where the server asks for tokens: one whose scope is the named one or includes it (read, register, admin)",
+            }},
+        },
+    })
+}
+
+fn operation_body(operation: &Operation, scope: Option<Scope>) -> Value {
+    let mut responses = Map::new();
+    for (status, description, media_type, schema) in operation.answers {
+        let mut response = json!({"description": description});
+        if !media_type.is_empty() {
+            response["content"] = json!({*media_type: {"schema": reference(schema)}});
+            if matches!(operation.id, "getData") {
+                response["content"]["application/x-ndjson"] = json!({"schema": reference("Text")});
+                response["content"]["text/csv"] = json!({"schema": reference("Text")});
+            }
+        }
+        responses.insert(status.to_string(), response);
+    }
+    let of_tokens: &[u16] = if scope.is_some() { &[401, 403] } else { &[] };
+    for status in operation.problems.statuses().iter().chain(of_tokens) {
+        let problem = json!({
+            "description": "A problem (RFC 9457)",
+            "content": {"application/problem+json": {"schema": reference("Problem")}},
+        });
+        responses.entry(status.to_string()).or_insert(problem);
+    }
+    let mut body = json!({"operationId": operation.id, "summary": operation.summary, "responses": responses});
+    if let Some(scope) = scope {
+        body["security"] = json!([{"token": [scope.name()]}]);
+    }
+    let parameters = parameters(operation);
+    if !parameters.is_empty() {
+        body["parameters"] = Value::Array(parameters);
+    }
+    if let Some(request) = request_body(operation.id) {
+        body["requestBody"] = request;
+    }
+    body
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let mut parameters = Vec::new();
+    if operation.path.contains("{name}") {
+        parameters.push(
+            json!({"name": "name", "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}}),
+        );
+    }
+    let query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "schema": schema, "description": description});
+    let question = |parameters: &mut Vec<Value>, only: &dyn Fn(&str) -> bool| {
+        let chosen = PARAMETERS.iter().filter(|(name, _, _)| only(name));
+        parameters.extend(chosen.map(|(name, schema, description)| query(name, schema_of(schema), description)));
+    };
+    match operation.id {
+        "getData" | "getDataJson" | "getDataNdjson" | "getDataCsv" => question(&mut parameters, &|_| true),
+        "registerAggregate" => {
+            let rule = json!({"type": "string", "enum": ["refuse", "rebuild"]});
+            parameters.push(query("on_change", rule, "What is done where the name has another definition"));
+        }
+        "previewAggregate" => {
+            parameters.push(query("name", json!({"type": "string"}), "Compares with what is registered under it"));
+        }
+        "explainData" => {
+            question(&mut parameters, &|_| true);
+            parameters.push(query("analyze", json!({"type": "boolean"}), "Run it, and say what it took"));
+        }
+        "getRows" => question(&mut parameters, &|name| {
+            ["from", "to", "where", "filter", "time_zone", "limit", "cursor", "min_lsn", "wait"].contains(&name)
+        }),
+        "getLive" => {
+            let unfit = ["cursor", "others", "share", "compare", "layout", "rows"];
+            question(&mut parameters, &|name| !unfit.contains(&name));
+            parameters.push(query("throttle", json!({"type": "string"}), "Pause between two changes: 20ms to 10s"));
+            parameters.push(query("since", json!({"type": "string"}), "The position to resume from, as Last-Event-ID"));
+        }
+        "postEvents" => {
+            parameters.push(query(
+                "snapshot",
+                json!({"type": "string", "enum": ["done"]}),
+                "The initial rows are complete",
+            ));
+        }
+        _ => {}
+    }
+    parameters
+}
+
+fn schema_of(kind: &str) -> Value {
+    match kind {
+        "number" => json!({"type": "integer", "minimum": 1}),
+        "flag" => json!({"type": "boolean"}),
+        _ => json!({"type": "string"}),
+    }
+}
+
+fn request_body(operation: &str) -> Option<Value> {
+    let json_of = |schema: &str| json!({"required": true, "content": {JSON: {"schema": reference(schema)}}});
+    match operation {
+        "registerAggregate" | "previewAggregate" => Some(json!({"required": true, "content": {
+            JSON: {"schema": reference("Definition")},
+            "application/sql": {"schema": reference("Text")}}})),
+        "query" => Some(json_of("Query")),
+        "readTable" => Some(json_of("TableRequest")),
+        "verify" => Some(json!({"required": false, "content": {JSON: {"schema": reference("VerifyRequest")}}})),
+        "postEvents" => Some(json!({"required": true, "content": {
+            "application/x-ndjson": {"schema": reference("Text")}, JSON: {"schema": {}}}})),
+        _ => None,
+    }
+}
+
+fn schemas() -> Value {
+    let text = || json!({"type": "string"});
+    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
+    let as_of = object(
+        &["lsn", "commit_time"],
+        json!({"lsn": text(), "commit_time": text(), "lag_ms": {"type": "integer"}, "state": text()}),
+    );
+    let page = object(&["next"], json!({"next": {"type": ["string", "null"]}}));
+    let column = object(&["name", "type", "role"], json!({"name": text(), "type": text(), "role": text()}));
+    let columns = json!({"type": "array", "items": column});
+    let warnings =
+        json!({"type": "array", "items": object(&["code", "message"], json!({"code": text(), "message": text()}))});
+    json!({
+        "Text": text(),
+        "Problem": object(&["type", "title", "status", "detail", "code", "request_id"], json!({
+            "type": text(), "title": text(), "status": {"type": "integer"}, "detail": text(), "code": text(), "hint": text(),
+            "request_id": text(),
+            "errors": {"type": "array", "items": object(&["detail"], json!({
+                "pointer": text(), "parameter": text(), "line": {"type": "integer"}, "detail": text()}))},
+            "progress": reference("Progress"),
+            "coverage": object(&["from"], json!({"from": text()})),
+        })),
+        "AggregateList": object(&["data", "page"], json!({"data": {"type": "array", "items": {"type": "object"}}, "page": page.clone()})),
+        "Aggregate": object(&["name", "version", "state", "definition", "columns", "levels", "sql", "warnings", "links"], json!({
+            "name": text(), "version": {"type": "integer"}, "state": {"enum": ["building", "live", "halted"]},
+            "definition": {"type": "object"}, "columns": columns.clone(), "levels": {"type": "array", "items": text()},
+            "sql": text(), "warnings": warnings.clone(), "links": {"type": "object"},
+        })),
+        "Answer": object(&["aggregate", "columns", "data", "as_of", "page", "stats", "warnings"], json!({
+            "aggregate": text(), "columns": columns.clone(),
+            "data": {"type": ["array", "object"], "description": "Rows, or with layout=columns an array per column"},
+            "as_of": as_of.clone(), "page": page.clone(),
+            "stats": object(&["cells_read", "served_from"], json!({"cells_read": {"type": "integer"}, "served_from": text()})),
+            "warnings": warnings,
+        })),
+        "Explanation": object(&["aggregate", "access", "ranges", "cells_estimated", "levels", "why_not"], json!({
+            "aggregate": text(), "access": {"enum": ["points", "scan"]}, "ranges": {"type": "array"}, "levels": {"type": "array"},
+            "cells_estimated": {"type": "integer"}, "cells_read": {"type": "integer"}, "why_not": {"type": "array"},
+        })),
+        "Rows": object(&["aggregate", "table", "columns", "data", "as_of", "page"], json!({
+            "aggregate": text(), "table": text(), "columns": columns, "data": {"type": "array"}, "as_of": as_of, "page": page.clone(),
+        })),
+        "Progress": object(&["rows_done", "rows_estimated", "rows_per_second"], json!({
+            "rows_done": {"type": "integer"}, "rows_estimated": {"type": "integer"}, "fraction": {"type": ["number", "null"]},
+            "rows_per_second": {"type": "number"}, "eta_seconds": {"type": ["number", "null"]},
+            "covered_from": {"type": ["string", "null"], "format": "date-time"}})),
+        "Backfill": object(&["name", "phase"], json!({
+            "name": text(), "version": {"type": "integer"}, "phase": {"enum": ["building", "paused", "done", "halted"]},
+            "progress": {"oneOf": [reference("Progress"), {"type": "null"}]}})),
+        "QueryAnswer": {"type": "object", "description": "An Answer or an Explanation; of several questions `as_of` and `answers`"},
+        "SourceList": object(&["data", "page"], json!({"data": {"type": "array"}, "page": page})),
+        "Source": object(&["name", "state"], json!({"name": text(), "state": text()})),
+        "Table": object(&["name", "state"], json!({"name": text(), "state": text()})),
+        "Taken": {"type": "object"},
+        "Health": {"type": "object"},
+        "TableRequest": object(&["table"], json!({"table": text()})),
+        "VerifyRequest": {"type": "object", "additionalProperties": false, "properties": {
+            "aggregate": text(), "from": text(), "to": text(), "against": {"enum": ["postgres", "rows"]}}},
+        "Verification": object(&["equal", "against", "lsn", "cells", "differing", "took_ms", "aggregates", "skipped"], json!({
+            "equal": {"type": "boolean"}, "against": {"enum": ["postgres", "rows"]}, "lsn": text(), "cells": {"type": "integer"},
+            "differing": {"type": "integer"}, "took_ms": {"type": "integer"},
+            "aggregates": {"type": "array", "items": object(&["aggregate", "equal", "levels"], json!({
+                "aggregate": text(), "equal": {"type": "boolean"},
+                "levels": {"type": "array", "items": object(&["granularity", "cells", "differing"], json!({
+                    "granularity": text(), "cells": {"type": "integer"}, "differing": {"type": "integer"}}))},
+                "differences": {"type": "array", "items": {"type": "object"}}}))},
+            "skipped": {"type": "array", "items": object(&["aggregate", "code", "message"], json!({
+                "aggregate": text(), "code": text(), "message": text()}))},
+        })),
+        "Definition": definition_schema(),
+        "Preview": object(&["definition", "sql", "columns", "warnings"], json!({
+            "name": text(), "definition": reference("Definition"), "sql": text(), "columns": columns,
+            "size": object(&["rows", "rows_sampled", "exact", "cells", "bytes", "levels"], json!({
+                "rows": {"type": "integer"}, "rows_sampled": {"type": "integer"}, "exact": {"type": "boolean"},
+                "cells": {"type": "integer"}, "bytes": {"type": "integer"},
+                "levels": {"type": "array", "items": object(&["granularity", "cells", "bytes"], json!({
+                    "granularity": text(), "cells": {"type": "integer"}, "bytes": {"type": "integer"}}))}})),
+            "sample": object(&["columns", "data"], json!({"columns": columns, "data": {"type": "array", "items": {"type": "object"}}})),
+            "registered": object(&["state", "differences"], json!({
+                "state": {"enum": ["absent", "same", "different"]}, "differences": {"type": "array", "items": text()}})),
+            "warnings": warnings,
+        })),
+        "Query": query_schema(),
+    })
+}
+
+fn definition_schema() -> Value {
+    let text = || json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["table", "measures"],
+        "additionalProperties": false,
+        "properties": {
+            "table": text(),
+            "measures": {"type": "array", "minItems": 1, "items": {
+                "type": "object", "required": ["name"], "additionalProperties": false,
+                "properties": {"name": text(), "sum": text(), "count": text(), "scale": {"type": "integer", "minimum": 0, "maximum": 30},
+                    "where": text()}}},
+            "dimensions": {"type": "array", "items": text()},
+            "time": {
+                "type": "object", "required": ["column", "granularity"], "additionalProperties": false,
+                "properties": {"column": text(), "granularity": text(), "time_zone": text(), "assume_time_zone": text(), "origin": text(),
+                    "codec": {"enum": DateCodec::ALL.map(DateCodec::name)}}},
+            "rollups": {"type": "array", "items": text()},
+            "where": text(),
+            "drill_through": {"type": "boolean"},
+        },
+    })
+}
+
+/// The parameters of a URL as a body has them: lists where a URL has commas.
+fn query_schema() -> Value {
+    let text = || json!({"type": "string"});
+    let lists = ["group_by", "measures", "order"];
+    let mut properties: Map<String, Value> = PARAMETERS
+        .iter()
+        .map(|(name, kind, description)| {
+            let mut schema =
+                if lists.contains(name) { json!({"type": "array", "items": text()}) } else { schema_of(kind) };
+            schema["description"] = json!(description);
+            ((*name).to_owned(), schema)
+        })
+        .collect();
+    properties.insert("where".to_owned(), json!({"type": ["object", "string"]}));
+    for name in ["aggregate", "table", "time"] {
+        properties.insert(name.to_owned(), text());
+    }
+    let one = json!({"type": "object", "additionalProperties": false, "properties": properties});
+    let explain = json!({"enum": ["plan", "analyze", null]});
+    let mut alone = one.clone();
+    alone["properties"]["explain"] = explain.clone();
+    json!({"oneOf": [
+        alone,
+        {"type": "object", "required": ["queries"], "additionalProperties": false, "properties": {
+            "queries": {"type": "array", "minItems": 1, "maxItems": 32, "items": one}, "explain": explain}},
+    ]})
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::router::Route;
+    use super::*;
+
+    /// `TIDEMARK_APPROVE=1 cargo test -p queries openapi` writes the copy anew.
+    #[test]
+    fn the_contract_is_the_approved_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let now = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+        if std::env::var_os("TIDEMARK_APPROVE").is_some() {
+            std::fs::write(path, &now).unwrap();
+        }
+        let approved = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(now == approved, "the contract changed: look at it, then approve it as described above this test");
+    }
+
+    #[test]
+    fn every_route_is_documented() {
+        let served = routes();
+        assert!(served.len() > 15);
+        let own = ["/openapi.json", "/docs", "/docs.js"];
+        for route in served.iter().filter(|route| !own.contains(&route.path)) {
+            let documents = |operation: &Operation| operation.path == route.path && route.answers(operation.method);
+            assert!(OPERATIONS.iter().any(documents), "{} is not documented", route.path);
+        }
+        for operation in OPERATIONS {
+            let serves = |route: &Route| operation.path == route.path && route.answers(operation.method);
+            assert!(served.iter().any(serves), "{} {} is not served", operation.method, operation.path);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! `POST /v1/query`: one or several questions, to aggregates or to tables, all answered at one position; and `explain`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use engine::Snapshot;
+use engine::change::{Lsn, TableSchema};
+use engine::materialization::{Aggregate, AggregateState};
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::access::Caller;
+use crate::api::explanation::{Alternative, Explanation, Unanswered, WhyNot};
+use crate::api::{AnswerView, Problem};
+use crate::http::asking::{
+    Answered, Asked, ask, ask_of, check_covered, find_in, in_turn, not_yet_visible, restricted, wait_for,
+};
+use crate::http::extract::{Explain, Name, Parameters, QueryBody};
+use crate::http::pages::Pages;
+use crate::http::state::{AppState, now_us};
+use crate::query::aggregate_query::{lsn, wait};
+use crate::query::candidate::{Candidate, NotThis, candidates, smallest_definition};
+use crate::query::refusal::QueryError;
+use crate::query::suggestion::did_you_mean;
+use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
+
+/// Questions in one request at most.
+const MAX_QUESTIONS: usize = 32;
+
+/// A question with what else was considered for it.
+struct Considered {
+    asked: Asked,
+    /// Others that can answer, to be asked where it turns out that the first cannot.
+    fallbacks: Vec<Asked>,
+    alternatives: Vec<Alternative>,
+    why_not: Vec<WhyNot>,
+}
+
+pub(in crate::http) async fn query(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: QueryBody,
+) -> Result<Response, Problem> {
+    if !(1..=MAX_QUESTIONS).contains(&body.queries.len()) {
+        let detail = format!("a request has 1 to {MAX_QUESTIONS} questions, this one {}", body.queries.len());
+        return Err(Problem::new(422, "how_many_questions", detail));
+    }
+    if body.explain.is_some() && caller.is_pinned() {
+        // It counts cells, and names aggregates, of others.
+        return Err(Problem::new(403, "token_pinned", "with a token that is pinned, nothing is explained"));
+    }
+    let snapshot = snapshot_at(&state, &body).await?;
+    let as_of = snapshot.as_of();
+    let (many, explain) = (body.many, body.explain);
+    if many && body.queries.iter().any(|request| request.cursor.is_some()) {
+        return Err(QueryError::refused("cursor", "cursor_in_many", "pages of one answer are asked for alone").into());
+    }
+    // Which aggregate over a table is the cheapest is read from the store.
+    let named = body.queries.iter().all(|request| request.table.is_none());
+    let with = state.clone();
+    let consider_all =
+        move || Ok(body.queries.iter().map(|request| consider(&with, &caller, &snapshot, request)).collect::<Vec<_>>());
+    let considered = in_turn(&state, named, consider_all).await?;
+    let short = considered.iter().flatten().all(|considered| considered.asked.is_short());
+    let pages = Arc::clone(&state.pages);
+    let answers = in_turn(&state, short, move || {
+        let parts = considered.into_iter().map(|one| match one.and_then(|one| answer(&one, explain, &pages)) {
+            Ok(part) => Ok(part),
+            // Alone, a question that fails is a request that fails.
+            Err(problem) if !many => Err(problem),
+            Err(problem) => part(&json!({"problem": problem})),
+        });
+        parts.collect::<Result<Vec<_>, _>>()
+    });
+    let mut answers = answers.await?;
+    let mut response = match answers.pop() {
+        Some(only) if !many => ([(header::CONTENT_TYPE, "application/json")], only.get().to_owned()).into_response(),
+        last => {
+            answers.extend(last);
+            Json(json!({"as_of": AnswerView::as_of_body(as_of), "answers": answers})).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(value) = HeaderValue::try_from(as_of.lsn.to_string()) {
+        headers.insert("tidemark-lsn", value);
+    }
+    Ok(response)
+}
+
+/// `GET /v1/aggregates/{name}/explain`: the plan of a question to one aggregate; `analyze=true` runs it.
+pub(in crate::http) async fn explain(
+    State(state): State<AppState>,
+    caller: Caller,
+    Name(name): Name,
+    Parameters(mut parameters): Parameters,
+) -> Result<Response, Problem> {
+    let mut mode = Explain::Plan;
+    if let Some(at) = parameters.iter().position(|(name, _)| name == "analyze") {
+        mode = match parameters.swap_remove(at).1.as_str() {
+            "true" | "" => Explain::Analyze,
+            "false" => Explain::Plan,
+            _ => return Err(QueryError::malformed("analyze", "use true or false").into()),
+        };
+    }
+    let asked = ask(&state, &caller, &name, &QueryRequest::from_parameters(&parameters)?).await?;
+    let considered = Considered { asked, fallbacks: Vec::new(), alternatives: Vec::new(), why_not: Vec::new() };
+    let part = in_turn(&state, false, move || explanation(&considered, mode)).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], part.get().to_owned()).into_response())
+}
+
+/// A Snapshot that shows every position the questions demand.
+async fn snapshot_at(state: &AppState, body: &QueryBody) -> Result<Arc<Snapshot>, Problem> {
+    let newest = || state.engine.snapshot().map_err(Problem::from);
+    let mut demanded: Option<Lsn> = None;
+    let mut patience = Duration::ZERO;
+    for request in &body.queries {
+        demanded = demanded.max(lsn(request.min_lsn.as_deref())?);
+        patience = patience.max(wait(request.wait.as_deref())?);
+    }
+    let snapshot = newest()?;
+    let Some(min_lsn) = demanded.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) else { return Ok(snapshot) };
+    wait_for(state, min_lsn, patience).await?;
+    let snapshot = newest()?;
+    let visible = snapshot.as_of().lsn;
+    if visible < min_lsn { Err(not_yet_visible(min_lsn, visible)) } else { Ok(snapshot) }
+}
+
+/// Finds who answers a question.
+fn consider(
+    state: &AppState,
+    caller: &Caller,
+    snapshot: &Arc<Snapshot>,
+    request: &QueryRequest,
+) -> Result<Considered, Problem> {
+    match (&request.aggregate, &request.table) {
+        (Some(name), None) => {
+            let request = restricted(caller, name, request)?;
+            let aggregate = find_in(state, snapshot, name)?;
+            let query = AggregateQuery::resolve(&request, &aggregate, now_us())?;
+            let asked = ask_of(state, Arc::clone(snapshot), aggregate, query)?;
+            Ok(Considered { asked, fallbacks: Vec::new(), alternatives: Vec::new(), why_not: Vec::new() })
+        }
+        (None, Some(table)) => cheapest(state, caller, snapshot, request, table),
+        _ => Err(QueryError::malformed("aggregate", "a question names an aggregate or a table, one of them").into()),
+    }
+}
+
+/// The aggregate over a table that answers with the fewest cells.
+fn cheapest(
+    state: &AppState,
+    caller: &Caller,
+    snapshot: &Arc<Snapshot>,
+    request: &QueryRequest,
+    table: &str,
+) -> Result<Considered, Problem> {
+    let catalog = snapshot.catalog();
+    let qualified = if table.contains('.') { table.to_owned() } else { format!("public.{table}") };
+    let seen = || catalog.aggregates.values().filter(|other| !other.is_next() && caller.sees(&other.name));
+    let mut over: Vec<Arc<Aggregate>> = seen().cloned().collect();
+    over.retain(|other| other.definition.qualified_table() == qualified);
+    let schema = catalog.tables.get(&qualified).map(|table| &table.schema);
+    // A pinned token hears of the tables of its aggregates only.
+    let Some(schema) = schema.filter(|_| !(over.is_empty() && caller.is_pinned())) else {
+        let problem = Problem::new(422, "unknown_table", format!("there is no table {table}"));
+        let known = catalog.tables.keys().filter(|_| !caller.is_pinned()).map(String::as_str);
+        return Err(problem.hint(did_you_mean(&qualified, known)));
+    };
+    let (answering, resting): (Vec<_>, Vec<_>) =
+        over.into_iter().partition(|other| catalog.answers_from(other).is_some());
+    let (able, unable) = candidates_for(caller, request, &answering, schema)?;
+    let mut why_not: Vec<WhyNot> = unable.into_iter().map(WhyNot::from).collect();
+    why_not.extend(resting.iter().map(|aggregate| resting_reason(aggregate)));
+    let mut ranked = Vec::new();
+    for candidate in able {
+        if let Err(problem) = check_covered(state, snapshot, &candidate.aggregate, &candidate.reads) {
+            let aggregate = candidate.aggregate.name.clone();
+            why_not.push(WhyNot { aggregate, code: problem.code.clone(), reason: problem.detail.clone() });
+            continue;
+        }
+        let cells = estimate(snapshot, &candidate.aggregate, &candidate.reads)?;
+        ranked.push((cells, candidate.aggregate.plan.dimensions.len(), candidate));
+    }
+    ranked.sort_by(|a, b| (a.0, a.1, &a.2.aggregate.name).cmp(&(b.0, b.1, &b.2.aggregate.name)));
+    let alternatives = ranked
+        .iter()
+        .skip(1)
+        .map(|(cells, _, other)| Alternative { aggregate: other.aggregate.name.clone(), cells_estimated: *cells })
+        .collect();
+    let asked = ranked.into_iter().map(|(_, _, able)| ask_of(state, Arc::clone(snapshot), able.aggregate, able.query));
+    let mut asked = asked.collect::<Result<Vec<_>, _>>()?.into_iter();
+    let Some(best) = asked.next() else {
+        let suggestion = smallest_definition(request, schema);
+        let mut problem =
+            Problem::new(422, "no_aggregate_answers", format!("no aggregate over {qualified} answers this question"))
+                .hint("register the definition in `suggestion`, or ask what the aggregates keep");
+        problem.unanswered = Some(Unanswered { why_not, suggestion });
+        return Err(problem);
+    };
+    Ok(Considered { asked: best, fallbacks: asked.collect(), alternatives, why_not })
+}
+
+/// Each aggregate is asked what the caller may ask of it.
+fn candidates_for(
+    caller: &Caller,
+    request: &QueryRequest,
+    live: &[Arc<Aggregate>],
+    schema: &TableSchema,
+) -> Result<(Vec<Candidate>, Vec<NotThis>), Problem> {
+    if !caller.is_pinned() {
+        return Ok(candidates(request, live, schema, now_us())?);
+    }
+    let (mut able, mut unable) = (Vec::new(), Vec::new());
+    for aggregate in live {
+        let request = restricted(caller, &aggregate.name, request)?;
+        let (can, cannot) = candidates(&request, std::slice::from_ref(aggregate), schema, now_us())?;
+        able.extend(can);
+        unable.extend(cannot);
+    }
+    Ok((able, unable))
+}
+
+fn resting_reason(aggregate: &Aggregate) -> WhyNot {
+    let (code, reason) = match &aggregate.state {
+        AggregateState::Halted { code, message, .. } => (code.as_str(), format!("it is halted: {message}")),
+        _ => ("building", "it is being filled".to_owned()),
+    };
+    WhyNot { aggregate: aggregate.name.clone(), code: code.to_owned(), reason }
+}
+
+/// Cells that a plan reads at most.
+fn estimate(snapshot: &Snapshot, aggregate: &Aggregate, reads: &ReadPlan) -> Result<u64, Problem> {
+    match &reads.access {
+        Access::Points { points, .. } => Ok(points.len() as u64),
+        Access::Scans(scans) => {
+            let mut cells = 0u64;
+            for scan in scans {
+                let visit = |_, in_partition: u64, _| cells = cells.saturating_add(in_partition);
+                snapshot
+                    .partitions(aggregate, scan.level, scan.from, scan.to, visit)
+                    .map_err(|error| Problem::new(503, "store_failed", error.to_string()))?;
+            }
+            Ok(cells)
+        }
+    }
+}
+
+fn answer(considered: &Considered, explain: Option<Explain>, pages: &Pages) -> Result<Box<RawValue>, Problem> {
+    if let Some(mode) = explain {
+        return explanation(considered, mode);
+    }
+    let (asked, answered) = considered.answer()?;
+    if answered.answer.next.is_some() {
+        pages.keep(&asked.snapshot);
+    }
+    part(&asked.view(&answered).body())
+}
+
+impl Considered {
+    /// The answer of the first that has one. Only the cells tell whether a bucket of another time zone lies in two of the
+    /// answer's; then the next aggregate is asked.
+    fn answer(&self) -> Result<(&Asked, Answered), Problem> {
+        let mut refused = None;
+        for asked in std::iter::once(&self.asked).chain(&self.fallbacks) {
+            match asked.answer() {
+                Ok(answered) => return Ok((asked, answered)),
+                Err(problem) if problem.code == "does_not_nest" => refused.get_or_insert(problem),
+                Err(problem) => return Err(problem),
+            };
+        }
+        Err(refused.unwrap_or_else(|| Problem::new(500, "internal_error", "nobody was asked")))
+    }
+}
+
+fn explanation(considered: &Considered, mode: Explain) -> Result<Box<RawValue>, Problem> {
+    let started = Instant::now();
+    let analyzed = if mode == Explain::Analyze { Some(considered.answer()?) } else { None };
+    let took = started.elapsed();
+    let asked = analyzed.as_ref().map_or(&considered.asked, |(asked, _)| *asked);
+    let cells = estimate(&asked.snapshot, &asked.aggregate, &asked.reads)?;
+    let mut explanation = Explanation::of(&asked.aggregate, &asked.query, &asked.reads, cells);
+    if let Some((_, answered)) = analyzed {
+        explanation.took_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        explanation.cells_read = Some(answered.answer.cells_read);
+        explanation.rows = Some(answered.answer.rows.len() as u64);
+    }
+    let alternatives = considered.alternatives.iter();
+    explanation.alternatives = alternatives
+        .map(|other| Alternative { aggregate: other.aggregate.clone(), cells_estimated: other.cells_estimated })
+        .collect();
+    explanation.why_not.clone_from(&considered.why_not);
+    part(&explanation)
+}
+
+fn part(body: &impl Serialize) -> Result<Box<RawValue>, Problem> {
+    serde_json::value::to_raw_value(body)
+        .map_err(|_| Problem::new(500, "internal_error", "the answer cannot be written"))
+}

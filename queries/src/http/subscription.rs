@@ -1,0 +1,279 @@
+//! One reader of a live answer. It is asked for the next event only when the one before was taken, so a slow reader costs
+//! one answer's rows and no queue: what happened meanwhile arrives as one difference.
+//!
+//! ```text
+//!            +--> snapshot --> (change | progress)* --+
+//! connect ---+                                        +--> resync --> snapshot ...   the aggregate was built anew
+//!            +--> (change | progress)*  resumed       +--> error                     it cannot answer any more
+//! ```
+//!
+//! Every event shows one commit of ours, so a transaction of the source is in it whole or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::materialization::AggregateId;
+use engine::snapshot::AsOf;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+
+use super::asking::{Answered, Asked, ask, ask_of, in_live_turn, restricted};
+use super::state::{AppState, now_us};
+use crate::access::Caller;
+use crate::api::changes::{ChangesBody, Known};
+use crate::api::{AnswerView, Problem};
+use crate::query::{AggregateQuery, QueryError, QueryRequest};
+
+/// Most rows of a live answer.
+pub(super) const MAX_ROWS: usize = 10_000;
+/// Time after which something is sent even though nothing happened.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often progress is told at most.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// How often an aggregate that is built anew is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// One thing that is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct LiveEvent {
+    /// `snapshot`, `change`, `progress`, `resync`, `error`.
+    pub(super) name: &'static str,
+    /// The position that it shows.
+    pub(super) id: Option<String>,
+    /// JSON.
+    pub(super) data: String,
+}
+
+impl LiveEvent {
+    fn new(name: &'static str, as_of: Option<AsOf>, data: &impl Serialize) -> Result<LiveEvent, Problem> {
+        let data = serde_json::to_string(data)
+            .map_err(|_| Problem::new(500, "internal_error", "the event cannot be written"))?;
+        Ok(LiveEvent { name, id: as_of.map(|as_of| as_of.lsn.to_string()), data })
+    }
+}
+
+/// What the reader has.
+struct Sent {
+    aggregate: AggregateId,
+    known: Known,
+    /// Tag of what was looked at last; `None` where looking is reading.
+    tag: Option<u64>,
+    as_of: AsOf,
+}
+
+/// A live answer to one reader.
+pub(super) struct Subscription {
+    state: AppState,
+    caller: Caller,
+    name: String,
+    request: QueryRequest,
+    throttle: Duration,
+    applied: watch::Receiver<AsOf>,
+    sent: Option<Sent>,
+    last_event: Instant,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Subscription {
+    /// Checks the question, and resumes where the reader was if that position is still kept.
+    pub(super) async fn open(
+        state: AppState,
+        caller: Caller,
+        name: String,
+        request: QueryRequest,
+        throttle: Duration,
+        since: Option<String>,
+    ) -> Result<Subscription, Problem> {
+        refuse_unfit(&request)?;
+        let place = Arc::clone(&state.subscribers).try_acquire_owned().map_err(|_| {
+            Problem::new(429, "too_many_subscribers", "too many live answers are being read").retry_after(5)
+        })?;
+        let asked = ask(&state, &caller, &name, &request).await?;
+        let mut subscription = Subscription {
+            applied: state.engine.applied(),
+            state,
+            caller,
+            name,
+            request,
+            throttle,
+            sent: None,
+            last_event: Instant::now(),
+            ended: false,
+            _place: place,
+        };
+        if let Some(since) = since {
+            subscription.resume(&asked, &since).await?;
+        }
+        Ok(subscription)
+    }
+
+    /// Reads again what the reader saw last, so that only the difference is sent. Where that is not kept any more, it
+    /// begins anew.
+    async fn resume(&mut self, asked: &Asked, since: &str) -> Result<(), Problem> {
+        let lsn = since.parse().map_err(|_| {
+            Problem::new(400, "bad_event_id", "Last-Event-ID is not a position").hint("send the id of the last event")
+        })?;
+        let newest = &asked.snapshot;
+        let Some(kept) = self.state.moments.at(newest, lsn) else { return Ok(()) };
+        let Some(aggregate) = kept.catalog().aggregates.get(&self.name).filter(|old| old.id == asked.aggregate.id)
+        else {
+            return Ok(());
+        };
+        let request = restricted(&self.caller, &self.name, &self.request)?;
+        let query = AggregateQuery::resolve(&request, aggregate, now_us())?;
+        let then = ask_of(&self.state, Arc::clone(&kept), Arc::clone(aggregate), query)?;
+        let short = then.is_short();
+        let known = in_live_turn(&self.state, short, move || Ok(Known::of(&then.view(&whole_answer(&then)?)))).await?;
+        self.sent = Some(Sent { aggregate: asked.aggregate.id, known, tag: None, as_of: kept.as_of() });
+        Ok(())
+    }
+
+    /// The next event; `None` after the last one.
+    pub(super) async fn next(&mut self) -> Option<LiveEvent> {
+        if self.ended {
+            return None;
+        }
+        let stopping = self.state.stopping.clone();
+        let next = tokio::select! {
+            () = stopping.cancelled() => return None,
+            next = self.advance() => next,
+        };
+        self.last_event = Instant::now();
+        Some(next.unwrap_or_else(|problem| {
+            self.ended = true;
+            LiveEvent { name: "error", id: None, data: serde_json::to_string(&problem).unwrap_or_default() }
+        }))
+    }
+
+    async fn advance(&mut self) -> Result<LiveEvent, Problem> {
+        let Some(sent) = &self.sent else { return self.begin().await };
+        let mut seen = sent.as_of;
+        loop {
+            let due = self.last_event + HEARTBEAT;
+            let newer = self.applied.wait_for(|as_of| as_of.sequence > seen.sequence);
+            match tokio::time::timeout_at(due, newer).await.map(|changed| changed.is_ok()) {
+                Ok(true) => {}
+                Ok(false) => return Err(Problem::new(503, "stopping", "the server is stopping").retry_after(1)),
+                Err(_) => return self.progress(),
+            }
+            tokio::time::sleep_until(self.last_event + self.throttle).await;
+            self.state.gate.check(&self.caller)?;
+            if let Some(event) = self.look().await? {
+                return Ok(event);
+            }
+            seen = self.sent.as_ref().map_or(seen, |sent| sent.as_of);
+        }
+    }
+
+    /// The whole answer. Waits while the aggregate is built anew.
+    async fn begin(&mut self) -> Result<LiveEvent, Problem> {
+        let asked = loop {
+            match ask(&self.state, &self.caller, &self.name, &self.request).await {
+                Ok(asked) => break asked,
+                Err(problem) if matches!(problem.code.as_str(), "building" | "not_covered") => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(problem) => return Err(problem),
+            }
+        };
+        self.state.moments.keep(&asked.snapshot);
+        let short = asked.is_short();
+        let (event, sent) = in_live_turn(&self.state, short, move || {
+            let tag = asked.tag_of_partitions()?;
+            let answered = whole_answer(&asked)?;
+            let view = asked.view(&answered);
+            let event = LiveEvent::new("snapshot", Some(asked.snapshot.as_of()), &view.body())?;
+            let known = Known::of(&view);
+            Ok((event, Sent { aggregate: asked.aggregate.id, known, tag, as_of: asked.snapshot.as_of() }))
+        })
+        .await?;
+        self.sent = Some(sent);
+        Ok(event)
+    }
+
+    /// Looks at the newest commit; `None` where nothing of the answer changed.
+    async fn look(&mut self) -> Result<Option<LiveEvent>, Problem> {
+        let asked = match ask(&self.state, &self.caller, &self.name, &self.request).await {
+            Ok(asked) => asked,
+            Err(problem) if problem.code == "building" => return self.resync(&problem.detail).map(Some),
+            Err(problem) => return Err(problem),
+        };
+        let Some(sent) = &mut self.sent else { return Ok(None) };
+        if asked.aggregate.id != sent.aggregate {
+            return self.resync("the aggregate was built anew").map(Some);
+        }
+        let as_of = asked.snapshot.as_of();
+        // The reader may be cut off, come back, and name this position.
+        self.state.moments.keep(&asked.snapshot);
+        let (seen, before) = (sent.tag, std::mem::take(&mut sent.known));
+        let short = asked.is_short();
+        let (event, known, tag) = in_live_turn(&self.state, short, move || {
+            let tag = asked.tag_of_partitions()?;
+            if tag.is_some() && tag == seen {
+                return Ok((None, before, tag));
+            }
+            let answered = whole_answer(&asked)?;
+            let view = asked.view(&answered);
+            let changes = before.changes_to(&view);
+            let event = match changes.is_empty() {
+                true => None,
+                false => Some(LiveEvent::new("change", Some(as_of), &ChangesBody::new(&view, &changes))?),
+            };
+            Ok((event, Known::of(&view), tag))
+        })
+        .await?;
+        if let Some(sent) = &mut self.sent {
+            (sent.known, sent.tag, sent.as_of) = (known, tag, as_of);
+        }
+        match event {
+            None if self.last_event.elapsed() >= PROGRESS => self.progress().map(Some),
+            event => Ok(event),
+        }
+    }
+
+    fn resync(&mut self, reason: &str) -> Result<LiveEvent, Problem> {
+        let since = self.sent.take().map(|sent| sent.as_of.lsn.to_string());
+        LiveEvent::new("resync", None, &json!({"reason": reason, "since": since}))
+    }
+
+    fn progress(&self) -> Result<LiveEvent, Problem> {
+        // A token may have been revoked since.
+        self.state.gate.check(&self.caller)?;
+        let as_of = self.sent.as_ref().map(|sent| sent.as_of).unwrap_or_default();
+        let lag_ms = self.state.engine.status().lag_ms;
+        LiveEvent::new("progress", Some(as_of), &json!({"as_of": AnswerView::as_of_body(as_of), "lag_ms": lag_ms}))
+    }
+}
+
+/// An answer that has no further pages: rows beyond its limit would come and go unseen.
+fn whole_answer(asked: &Asked) -> Result<Answered, Problem> {
+    let answered = asked.answer()?;
+    if answered.answer.truncated && asked.query.in_stored_order() {
+        let detail = format!("a live answer has at most {} rows", asked.query.limit);
+        return Err(Problem::new(422, "live_too_wide", detail).hint("shorten the range, or order and limit it"));
+    }
+    Ok(answered)
+}
+
+/// What has no place in a stream of differences.
+fn refuse_unfit(request: &QueryRequest) -> Result<(), QueryError> {
+    let unfit = [
+        ("cursor", request.cursor.is_some()),
+        ("others", request.others),
+        ("share", request.share),
+        ("rows", request.rows.is_some()),
+        ("compare", request.compare.is_some()),
+        ("layout", request.layout.is_some()),
+        ("fill", request.fill.as_deref() == Some("previous")),
+    ];
+    match unfit.iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((parameter, _)) => {
+            Err(QueryError::refused(parameter, "not_live", format!("a live answer has no {parameter}"))
+                .hint("ask /data for it"))
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Who recomputes totals upstream: what a source that can be asked offers. Whoever starts the source hands it to the HTTP
+//! face.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use engine::change::{Lsn, TableSchema};
+use engine::source::SourceError;
+use tokio::sync::mpsc;
+
+/// A row as text; NULL is `None`.
+pub type TextRow = Vec<Option<String>>;
+
+/// A future that a trait object returns.
+pub type Boxed<'a, R> = Pin<Box<dyn Future<Output = R> + Send + 'a>>;
+
+/// A source that can be asked.
+pub trait Upstream: Send + Sync {
+    /// Makes these tables readable as of one position that nobody had reached before.
+    fn open(&self, tables: Vec<TableSchema>) -> Boxed<'_, Result<Box<dyn Recounting>, SourceError>>;
+}
+
+/// Tables as of one position.
+pub trait Recounting: Send + Sync {
+    /// The position.
+    fn lsn(&self) -> Lsn;
+
+    /// Asks; rows go into the channel, some at a time, until nobody takes more.
+    fn rows(&self, sql: String, into: mpsc::Sender<Vec<TextRow>>) -> Boxed<'_, Result<(), SourceError>>;
+}

@@ -1,0 +1,419 @@
+//! Who may do what, against the real binary: every route with every kind of token, tokens that are pinned to a part of an
+//! aggregate and must never see the rest of it, revocation while an answer is live, and TLS.
+//!
+//! The payments in USD carry values that are found nowhere else; an answer to a pinned token that holds one of them leaked.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::database::Database;
+use crate::support::server::{Reply, Server, tidemark};
+
+/// Values of what the pinned token must not see: sums, counts, texts.
+const CANARIES: [&str; 6] = ["777001", "1554002", "usd-canary", "ACCT-CANARY", "by_account", "secret_table"];
+
+const TABLES: &str = "
+    CREATE TABLE payments (id bigint PRIMARY KEY, at timestamptz, currency text, account text, amount numeric(14,2));
+    INSERT INTO payments VALUES
+        (1, '2026-01-05Z', 'EUR', 'ES1', 10), (2, '2026-02-05Z', 'EUR', 'ES2', 5.5),
+        (3, '2026-01-06Z', 'USD', 'ACCT-CANARY', 777001), (4, '2026-02-06Z', 'USD', 'usd-canary', 777001);
+    CREATE TABLE secret_table (id bigint PRIMARY KEY, n bigint);
+";
+
+struct Guarded {
+    server: Server,
+    database: Database,
+    tokens: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+/// Makes a token; returns its text.
+fn create(tokens: &Path, more: &[&str]) -> String {
+    let output = tidemark().args(["token", "create", "--tokens"]).arg(tokens).args(more).output().unwrap();
+    assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn revoke(tokens: &Path, token: &str) {
+    let id = token.split('_').nth(1).unwrap();
+    assert!(tidemark().args(["token", "revoke", id, "--tokens"]).arg(tokens).status().unwrap().success());
+}
+
+impl Guarded {
+    /// A server that asks for tokens, with two aggregates, and the token of an administrator.
+    fn start() -> (Guarded, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let tokens = directory.path().join("tokens.json");
+        let admin = create(&tokens, &["--scope", "admin"]);
+        let database = Database::start(&[], TABLES);
+        let data = directory.path().join("data");
+        let more = ["--tokens", tokens.to_str().unwrap()];
+        let server = Server::start(&data, &database.url(), &["public.payments", "public.secret_table"], &more);
+        let guarded = Guarded { server, database, tokens, _directory: directory };
+        for (name, dimension) in [("by_currency", "currency"), ("by_account", "account")] {
+            let definition = json!({"table": "payments", "dimensions": [dimension], "drill_through": true,
+                "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+                "time": {"column": "at", "granularity": "month"}, "rollups": ["year"]});
+            let path = format!("/v1/aggregates/{name}");
+            guarded.until(&admin, "PUT", &path, &definition.to_string(), 200);
+            guarded.until(&admin, "GET", &format!("{path}/data"), "", 200);
+        }
+        (guarded, admin)
+    }
+
+    fn ask(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Reply {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        self.server.exchange(method, path, &headers, body.as_bytes()).unwrap()
+    }
+
+    /// Asks until this is answered; at most a minute.
+    fn until(&self, token: &str, method: &str, path: &str, body: &str, status: u16) -> Reply {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let reply = self.ask(Some(token), method, path, body);
+            if reply.status == status {
+                return reply;
+            }
+            assert!(Instant::now() < deadline, "{method} {path}: {} {}", reply.status, reply.text);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn code(reply: &Reply) -> String {
+    let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
+    body["code"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The routes come from the server's own contract, so one that is added is part of this; the scopes are those of the
+/// approved copy.
+#[test]
+fn every_route_asks_every_caller_for_its_scope() {
+    let (guarded, admin) = Guarded::start();
+    let token = |more: &[&str]| create(&guarded.tokens, more);
+    let read = token(&["--scope", "read"]);
+    let register = token(&["--scope", "register"]);
+    let pinned = token(&["--scope", "read", "--pin", "by_currency=currency:EUR"]);
+    // The file is looked at every second.
+    guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
+    let contract: Value = serde_json::from_str(&guarded.ask(None, "GET", "/openapi.json", "").text).unwrap();
+    let (mut asked, mut open) = (0, Vec::new());
+    for (path, operations) in contract["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let Some(scope) = operation.pointer("/security/0/token/0").and_then(Value::as_str) else {
+                open.push(path.clone());
+                continue;
+            };
+            let method = method.to_uppercase();
+            // Nobody of that name is harmed by those who may.
+            let at = path.replace("{name}", "absent");
+            let refused = |token: Option<&str>, status: u16, codes: &[&str]| {
+                let reply = guarded.ask(token, &method, &at, "{}");
+                assert_eq!(reply.status, status, "{method} {path}: {}", reply.text);
+                assert!(codes.contains(&code(&reply).as_str()), "{method} {path}: {}", reply.text);
+                reply
+            };
+            let reply = refused(None, 401, &["token_missing"]);
+            assert!(reply.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+            let mut wrong = admin.clone();
+            let last = wrong.pop().unwrap();
+            wrong.push(if last == '0' { '1' } else { '0' });
+            refused(Some(&wrong), 401, &["token_unknown"]);
+            let holders = [("read", &read), ("register", &register), ("admin", &admin)];
+            let needed = holders.iter().position(|(name, _)| *name == scope).unwrap();
+            for (_, lesser) in &holders[..needed] {
+                refused(Some(lesser), 403, &["scope_missing"]);
+            }
+            for (_, enough) in &holders[needed..] {
+                let reply = guarded.ask(Some(enough), &method, &at, "{}");
+                assert!(!matches!(reply.status, 401 | 403 | 500), "{method} {path}: {}", reply.text);
+            }
+            let reply = guarded.ask(Some(&pinned), &method, &at, "{}");
+            let expected = match (path.rsplit('/').next().unwrap(), scope) {
+                ("aggregates" | "{name}", "read") if path.starts_with("/v1/aggregates") => "",
+                ("data" | "data.json" | "data.ndjson" | "data.csv" | "rows" | "live" | "query", "read") => "",
+                (_, "read") => "token_pinned",
+                _ => "scope_missing",
+            };
+            let got = Some(code(&reply)).filter(|_| reply.status == 403).unwrap_or_default();
+            assert_eq!(got, expected, "{method} {path}: {} {}", reply.status, reply.text);
+            asked += 1;
+        }
+    }
+    assert!(asked >= 22, "{asked} routes were asked");
+    open.sort();
+    assert_eq!(open, ["/healthz", "/readyz"], "these show nothing of the data");
+    // Neither a cookie nor a parameter is a token.
+    let cookie = format!("token={admin}; Authorization=Bearer {admin}");
+    let reply = guarded.server.exchange("GET", &format!("/v1/aggregates?token={admin}"), &[("cookie", &cookie)], b"");
+    assert_eq!(reply.unwrap().status, 401);
+}
+
+#[test]
+fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
+    let (guarded, admin) = Guarded::start();
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_currency=currency:EUR"]);
+    guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
+    let data = "/v1/aggregates/by_currency/data";
+    let answers = std::cell::Cell::new(0);
+    let look = |method: &str, path: &str, body: &str| {
+        let reply = guarded.ask(Some(&pinned), method, path, body);
+        assert_ne!(reply.status, 500, "{path} {body}: {}", reply.text);
+        let text = format!("{:?} {}", reply.headers, reply.text);
+        // What was sent may come back in a refusal.
+        let sent = format!("{path} {body}");
+        for canary in CANARIES.iter().filter(|canary| !sent.contains(**canary)) {
+            assert!(!text.contains(canary), "{canary} leaked by {method} {path} {body}: {text}");
+        }
+        if reply.status == 200 {
+            answers.set(answers.get() + 1);
+        }
+        reply
+    };
+    for question in [
+        "",
+        "?granularity=year",
+        "?granularity=all",
+        "?group_by=currency",
+        "?group_by=",
+        "?filter=currency='USD'",
+        "?filter=currency='USD' or amount is null",
+        "?filter=currency in ('USD','EUR')",
+        "?filter=currency <> 'EUR'",
+        "?where=currency:USD",
+        "?where=currency:EUR",
+        "?where=currency:null",
+        "?order=-amount&limit=1",
+        "?granularity=all&group_by=currency&order=-amount&limit=1&others=true",
+        "?granularity=all&order=-amount&share=true",
+        "?granularity=year&from=2026&to=2027&compare=P1Y",
+        "?fill=zero&from=2026&to=2027",
+        "?layout=columns",
+        "?having=n > 0",
+        "?rows=5&granularity=all",
+        "?rows=5&granularity=month",
+        "?measures=sum(amount),count(*)",
+        "?limit=1",
+    ] {
+        for format in ["", ".json", ".ndjson", ".csv"] {
+            look(
+                "GET",
+                &format!("{data}{format}{}", question.replace(' ', "%20").replace('<', "%3C").replace('>', "%3E")),
+                "",
+            );
+        }
+    }
+    for path in [
+        "/v1/aggregates",
+        "/v1/aggregates/by_currency",
+        "/v1/aggregates/by_account",
+        "/v1/aggregates/by_acount",
+        "/v1/aggregates/by_account/data",
+        "/v1/aggregates/by_account/rows",
+        "/v1/aggregates/by_account/live",
+        "/v1/aggregates/by_currency/rows",
+        "/v1/aggregates/by_currency/rows?where=currency:USD",
+        "/v1/aggregates/by_currency/rows?filter=currency='USD'",
+        "/v1/aggregates/by_currency/explain",
+        "/v1/sources",
+        "/v1/sources/postgres",
+        "/metrics",
+        "/readyz",
+    ] {
+        look("GET", path, "");
+    }
+    for body in [
+        json!({"aggregate": "by_currency"}),
+        json!({"aggregate": "by_account"}),
+        json!({"aggregate": "by_currency", "where": {"currency": "USD"}}),
+        json!({"aggregate": "by_currency", "pinned": []}),
+        json!({"aggregate": "by_currency", "explain": "analyze"}),
+        json!({"table": "payments", "measures": ["sum(amount)", "count(*)"]}),
+        json!({"table": "payments", "measures": ["sum(amount)"], "group_by": ["currency"]}),
+        json!({"table": "payments", "measures": ["sum(amount)"], "group_by": ["account"]}),
+        json!({"table": "payments", "measures": ["sum(amount)"], "filter": "currency = 'USD'"}),
+        json!({"table": "payments", "measures": ["sum(amount)"], "where": {"currency": "USD"}}),
+        json!({"table": "secret_tabel", "measures": ["count(*)"]}),
+        json!({"table": "payment", "measures": ["count(*)"]}),
+        json!({"queries": [{"aggregate": "by_currency"}, {"aggregate": "by_account"},
+                           {"table": "payments", "measures": ["sum(amount)"]}]}),
+    ] {
+        look("POST", "/v1/query", &body.to_string());
+    }
+    assert!(answers.get() > 40, "only {} answers", answers.get());
+
+    // What it does see is right, and what it does not see does not exist.
+    let body = |reply: Reply| serde_json::from_str::<Value>(&reply.text).unwrap();
+    let total = body(look("GET", &format!("{data}?granularity=all"), ""));
+    assert_eq!(total["data"][0]["amount"], "15.50", "{total}");
+    let total = body(look("POST", "/v1/query", r#"{"table":"payments","measures":["sum(amount) as s"]}"#));
+    assert_eq!(total["data"][0]["s"], "15.50", "{total}");
+    let listed = body(look("GET", "/v1/aggregates", ""));
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1, "{listed}");
+    let unseen = body(guarded.ask(Some(&pinned), "GET", "/v1/aggregates/by_account/data", ""));
+    let absent = body(guarded.ask(Some(&pinned), "GET", "/v1/aggregates/by_nobody/data", ""));
+    assert_eq!(
+        unseen["detail"].as_str().unwrap().replace("by_account", "by_nobody"),
+        absent["detail"].as_str().unwrap()
+    );
+    assert_eq!((&unseen["code"], unseen.get("hint")), (&absent["code"], absent.get("hint")));
+
+    // A page of somebody else's answer is not a way in.
+    let page = body(guarded.ask(Some(&admin), "GET", &format!("{data}?limit=1&order=-amount"), ""));
+    let cursor = page["page"]["next"].as_str().unwrap();
+    let reply = look("GET", &format!("{data}?limit=1&order=-amount&cursor={cursor}"), "");
+    assert_eq!((reply.status, code(&reply).as_str()), (400, "bad_cursor"));
+}
+
+#[test]
+fn a_revoked_token_ends_what_it_reads_live() {
+    let (guarded, _) = Guarded::start();
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_currency=currency:EUR"]);
+    guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
+    let ended = AtomicBool::new(false);
+    let (database, over) = (&guarded.database, &ended);
+    let streamed = std::thread::scope(|scope| {
+        // Only a commit makes it look; one is made until it has ended.
+        scope.spawn(move || {
+            for id in 1_000.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let row = format!("({id}, '2026-03-01Z', 'USD', 'usd-canary', 777001)");
+                database.sql(&format!("INSERT INTO payments VALUES {row}"));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let tokens = guarded.tokens.clone();
+        let revoked = pinned.clone();
+        scope.spawn(move || revoke(&tokens, &revoked));
+        let path = "/v1/aggregates/by_currency/live?granularity=all&throttle=20ms";
+        let streamed = guarded.ask(Some(&pinned), "GET", path, "");
+        ended.store(true, Ordering::Relaxed);
+        streamed
+    });
+    let refused = streamed.status == 401;
+    assert!(refused || streamed.text.contains("token_unknown"), "{}", streamed.text);
+    assert!(!streamed.text.contains("777001"), "{}", streamed.text);
+    assert_eq!(guarded.ask(Some(&pinned), "GET", "/v1/aggregates", "").status, 401);
+    // What administrators do is written down, and who did it; never with what.
+    let log = guarded.server.log().join("\n");
+    assert!(
+        log.contains("audit") && log.contains("admin action") && log.contains("/v1/aggregates/by_account"),
+        "{log}"
+    );
+    assert!(!log.contains(pinned.rsplit('_').next().unwrap()));
+}
+
+struct Certificate {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Certificate {
+    fn write(directory: &Path, name: &str) -> Certificate {
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let at = |extension: &str| directory.join(format!("{name}.{extension}"));
+        std::fs::write(at("crt"), made.cert.pem()).unwrap();
+        std::fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
+        Certificate { certificate: at("crt"), key: at("key") }
+    }
+}
+
+#[test]
+fn beyond_loopback_both_are_needed_and_a_renewed_certificate_counts() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let (first, second) =
+        (Certificate::write(directory.path(), "first"), Certificate::write(directory.path(), "second"));
+    let token = create(&at("tokens.json"), &["--scope", "read", "--note", "dashboards"]);
+    std::fs::write(at("token"), &token).unwrap();
+    std::fs::copy(&first.certificate, at("tls.crt")).unwrap();
+    std::fs::copy(&first.key, at("tls.key")).unwrap();
+
+    let serve = |listen: &str, with_tls: bool| {
+        let mut command = tidemark();
+        command.args(["serve", "--generator", "1", "--listen", listen, "--data"]).arg(at("data"));
+        command.arg("--tokens").arg(at("tokens.json"));
+        if with_tls {
+            command.arg("--tls-certificate").arg(at("tls.crt")).arg("--tls-key").arg(at("tls.key"));
+        }
+        command
+    };
+    let refused = serve("0.0.0.0:0", false).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("no TLS"), "{said}");
+    assert!(!at("data").exists(), "it began before it refused");
+
+    let mut command = tidemark();
+    command.args(["serve", "--generator", "1", "--data"]).arg(at("data")).arg("--tokens").arg(at("tokens.json"));
+    command.arg("--tls-certificate").arg(at("tls.crt")).arg("--tls-key").arg(at("tls.key"));
+    let server = Server::listen(&mut command);
+    let list = |scheme: &str, ca: &Path| {
+        let mut command = tidemark();
+        command.args(["list", "--server", &format!("{scheme}://{}", server.address()), "--ca-file"]).arg(ca);
+        command.arg("--token-file").arg(at("token"));
+        command.output().unwrap()
+    };
+    let works = |output: &std::process::Output| output.status.success();
+    assert!(works(&list("https", &first.certificate)));
+    assert!(!works(&list("http", &first.certificate)), "it serves in clear");
+    assert!(!works(&list("https", &second.certificate)), "anybody's certificate is believed");
+    let mut without = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    without.args(["list", "--server", &format!("https://{}", server.address()), "--ca-file"]).arg(&first.certificate);
+    let without = without.env_remove("TIDEMARK_TOKEN").output().unwrap();
+    assert!(String::from_utf8_lossy(&without.stderr).contains("token_missing"), "{without:?}");
+
+    std::fs::copy(&second.certificate, at("tls.crt")).unwrap();
+    std::fs::copy(&second.key, at("tls.key")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !works(&list("https", &second.certificate)) {
+        assert!(Instant::now() < deadline, "the renewed certificate is not shown");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Nonsense changes nothing.
+    std::fs::write(at("tls.crt"), "nonsense").unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !server.log().iter().any(|line| line.contains("stays in force")) {
+        assert!(Instant::now() < deadline, "nobody says that the certificate is wrong");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(works(&list("https", &second.certificate)));
+}
+
+#[test]
+fn tokens_are_listed_without_what_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens.json");
+    let token =
+        create(&tokens, &["--scope", "read", "--pin", "m=currency:'E''R'", "--expires", "90d", "--note", "finance"]);
+    let (id, secret) = token.strip_prefix("tmk_").unwrap().split_once('_').unwrap();
+    let list = tidemark().args(["token", "list", "--tokens"]).arg(&tokens).output().unwrap();
+    let listed = String::from_utf8(list.stdout).unwrap();
+    for part in [id, "read", "m=currency:'E''R'", "finance"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    assert!(!listed.contains(secret) && !std::fs::read_to_string(&tokens).unwrap().contains(secret));
+    for (wrong, words) in [
+        (&["--scope", "register", "--pin", "m=currency:EUR"][..], "can only read"),
+        (&["--scope", "owner"], "not a scope"),
+        (&["--scope", "read", "--pin", "m="], "is not of the form"),
+        (&["--scope", "read", "--expires", "soon"], "90d"),
+    ] {
+        let output = tidemark().args(["token", "create", "--tokens"]).arg(&tokens).args(wrong).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(words), "{wrong:?}: {said}");
+    }
+    let unknown = tidemark().args(["token", "revoke", "00000000", "--tokens"]).arg(&tokens).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+    revoke(&tokens, &token);
+    let listed = tidemark().args(["token", "list", "--tokens"]).arg(&tokens).output().unwrap();
+    assert!(listed.stdout.is_empty());
+}

@@ -1,0 +1,137 @@
+//! The page, in a browser: read as somebody reads it, over the real binary, while payments arrive. The committed bundle is
+//! the one that the sources give.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::database::Database;
+use crate::support::server::Server;
+
+const PAYMENTS: &str =
+    "CREATE TABLE payments (id bigserial PRIMARY KEY, merchant text NOT NULL, currency text NOT NULL,
+    amount numeric(18,2) NOT NULL, created_at timestamptz NOT NULL);
+    INSERT INTO payments (merchant, currency, amount, created_at)
+    SELECT 'shop-' || i % 15, (ARRAY['EUR','USD'])[1 + i % 2], (i % 991) + 0.01 * (i % 100),
+           timestamptz '2025-01-01 00:00Z' + i * interval '3 hours' FROM generate_series(1, 5000) i;";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a script of ours to its end; its output.
+fn script(name: &str, argument: &str) -> Result<String, String> {
+    let output = Command::new("sh").arg(root().join(name)).arg(argument).output().unwrap();
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(told(&output.stdout)) } else { Err(told(&output.stderr)) }
+}
+
+fn chromium() -> PathBuf {
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let named = |name: &str| std::env::split_paths(&on_path).map(|path| path.join(name)).find(|path| path.exists());
+    ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find_map(named)
+        .expect("no browser: sh tests/needs.sh")
+}
+
+/// Runs a walk through the page of a server. It may run SQL: a line out, the first value back.
+fn walk(name: &str, server: &Server, database: Option<&Database>) {
+    let tools = script("tests/dashboard/tools.sh", "").unwrap_or_else(|error| panic!("{error}"));
+    let mut node = Command::new("node")
+        .arg(root().join("tests/dashboard").join(name))
+        .env("TOOLS", tools)
+        .env("BASE", format!("http://{}", server.address()))
+        .env("CHROMIUM", chromium())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut replies = node.stdin.take().unwrap();
+    let mut steps = Vec::new();
+    for line in BufReader::new(node.stdout.take().unwrap()).lines().map_while(Result::ok) {
+        match (line.split_once(' '), database) {
+            (Some(("sql", statement)), Some(database)) if statement.starts_with("SELECT") => {
+                writeln!(replies, "{}", json!(database.value(statement))).unwrap();
+            }
+            (Some(("sql", statement)), Some(database)) => {
+                database.sql(statement);
+                writeln!(replies, "null").unwrap();
+            }
+            (Some(("step", step)), _) => steps.push(step.to_owned()),
+            _ => println!("{line}"),
+        }
+    }
+    let output = node.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && steps.last().is_some_and(|step| step == "done"), "after {steps:?}: {errors}");
+}
+
+fn start() -> (Database, Server, tempfile::TempDir) {
+    let database = Database::start(&[], PAYMENTS);
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    (database, server, data)
+}
+
+#[test]
+fn a_reader_walks_from_years_to_payments_and_back() {
+    let (database, server, _data) = start();
+    let definition = json!({"table": "payments", "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+        "dimensions": ["currency", "merchant"], "time": {"column": "created_at", "granularity": "day"}, "rollups": ["month", "year"],
+        "drill_through": true});
+    server.register("monthly", &definition);
+    let zoned = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}],
+        "time": {"column": "created_at", "granularity": "day", "time_zone": "Africa/Cairo"}});
+    server.register("cairo", &zoned);
+    let steps = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "time": {"column": "created_at", "granularity": "PT15M"}});
+    server.register("steps", &steps);
+    walk("walk.mjs", &server, Some(&database));
+}
+
+#[test]
+fn a_reader_registers_an_aggregate_and_sees_it_fill() {
+    let (database, server, _data) = start();
+    walk("register.mjs", &server, Some(&database));
+}
+
+/// What the demo offers does not exist elsewhere; there, each step's totals are Postgres' own.
+#[test]
+fn the_demo_tells_its_story_and_nobody_else_does() {
+    let (_database, server, _data) = start();
+    assert_eq!(server.try_post("/demo/steps/refund", b"").unwrap().0, 404);
+    let page = server.exchange("GET", "/", &[], b"").unwrap();
+    assert!(
+        page.text.contains("<html lang")
+            && page.headers["content-security-policy"].to_str().unwrap().contains("default-src 'none'")
+    );
+
+    let demo = Server::demo();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while demo.get("/v1/aggregates/payments_daily").0 == 404 {
+        assert!(Instant::now() < deadline, "the demo registers nothing: {:#?}", demo.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(demo.exchange("GET", "/", &[], b"").unwrap().text.contains("data-mode=\"demo\""));
+    for (step, change) in
+        [("refund", Some(-4990)), ("correction", Some(1000)), ("kill", None), ("correction", Some(1000))]
+    {
+        let (status, told) = demo.try_post(&format!("/demo/steps/{step}"), b"").unwrap();
+        assert_eq!((status, &told["equal"]), (200, &json!(true)), "{step}: {told}");
+        let cents = |moment: &str| told[moment]["total"].as_str().unwrap().replace('.', "").parse::<i64>().unwrap();
+        assert!(change.is_none_or(|change| cents("after") - cents("before") == change), "{step}: {told}");
+    }
+    assert_eq!(demo.try_post("/demo/steps/flood", b"").unwrap().0, 404);
+    walk("story.mjs", &demo, None);
+}
+
+/// Where node is too old to build it, the script says that it was not checked.
+#[test]
+fn the_committed_bundle_is_what_the_sources_give() {
+    assert!(Path::new(&root().join("queries/dashboard/dist/index.html")).exists());
+    println!("{}", script("queries/dashboard/build.sh", "--check").unwrap_or_else(|error| panic!("{error}")));
+}

@@ -1,0 +1,217 @@
+//! More than we are made for, all at once: thousands of connections that say nothing or say it byte by byte, questions over
+//! all cells, answers that are asked for and never read, live answers too. Who behaves is served meanwhile, the stream of
+//! changes keeps up, and memory stays within a bound. What is refused is refused with 429 or 503 and a time to come back.
+//!
+//! The figures are printed; the bounds that are asserted are generous, because the machine may be busy with other things.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::database::Database;
+use crate::support::server::Server;
+
+/// Connections that never become a request; more than there are places.
+const IDLE: usize = 4_000;
+/// Those of them that send a byte now and then.
+const SLOW: usize = 400;
+/// Clients that ask for everything, again and again.
+const GREEDY: usize = 96;
+/// Answers that are asked for and not read.
+const UNREAD: usize = 100;
+/// Live answers that are not read.
+const DEAF: usize = 50;
+/// Questions of the client that behaves.
+const QUESTIONS: usize = 300;
+
+/// Longest time for one answer to the client that behaves.
+const LATENCY_BOUND: Duration = Duration::from_secs(5);
+/// Longest time from a commit to its being visible.
+const LAG_BOUND: Duration = Duration::from_secs(25);
+/// Most memory.
+const MEMORY_BOUND: u64 = 1_500 << 20;
+
+const TABLES: &str = "
+    CREATE TABLE payments (id bigint PRIMARY KEY, at timestamptz, account int, amount numeric(14,2));
+    INSERT INTO payments
+    SELECT i, timestamptz '2025-01-01Z' + i % 24 * interval '1 month', i % 50000, i * 0.01 FROM generate_series(1, 400000) AS i;
+";
+const EVERYTHING: &str = "/v1/aggregates/by_account/data?limit=100000";
+const POINT: &str = "/v1/aggregates/by_account/data?granularity=month&from=2025-08&to=2025-09&where=account:7";
+
+/// How long some of the answers took, the slowest last.
+struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    fn of(count: usize, mut ask: impl FnMut()) -> Latencies {
+        let mut latencies: Vec<Duration> = (0..count)
+            .map(|_| {
+                let started = Instant::now();
+                ask();
+                started.elapsed()
+            })
+            .collect();
+        latencies.sort_unstable();
+        Latencies(latencies)
+    }
+
+    fn percentile(&self, percent: usize) -> Duration {
+        self.0[(self.0.len() - 1) * percent / 100]
+    }
+}
+
+fn send(address: &str, text: &str) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.write_all(text.as_bytes()).ok()?;
+    Some(stream)
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
+/// Asks for everything until told to stop; counts the answers by what they were.
+fn be_greedy(address: &str, stop: &AtomicBool, answered: &AtomicU64, refused: &AtomicU64) {
+    while !stop.load(Ordering::Relaxed) {
+        let head = request(EVERYTHING).replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        let Some(mut stream) = send(address, &head) else { continue };
+        let mut answer = Vec::new();
+        // One that is cut off has no whole head, and is looked at as nothing.
+        let _ = stream.read_to_end(&mut answer);
+        let head = String::from_utf8_lossy(&answer[..answer.len().min(600)]).to_lowercase();
+        match head.split(' ').nth(1) {
+            Some("200") => answered.fetch_add(1, Ordering::Relaxed),
+            Some("429" | "503") => {
+                assert!(head.contains("retry-after: "), "no word when to come back: {head}");
+                refused.fetch_add(1, Ordering::Relaxed)
+            }
+            Some(status) => panic!("{status}: {head}"),
+            None => 0,
+        };
+    }
+}
+
+#[test]
+fn who_behaves_is_served_while_others_do_their_worst() {
+    let database = Database::start(&[], TABLES);
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    let definition = json!({"table": "payments", "dimensions": ["account"],
+        "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+        "time": {"column": "at", "granularity": "month"}});
+    server.register("by_account", &definition);
+    let expected = server.get_ok(POINT)["data"].clone();
+    assert_eq!(expected.as_array().unwrap().len(), 1, "{expected}");
+    // A new connection each time: being let in is part of being served.
+    let ask = || {
+        let (status, body) = server.get(POINT);
+        assert_eq!((status, &body["data"]), (200, &expected), "{body}");
+    };
+    let calm = Latencies::of(QUESTIONS, ask);
+    let memory_before = server.peak_memory();
+
+    let address = server.address().to_owned();
+    let began = Instant::now();
+    let stop = AtomicBool::new(false);
+    let (answered, refused, slow_closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let idle: Vec<TcpStream> =
+        (0..IDLE).filter_map(|at| send(&address, if at % 2 == 0 { "" } else { "GET /v1/aggre" })).collect();
+    let unread: Vec<_> = (0..UNREAD).filter_map(|_| send(&address, &request(EVERYTHING))).collect();
+    let live = "/v1/aggregates/by_account/live?granularity=month&from=2025-08&to=2025-09&limit=10000&throttle=20ms";
+    let deaf: Vec<_> = (0..DEAF).filter_map(|_| send(&address, &request(live))).collect();
+    assert!(idle.len() > IDLE * 9 / 10, "only {} connections could be opened", idle.len());
+    let mut id = 1_000_000;
+    let (under_load, lags) = scope(|scope| {
+        for _ in 0..GREEDY {
+            scope.spawn(|| be_greedy(&address, &stop, &answered, &refused));
+        }
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let closed = idle.iter().rev().take(SLOW).filter(|stream| (&mut &**stream).write_all(b"x").is_err());
+                slow_closed.fetch_max(closed.count() as u64, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        // Ended also where an assertion fails, or the others would go on for ever.
+        let ended = StopOnDrop(&stop);
+        let under_load = Latencies::of(QUESTIONS, ask);
+        let lags = Latencies::of(30, || {
+            id += 1;
+            database.sql(&format!("INSERT INTO payments VALUES ({id}, '2025-09-01Z', {id}, 1)"));
+            let lsn = database.value("SELECT pg_current_wal_insert_lsn()::text");
+            let (status, body) = server.get(&format!("{POINT}&min_lsn={lsn}&wait=25s"));
+            assert_eq!((status, &body["data"]), (200, &expected), "{body}");
+        });
+        // The load goes on until those who do not read and those who do not write were cut off.
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while [&slow_closed, &answered, &refused].iter().any(|count| count.load(Ordering::Relaxed) == 0) {
+            assert!(Instant::now() < deadline, "slow clients are never cut off, or large questions never answered");
+            ask();
+        }
+        drop(ended);
+        (under_load, lags)
+    });
+    println!("the load took {:?}", began.elapsed());
+    let memory = server.peak_memory();
+    println!(
+        "point answers p50 {:?} p99 {:?} calm, p50 {:?} p99 {:?} under load; commit to visible p50 {:?} max {:?}; {} large \
+         answers, {} refused; peak memory {} MiB before, {} MiB",
+        calm.percentile(50),
+        calm.percentile(99),
+        under_load.percentile(50),
+        under_load.percentile(99),
+        lags.percentile(50),
+        lags.percentile(100),
+        answered.load(Ordering::Relaxed),
+        refused.load(Ordering::Relaxed),
+        memory_before >> 20,
+        memory >> 20,
+    );
+    assert!(under_load.percentile(100) < LATENCY_BOUND, "{:?}", under_load.percentile(100));
+    assert!(lags.percentile(100) < LAG_BOUND, "{:?}", lags.percentile(100));
+    assert!(memory < MEMORY_BOUND, "{} MiB", memory >> 20);
+    drop((unread, deaf));
+    // And it is over when it is over.
+    ask();
+    assert!(server.terminate().success());
+}
+
+/// With few files to open, connections must not take those that the store needs: a write that fails halts everything.
+#[test]
+fn connections_leave_the_store_its_files() {
+    let database = Database::start(&[], "CREATE TABLE payments (id bigint PRIMARY KEY, amount numeric(12,2))");
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 200; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_tidemark")]);
+    command.args(["serve", "--table", "public.payments", "--data"]).arg(data.path());
+    command.env("TIDEMARK_POSTGRES", database.url()).env("RUST_LOG", "info").env_remove("TIDEMARK_TOKENS");
+    let server = Server::listen(&mut command);
+    let sum = json!({"table": "payments", "measures": [{"name": "amount", "sum": "amount"}]});
+    server.register("total", &sum);
+    let flood: Vec<_> = (0..600).filter_map(|_| send(server.address(), "GET /v1/aggre")).collect();
+    assert_eq!(flood.len(), 600);
+    // Each a table of the store to be opened: registered, filled, written, synced.
+    for round in 1..=10 {
+        database.sql(&format!("INSERT INTO payments SELECT i, 1 FROM generate_series({round}000, {round}999) AS i"));
+        let lsn = database.value("SELECT pg_current_wal_insert_lsn()::text");
+        server.register(&format!("total{round}"), &sum);
+        let answer = server.get_ok(&format!("/v1/aggregates/total{round}/data?min_lsn={lsn}&wait=25s"));
+        assert_eq!(answer["data"][0]["amount"], format!("{round}000.00"), "{answer}");
+    }
+    let said = server.log().join("\n");
+    assert!(!said.contains("could not be accepted"), "{said}");
+    assert!(server.terminate().success());
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,200 @@
+//! `verify`: every cell equals Postgres at one position while nobody stops writing, over and over; and a cell that was
+//! altered is found with both values, also where the control totals agree with it.
+//!
+//! `TIDEMARK_VERIFICATIONS=500 cargo test --release verify` compares that often.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use crate::oracle::{Spec, Table};
+use crate::support::database::Database;
+use crate::support::server::{Server, tidemark};
+use crate::support::shop::{self, Shop};
+use crate::support::sql;
+use crate::support::tamper::{Tamper, add_one};
+
+const VERIFICATIONS: usize = 20;
+
+fn verify(server: &Server, request: &Value) -> Value {
+    let (status, found) = server.try_post("/v1/verify", request.to_string().as_bytes()).unwrap();
+    assert_eq!(status, 200, "{request}: {found}");
+    found
+}
+
+/// What is wrong with a request.
+fn refusal(server: &Server, request: &Value) -> (u16, String) {
+    let (status, problem) = server.try_post("/v1/verify", request.to_string().as_bytes()).unwrap();
+    (status, problem["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn every_cell_equals_postgres_while_everyone_writes() {
+    let comparisons =
+        std::env::var("TIDEMARK_VERIFICATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(VERIFICATIONS);
+    let postgres = sql::postgres(&[]);
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let shop = runtime.block_on(Shop::open(&postgres.url(), 7));
+    let server = Server::start(data.path(), &postgres.url(), &shop::TABLES, &[]);
+    for (name, definition) in shop::definitions() {
+        server.register(name, &definition);
+    }
+    let odd = json!({
+        "table": "payments", "dimensions": ["status", "weight"], "where": "amount > -100 or amount is null",
+        "measures": [{"name": "w", "sum": "weight"}, {"name": "late", "count": "*", "where": "status = 's1'"}],
+        "time": {"column": "at", "granularity": "hour", "time_zone": "America/New_York"}, "rollups": ["week", "year"],
+    });
+    server.register("odd", &odd);
+    let (mut positions, mut cells) = (BTreeSet::new(), 0);
+    for number in 0..comparisons {
+        let before = shop.committed();
+        let found = verify(&server, &json!({}));
+        assert_eq!((&found["equal"], &found["against"]), (&json!(true), &json!("postgres")), "{number}: {found}");
+        assert_eq!(found["skipped"], json!([]), "{number}: {found}");
+        assert!(shop.committed() > before, "nobody wrote during comparison {number}");
+        positions.insert(found["lsn"].as_str().unwrap().to_owned());
+        cells += found["cells"].as_u64().unwrap();
+    }
+    assert_eq!(positions.len(), comparisons, "the position did not move");
+    // The accounts alone: payments may have been truncated.
+    assert!(cells > comparisons as u64 * 100, "hardly anything was compared: {cells}");
+    for request in [
+        json!({"aggregate": "by_day", "from": "2024-02", "to": "2024-03"}),
+        json!({"aggregate": "by_day", "from": "2024-02", "to": "2024-03", "against": "rows"}),
+        json!({"aggregate": "odd", "from": "2024-02-05T00:00:00-05:00"}),
+        json!({"against": "rows"}),
+    ] {
+        let found = verify(&server, &request);
+        assert_eq!(found["equal"], true, "{request}: {found}");
+    }
+    println!("{comparisons} comparisons, {cells} cells, {} transactions meanwhile", shop.committed());
+    runtime.block_on(async {
+        shop.close().await;
+        let client = sql::connect(&postgres.url()).await;
+        let left = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
+        assert_eq!(sql::value(&client, left).await, "0", "a slot was left behind");
+    });
+}
+
+/// Everything that a table can hold, grouped and summed in every way that the oracle knows.
+#[test]
+fn odd_values_are_the_same_to_both() {
+    let seed = std::env::var("TIDEMARK_SEED").map_or(20_261_125, |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let database = Database::start(&[], "");
+    let url = database.url();
+    let mut table = database.runtime.block_on(async { Table::create(&sql::connect(&url).await, seed).await });
+    let write = |table: &mut Table, rng: &mut ChaCha8Rng, transactions: usize| {
+        database.runtime.block_on(async {
+            let client = sql::connect(&url).await;
+            for _ in 0..transactions {
+                table.transaction(&client, rng).await;
+            }
+        });
+    };
+    write(&mut table, &mut rng, 30);
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &url, &[&table.name], &[]);
+    for number in 0..40 {
+        let definition = Spec::random(&mut rng).definition(&table.name);
+        server.register(&format!("a{number}"), &serde_json::to_value(definition).unwrap());
+    }
+    let mut cells = 0;
+    for _ in 0..5 {
+        write(&mut table, &mut rng, 10);
+        for request in [json!({}), json!({"against": "rows"})] {
+            let found = verify(&server, &request);
+            assert_eq!(found["equal"], true, "seed {seed}: {found}");
+            cells += found["cells"].as_u64().unwrap();
+        }
+    }
+    assert!(cells > 1_000, "seed {seed}: hardly anything was compared: {cells}");
+}
+
+fn command(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command: Command = tidemark();
+    command.arg("verify").args(arguments).args(["--server", &format!("http://{}", server.address())]);
+    let output = command.stderr(std::process::Stdio::piped()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn an_altered_cell_is_found_with_both_values() {
+    let database = Database::start(
+        &[],
+        "CREATE TABLE payments (id bigint PRIMARY KEY, account text, amount numeric(14,2), at timestamptz);
+         INSERT INTO payments SELECT i, 'ES' || i % 3, i * 0.37, timestamptz '2026-01-15 UTC' + interval '1 day' * (i % 90)
+           FROM generate_series(1, 900) AS i",
+    );
+    let data = tempfile::tempdir().unwrap();
+    let start = || Server::start(data.path(), &database.url(), &["payments"], &[]);
+    let server = start();
+    let monthly = json!({
+        "table": "payments", "dimensions": ["account"], "rollups": ["year"],
+        "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+        "time": {"column": "at", "granularity": "month"},
+    });
+    server.register("monthly", &monthly);
+    server.register("other", &json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]}));
+    let (code, out, err) = command(&server, &[]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("equal    monthly") && out.contains("12 cells by month"), "{out}");
+    assert!(server.terminate().success());
+
+    // One cent more, and the control total of its Partition with it: nothing here could tell.
+    let tamper = Tamper::open(data.path());
+    let (stored, mut cell) = tamper.cells(1).swap_remove(1);
+    add_one(&mut cell, 0);
+    tamper.put_in_balance(&stored, &cell);
+    drop(tamper);
+    let server = start();
+    server.get_ok("/readyz");
+    let (code, out, err) = command(&server, &["monthly"]);
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(err.contains("1 of 15 cells differ"), "{err}");
+    let sum = database
+        .value("SELECT sum(amount) FROM payments WHERE account = 'ES1' AND at >= '2026-01-01Z' AND at < '2026-02-01Z'");
+    assert!(out.contains(&format!("\"amount\":\"{sum}\"")), "{sum} is not in {out}");
+    assert!(out.contains(r#""granularity":"month","time":"2026-01-01T00:00:00Z"}"#), "{out}");
+    for request in [json!({"aggregate": "monthly"}), json!({"aggregate": "monthly", "against": "rows"})] {
+        let found = verify(&server, &request);
+        let differences = found["aggregates"][0]["differences"].as_array().unwrap();
+        assert_eq!((&found["equal"], &found["differing"], differences.len()), (&json!(false), &json!(1), 1), "{found}");
+        assert_eq!(differences[0]["expected"]["amount"], sum.as_str(), "{found}");
+        assert_ne!(differences[0]["stored"]["amount"], sum.as_str(), "{found}");
+        assert_eq!(differences[0]["stored"]["rows"], differences[0]["expected"]["rows"]);
+    }
+    let found = verify(&server, &json!({"aggregate": "monthly", "from": "2026-02"}));
+    assert_eq!((&found["equal"], &found["cells"]), (&json!(true), &json!(9)), "{found}");
+    assert_eq!(verify(&server, &json!({"aggregate": "other"}))["equal"], true);
+
+    assert_eq!(refusal(&server, &json!({"aggregate": "montly"})), (404, "unknown_aggregate".to_owned()));
+    assert_eq!(refusal(&server, &json!({"from": "yesterday"})), (422, "bad_bound".to_owned()));
+    assert_eq!(refusal(&server, &json!({"agregate": "monthly"})), (422, "invalid_verify_request".to_owned()));
+    assert_eq!(command(&server, &["montly"]).0, Some(2));
+    let address = server.address().to_owned();
+    assert!(server.terminate().success());
+    let dead = tidemark().args(["verify", "--server", &format!("http://{address}")]).output().unwrap();
+    assert_eq!(dead.status.code(), Some(3));
+}
+
+#[test]
+fn a_source_without_postgres_is_compared_with_its_rows() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start_source(data.path(), &["--generator", "5"]);
+    let definition = json!({
+        "table": "payments", "measures": [{"name": "amount", "sum": "amount"}], "dimensions": ["currency"],
+        "time": {"column": "created_at", "granularity": "day"}, "rollups": ["month"],
+    });
+    server.register("daily", &definition);
+    assert_eq!(refusal(&server, &json!({"against": "postgres"})), (422, "no_postgres".to_owned()));
+    let found = verify(&server, &json!({}));
+    assert_eq!((&found["equal"], &found["against"]), (&json!(true), &json!("rows")), "{found}");
+    assert!(found["cells"].as_u64().unwrap() > 10, "{found}");
+}

@@ -31,7 +31,10 @@ fn serve(data: &std::path::Path, postgres: &ThrowawayPostgres, table: &str, defi
 
 /// Rows and sum as Tidemark has them at the end of the log, or the code it halted with.
 async fn totals(server: &Server, postgres: &ThrowawayPostgres) -> Result<(String, String), String> {
-    let lsn = sql::current_lsn(&sql::connect(&postgres.url()).await).await;
+    let client = sql::connect(&postgres.url()).await;
+    // The rows were committed without waiting for the disk: one that waits has them all written.
+    sql::run(&client, "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'end', '')").await;
+    let lsn = sql::current_lsn(&client).await;
     let deadline = Instant::now() + std::time::Duration::from_secs(300);
     let path = format!("/v1/aggregates/totals/data?granularity=all&min_lsn={lsn}&wait=20s");
     loop {

@@ -87,7 +87,7 @@ fn expected(database: &Database, condition: &str) -> Vec<i64> {
 }
 
 fn compare(server: &Server, database: &Database, name: &str, rng: &mut ChaCha8Rng) -> usize {
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let account = rng.random_range(0..7);
     let month = rng.random_range(1..4);
     let questions = [
@@ -233,7 +233,7 @@ fn what_moves_while_the_index_is_filled_is_found_where_it_is() {
     }
     done.store(true, std::sync::atomic::Ordering::Relaxed);
     println!("{} rounds of changes", writer.join().unwrap());
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     for name in ["first", "second", "third"] {
         for account in 0..6 {
             let found = ids(&server, name, &format!("where=dst_acct:a{account}&min_lsn={lsn}"), 50_000);

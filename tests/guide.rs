@@ -299,7 +299,7 @@ impl Guide {
     }
 
     fn lsn(&self) -> Lsn {
-        self.value("SELECT pg_current_wal_insert_lsn()").parse().unwrap()
+        self.value("SELECT pg_current_wal_lsn()").parse().unwrap()
     }
 
     /// An answer that shows everything written so far.

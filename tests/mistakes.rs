@@ -90,7 +90,7 @@ fn by_day() -> Value {
 
 /// The totals of an aggregate over `payments` equal Postgres'.
 fn totals_are_exact(database: &Database, server: &Server, name: &str) {
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let path = format!("/v1/aggregates/{name}/data?granularity=all&group_by=account&min_lsn={lsn}&wait=10s");
     let answer = server.get_ok(&path);
     let answered: Vec<String> = answer["data"]
@@ -573,7 +573,7 @@ fn a_value_that_does_not_fit_halts_its_aggregate_alone() {
     let server = Server::start(data.path(), &database.url(), &["payments"], &[]);
     assert_eq!(server.put("/v1/aggregates/by_day", &by_day()).0, 202);
     rates(&server, "rates", 2);
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let total = |server: &Server, name: &str, lsn: &str| {
         let path = format!("/v1/aggregates/{name}/data?group_by=&min_lsn={lsn}&wait=10s");
         server.get_ok(&path)["data"][0]["amount"].as_str().unwrap().to_owned()
@@ -582,7 +582,7 @@ fn a_value_that_does_not_fit_halts_its_aggregate_alone() {
     totals_are_exact(&database, &server, "by_day");
     // Zeros at the end are no digits.
     database.sql("UPDATE payments SET rate = 1.2500 WHERE id = 6");
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     assert_eq!(total(&server, "rates", &lsn), database.value("SELECT sum(rate)::numeric(30,2) FROM payments"));
 
     database.sql("INSERT INTO payments VALUES (90001, now(), 'ES1', 10.01, 0.125)");
@@ -610,7 +610,7 @@ fn a_value_that_does_not_fit_halts_its_aggregate_alone() {
         assert_eq!(server.delete(&format!("/v1/aggregates/{name}")).unwrap().0, 204);
     }
     rates(&server, "rates", 4);
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     assert_eq!(total(&server, "rates", &lsn), database.value("SELECT sum(rate)::numeric(30,4) FROM payments"));
     server.get_ok("/readyz");
     totals_are_exact(&database, &server, "by_day");

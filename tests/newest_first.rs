@@ -75,7 +75,7 @@ fn change(database: &Database, from: &str) {
 
 /// What the server answers is what Postgres has, for this question and the rows it is about.
 fn assert_equal(server: &Server, database: &Database, granularity: &str, from: Option<&str>) {
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let bound = from.map(|from| format!("&from={from}")).unwrap_or_default();
     let url = format!("{PATH}/data?granularity={granularity}{bound}&limit=100000&min_lsn={lsn}&wait=20s");
     let answered: Vec<Value> = server.get_ok(&url)["data"]

@@ -293,7 +293,7 @@ fn a_table_joins_a_running_source_and_is_checked_with_the_others() {
     until("live");
     let definition = json!({"table": "orders", "measures": [{"name": "amount", "sum": "amount"}]});
     assert_eq!(server.put("/v1/aggregates/orders", &definition).0, 202);
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let answer = server.get_ok(&format!("/v1/aggregates/orders/data?min_lsn={lsn}&wait=10s"));
     assert_eq!(answer["data"][0]["amount"], database.value("SELECT sum(amount) FROM orders"), "{answer}");
 
@@ -316,7 +316,7 @@ fn a_process_that_hangs_loses_its_slot_to_the_one_that_takes_its_place() {
     let (hung, fresh) = (parent.path().join("hung"), parent.path().join("fresh"));
     let url = database.postgres.url();
     let total = |server: &Server| {
-        let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+        let lsn = database.value("SELECT pg_current_wal_lsn()");
         let path = format!("/v1/aggregates/total/data?group_by=&min_lsn={lsn}&wait=20s");
         server.get_ok(&path)["data"][0]["amount"].as_str().unwrap().to_owned()
     };

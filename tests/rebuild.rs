@@ -50,7 +50,7 @@ fn post(server: &Server, what: &str) -> (u16, Value) {
 
 /// Every cell with both measures, as Postgres has them now.
 fn assert_equal(server: &Server, database: &Database) {
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let body = server.get_ok(&format!("{PATH}/data?limit=100000&min_lsn={lsn}&wait=20s"));
     let answered: Vec<Value> = body["data"]
         .as_array()
@@ -133,7 +133,7 @@ fn what_is_built_can_be_held_given_up_and_survives_a_kill() {
     until(|| !server.get_ok(&format!("{PATH}/backfill"))["progress"].is_null());
     let before = server.get_ok(&format!("{PATH}/backfill"));
     database.sql("INSERT INTO payments VALUES (0, 1, 5, '2026-01-02Z')");
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     server.get_ok(&format!("{PATH}/data?limit=1&min_lsn={lsn}&wait=20s"));
     assert_eq!(server.get_ok(&format!("{PATH}/backfill")), before);
     assert!(before["progress"]["rows_done"].as_u64().unwrap() < u64::from(ROWS), "{before}");
@@ -170,7 +170,7 @@ fn a_next_version_that_halts_leaves_the_one_before() {
     until(|| server.get_ok(PATH)["next"]["state"] == "halted");
     // What the filling still had to say came after that; this row and its commit come later still.
     database.sql("INSERT INTO payments VALUES (0, 1, 5, '2026-01-02Z')");
-    let lsn = database.value("SELECT pg_current_wal_insert_lsn()");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
     let answer = server.get_ok(&format!("{PATH}/data?granularity=all&group_by=&min_lsn={lsn}&wait=20s"));
     assert_eq!(answer["data"][0]["n"], 60_001, "{answer}");
     let described = server.get_ok(PATH);

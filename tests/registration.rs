@@ -61,7 +61,7 @@ impl Registry {
 
     /// Compares an aggregate with its own SQL, run in Postgres; returns the number of rows.
     fn compare(&self, name: &str) -> usize {
-        let lsn = self.runtime.block_on(sql::value(&self.client, "SELECT pg_current_wal_insert_lsn()"));
+        let lsn = self.runtime.block_on(sql::value(&self.client, "SELECT pg_current_wal_lsn()"));
         let described = self.server.get_ok(&format!("/v1/aggregates/{name}"));
         let statement = described["sql"].as_str().unwrap();
         let answer = self.server.get_ok(&format!("/v1/aggregates/{name}/data?min_lsn={lsn}&wait=10s"));
@@ -236,7 +236,7 @@ fn integers_that_are_dates_and_measures_with_filters() {
 
     // What is no date is in no bucket: that aggregate says so and stops, the others go on.
     registry.sql("INSERT INTO t (id, ymd, amount) VALUES (9001, 20261399, 1)");
-    let lsn = registry.runtime.block_on(sql::value(&registry.client, "SELECT pg_current_wal_insert_lsn()"));
+    let lsn = registry.runtime.block_on(sql::value(&registry.client, "SELECT pg_current_wal_lsn()"));
     registry.server.get_ok(&format!("/v1/aggregates/total/data?min_lsn={lsn}&wait=10s"));
     let (status, body) = registry.server.get("/v1/aggregates/ymd/data");
     assert_eq!((status, body["code"].as_str()), (503, Some("time_misfit")), "{body}");

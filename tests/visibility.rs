@@ -44,7 +44,7 @@ fn who_names_the_position_of_a_write_sees_it() {
                     rows += [2, 1, 0][(round % 3) as usize];
                     amount += change + i64::from(round % 3 == 0);
                     runtime.block_on(sql::run(&client, &statement));
-                    let lsn = runtime.block_on(sql::value(&client, "SELECT pg_current_wal_insert_lsn()"));
+                    let lsn = runtime.block_on(sql::value(&client, "SELECT pg_current_wal_lsn()"));
                     let path = format!("/v1/aggregates/by_acct/data?where=acct:{writer}&min_lsn={lsn}&wait=20s");
                     let mut answer = agent.get(format!("http://{address}{path}")).call().unwrap();
                     let text = answer.body_mut().read_to_string().unwrap();

@@ -15,7 +15,7 @@ use engine::engine::EngineConfig;
 use engine::materialization::Definition;
 use engine::{Engine, pipeline};
 use queries::dashboard::story::Teller;
-use queries::http::{AppState, Front, Protection, check_listen_address};
+use queries::http::{Front, Protection, check_listen_address};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -23,7 +23,7 @@ use crate::cli::LogFormat;
 use crate::failure::Failure;
 use crate::logging;
 use crate::recount::PostgresRecount;
-use crate::serve::{Running, bind, runtime, serve_engine, stop_on_signal};
+use crate::serve::{Running, bind, runtime, serve_engine, state_of, stop_on_signal};
 use crate::story::{Kill, Storyteller};
 
 /// Payments that exist before Tidemark comes.
@@ -119,7 +119,7 @@ async fn demonstrate(
         }
     };
     let running = Running::start(&EngineConfig::new(data), connector).await?;
-    let mut state = AppState::new(running.engine.clone(), source_name);
+    let mut state = state_of(&running, source_name)?;
     if let Some(upstream) = upstream {
         state = state.with_upstream(Arc::new(upstream));
     }

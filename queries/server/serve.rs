@@ -41,7 +41,7 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
         let listener = bind(config.listen).await?;
         let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
         let Started { running, source_name, inlet, upstream } = start(&config).await?;
-        let mut state = AppState::new(running.engine.clone(), source_name)
+        let mut state = state_of(&running, source_name)?
             .with_gate(gate)
             .with_hosts(Hosts::new(config.hosts.clone()))
             .with_verification(config.verify_every);
@@ -63,6 +63,12 @@ pub fn runtime() -> Result<Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Usage(format!("the runtime cannot be started: {error}")))
+}
+
+/// What handlers share, over a running engine.
+pub fn state_of(running: &Running, source_name: &str) -> Result<AppState, Failure> {
+    AppState::new(running.engine.clone(), source_name)
+        .map_err(|error| Failure::Usage(format!("no threads can be started: {error}")))
 }
 
 /// An engine and the connector that feeds it.

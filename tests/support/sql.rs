@@ -59,9 +59,10 @@ pub async fn run(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-/// The end of the log: whatever was committed before is at or below it.
+/// The end of the log that is written: what was committed before is at or below it, where commits are synchronous. The end
+/// of what is inserted may be behind the header of a page, where nothing ends until more is written.
 pub async fn current_lsn(client: &Client) -> Lsn {
-    value(client, "SELECT pg_current_wal_insert_lsn()").await.parse().unwrap()
+    value(client, "SELECT pg_current_wal_lsn()").await.parse().unwrap()
 }
 
 /// Drops a replication slot once nobody reads from it any more.

@@ -27,6 +27,11 @@ impl Failure {
         matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 57P03)"))
     }
 
+    /// Postgres met something that it did not expect, in its code or in its files.
+    pub(crate) fn is_internal_error(&self) -> bool {
+        matches!(self, Failure::Transient(said) if said.contains("(SQLSTATE XX"))
+    }
+
     pub(crate) fn definite(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Failure::Definite(source_error(code, message, remedy))
     }

@@ -12,6 +12,7 @@ mod connect;
 pub(crate) mod copy;
 mod error;
 mod following;
+mod impasse;
 mod joiner;
 mod joins;
 mod monitor;
@@ -35,7 +36,7 @@ pub mod workload;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::change::Lsn;
 use engine::source::{
@@ -52,6 +53,7 @@ pub use slot::{Dropped, Orphan, drop_slot};
 use config::TableName;
 use error::{Failure, source_error};
 use following::Following;
+use impasse::Impasse;
 use joins::Joins;
 use monitor::Monitor;
 use preflight::Lookout;
@@ -237,6 +239,7 @@ async fn follow(
     let mut course =
         Course { handed_over: position, following, joins, outbox: VecDeque::new(), commands, commands_ended: false };
     let mut backoff = Backoff::default();
+    let mut impasse = Impasse::default();
     let mut monitor = None;
     let mut connections = 0u64;
     loop {
@@ -269,7 +272,7 @@ async fn follow(
             }
             Err(failure) => failure,
         };
-        match failure {
+        match impasse.judge(failure, course.handed_over, Instant::now()) {
             Failure::Transient(reason) => backoff.wait(reason, link).await,
             other => return other,
         }

@@ -200,7 +200,7 @@ impl FakeEngine {
 
     /// Consumes until the source halts; returns the code.
     pub async fn until_halted(&mut self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(40);
         loop {
             if let SourceState::Halted { code, message, remedy } = &self.status.borrow().state {
                 assert!(!message.is_empty() && !remedy.is_empty());

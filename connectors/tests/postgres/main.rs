@@ -561,6 +561,36 @@ async fn log_removed_under_the_slot_halts() {
     assert_eq!(FakeEngine::start(settings, resume).until_halted().await, "slot_lost");
 }
 
+/// Damaged files of Postgres' own bookkeeping: the log is there, and nobody can decode it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_postgres_cannot_decode_halts() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    let settings = config(&server.url(), &["payments"], "tidemark_stuck");
+    let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
+    engine.until(Lsn(1)).await;
+    // From a checkpoint on, decoding starts with what it wrote down.
+    let restart_lsn = "SELECT restart_lsn FROM pg_replication_slots";
+    let began_at = lsn(&client, restart_lsn).await;
+    let mut id = 0;
+    wait_for("decoding would start at a checkpoint", async || {
+        id += 1;
+        let insert = format!("CHECKPOINT; INSERT INTO payments VALUES ({id}, 'm', 1, 's')");
+        client.batch_execute(&insert).await.unwrap();
+        lsn(&client, restart_lsn).await > began_at
+    })
+    .await;
+    engine.until(now(&client).await).await;
+    let resume = engine.stop().await;
+    client.batch_execute("INSERT INTO payments VALUES (-1, 'm', 1, 's')").await.unwrap();
+    for file in std::fs::read_dir(server.socket_directory().join("data/pg_logical/snapshots")).unwrap() {
+        std::fs::write(file.unwrap().path(), "not what was written").unwrap();
+    }
+    let mut engine = FakeEngine::start(settings, resume);
+    assert_eq!(engine.until_halted().await, "log_undecodable");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn preflight_names_every_mistake() {
     let server = Server::start(&["max_replication_slots=2"]);

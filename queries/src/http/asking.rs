@@ -208,7 +208,7 @@ pub(super) async fn in_turn<R: Send + 'static>(
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { work() } else { on_thread(state.turns.take().await?, work).await }
+    if short { work() } else { on_thread(state, state.turns.take().await?, work).await }
 }
 
 /// The same for a live answer.
@@ -217,20 +217,21 @@ pub(super) async fn in_live_turn<R: Send + 'static>(
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { work() } else { on_thread(state.turns.take_live().await?, work).await }
+    if short { work() } else { on_thread(state, state.turns.take_live().await?, work).await }
 }
 
 async fn on_thread<R: Send + 'static>(
+    state: &AppState,
     turn: Turn,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    let stopped = |_| Problem::new(500, "internal_error", "the read was interrupted");
     let work = move || {
         let done = work();
         drop(turn);
         done
     };
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
+    let interrupted = || Problem::new(500, "internal_error", "the read was interrupted");
+    state.scan_threads.run(work).await.ok_or_else(interrupted)?
 }
 
 /// A number after a byte that says what it is.

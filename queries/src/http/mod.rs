@@ -25,6 +25,7 @@ pub mod router;
 mod routes;
 /// Verification that nobody asks for.
 mod sampler;
+mod scan_threads;
 /// The accept loop.
 pub mod serve;
 mod stalling;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::hosts::Hosts;
 use super::metrics::Metrics;
 use super::pages::Pages;
+use super::scan_threads::ScanThreads;
 use super::turns::Turns;
 use crate::access::{Caller, Gate};
 use crate::api::Problem;
@@ -36,6 +37,8 @@ pub struct AppState {
     pub(super) source_name: Arc<str>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) turns: Turns,
+    /// Where what reads many cells runs.
+    pub(super) scan_threads: Arc<ScanThreads>,
     /// Snapshots of answers that have further pages.
     pub(super) pages: Arc<Pages>,
     /// Snapshots that live answers showed last.
@@ -60,16 +63,21 @@ pub struct AppState {
 
 impl AppState {
     /// The state over a running engine; `source_name` is what `/v1/sources` calls its source.
-    #[must_use]
-    pub fn new(engine: Engine, source_name: impl Into<Arc<str>>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The system gives no threads.
+    pub fn new(engine: Engine, source_name: impl Into<Arc<str>>) -> std::io::Result<Self> {
         let source_name = source_name.into();
-        AppState {
+        let scans = ScanThreads::count();
+        Ok(AppState {
             metrics: Arc::new(Metrics::new(engine.clone(), Arc::clone(&source_name))),
             engine,
             gate: Gate::default(),
             hosts: Arc::default(),
             source_name,
-            turns: Turns::default(),
+            turns: Turns::of(scans),
+            scan_threads: Arc::new(ScanThreads::start(scans)?),
             pages: Arc::default(),
             moments: Arc::default(),
             subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)),
@@ -80,7 +88,7 @@ impl AppState {
             verifying: Arc::new(Semaphore::new(1)),
             teller: None,
             was_ready: Arc::default(),
-        }
+        })
     }
 
     /// Everyone is held to tokens.

@@ -11,14 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::Problem;
 
-/// Scans that run at once.
-const MAX_SCANS: usize = 16;
 /// Scans that wait for their turn.
 const MAX_WAITING: usize = 64;
 /// Longest wait for a turn.
 const MAX_WAIT: Duration = Duration::from_secs(5);
-/// Live answers that are read at once.
-const MAX_LIVE_SCANS: usize = 8;
 
 /// Turns of what reads many cells.
 #[derive(Clone, Debug)]
@@ -41,18 +37,17 @@ impl From<OwnedSemaphorePermit> for Turn {
     }
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Turns::new(MAX_SCANS, MAX_WAITING, MAX_WAIT)
-    }
-}
-
 impl Turns {
+    /// So many scans run at once, and as many live answers are read.
+    pub(super) fn of(scans: usize) -> Turns {
+        Turns::new(scans, MAX_WAITING, MAX_WAIT)
+    }
+
     fn new(running: usize, waiting: usize, max_wait: Duration) -> Turns {
         Turns {
             running: Arc::new(Semaphore::new(running)),
             waiting: Arc::new(Semaphore::new(waiting)),
-            live: Arc::new(Semaphore::new(MAX_LIVE_SCANS)),
+            live: Arc::new(Semaphore::new(running)),
             max_wait,
         }
     }

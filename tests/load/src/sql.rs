@@ -38,7 +38,7 @@ pub async fn run(client: &Client, sql: &str) -> anyhow::Result<()> {
 
 /// The end of the log: whatever was committed before is at or below it.
 pub async fn end_of_log(client: &Client) -> anyhow::Result<String> {
-    value(client, "SELECT pg_current_wal_insert_lsn()").await
+    value(client, "SELECT pg_current_wal_lsn()").await
 }
 
 /// A position as a number.

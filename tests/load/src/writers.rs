@@ -51,7 +51,7 @@ impl Writers {
             let insert = "INSERT INTO payments VALUES ($1::int8, $2::text, 'EUR', $3::text::numeric, 'settled',
                               timestamptz '2026-03-01 12:00:00+00')";
             let insert = client.prepare(insert).await?;
-            let position = client.prepare("SELECT pg_current_wal_insert_lsn()::text").await?;
+            let position = client.prepare("SELECT pg_current_wal_lsn()::text").await?;
             sessions.push((client, insert, position));
         }
         let started = Instant::now();

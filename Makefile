@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-postgres-matrix build dashboard clients screenshots lint load bench fuzz needs help
+.PHONY: demo test torture test-postgres-matrix build dashboard clients screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -14,6 +14,7 @@ demo: build      ## A private Postgres with live payments, totals at http://127.
 	@$(TIDEMARK) demo
 
 test: needs      ## All tests; they start and remove their own Postgres
+	cargo run --release -p torture --features torture -- ci
 	cargo test --release --workspace --no-fail-fast
 
 test-postgres-matrix: needs ## What talks to Postgres, against 14, 15, 16, 17 and 18, fetched with npm
@@ -37,9 +38,16 @@ screenshots:     ## Pictures of the page for the documentation, of a demo that r
 lint: needs      ## Format and lints, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release -p torture --features torture -- -D warnings
 
 load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run
 	$(CARGO_TARGET_DIR)/release/load
+
+# Both take --seed; the log of a long run is kept in tests/reports.
+torture: needs   ## An hour of lives ended at the worst moments, failpoints, planted mistakes
+	cargo run --release -p torture --features torture -- run --cycles 2000
+	cargo run --release -p torture --features torture -- sweep --rounds 12
+	cargo run --release -p torture --features torture -- self-test --seeds 5
 
 bench: needs     ## The engine alone, in memory
 	cargo bench --profile release -p engine --bench pipeline

@@ -35,6 +35,7 @@ use crate::source::{FollowedTable, SourceIdentity};
 use crate::store::codec::{self, Control};
 use crate::store::registry;
 use crate::store::{Batch, Cursor, KeyKind, RowFiles, Store, StoreError, cursor, key};
+use crate::torture::{self, Bug, Failpoint};
 
 /// Most groups in one batch.
 const MAX_RUN: usize = 64;
@@ -273,11 +274,31 @@ impl Committer {
         if phase != Phase::Snapshot {
             Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut batch);
         }
+        torture::reached(Failpoint::BatchBuilt);
+        if phase == Phase::SnapshotDone {
+            torture::reached(Failpoint::SnapshotTakenIn);
+        }
+        if torture::planted(Bug::CursorAhead) && phase == Phase::Streaming {
+            let mut ahead = Batch::default();
+            Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut ahead);
+            self.store.write(ahead)?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        if torture::planted(Bug::AcknowledgesReceived) && phase == Phase::Streaming {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        if torture::planted(Bug::PublishesTooEarly) && phase == Phase::Streaming {
+            self.publish(sequence, position, phase, None);
+        }
         let answered = registry.iter().any(RegistryChange::is_answered);
         self.write(batch, phase, answered || registry.iter().any(RegistryChange::is_of_tables))?;
+        torture::reached(Failpoint::BatchWritten);
         self.voided.clear();
         let first_end = run.iter().find_map(|(commit, _)| commit.first_end);
-        self.publish(sequence, position, phase, first_end);
+        if !torture::planted(Bug::PublishesTooEarly) || phase != Phase::Streaming {
+            self.publish(sequence, position, phase, first_end);
+        }
+        torture::reached(Failpoint::Published);
         self.count(&run);
         self.answer(registry);
         if phase != Phase::Snapshot {
@@ -315,13 +336,14 @@ impl Committer {
     /// Removes all rows of truncated tables and all cells over them.
     fn truncate(&mut self, batch: &mut Batch, tables: &[TableId]) -> Result<(), StoreError> {
         for table in tables {
+            torture::reached(Failpoint::Truncating);
             self.store.delete_range(batch, &key::rows(*table))?;
             self.row_counts.insert(*table, 0);
             let over: Vec<AggregateId> = self
                 .catalog
                 .aggregates
                 .values()
-                .filter(|aggregate| aggregate.plan.table == *table)
+                .filter(|aggregate| aggregate.plan.table == *table && !torture::planted(Bug::KeepsTruncated))
                 .map(|aggregate| aggregate.id)
                 .collect();
             for id in over {
@@ -357,10 +379,12 @@ impl Committer {
                     self.put_aggregate(batch, new)?;
                 }
                 RegistryChange::Drop(aggregate, _) => {
+                    torture::reached(Failpoint::Dropping);
                     self.remove_aggregate(batch, aggregate)?;
                     self.catalog.aggregates.remove(&aggregate.name);
                 }
                 RegistryChange::Promote { old, new } => {
+                    torture::reached(Failpoint::Promoting);
                     old.iter().try_for_each(|old| self.remove_aggregate(batch, old))?;
                     self.catalog.covered_from.remove(&new.id);
                     let next = self.catalog.aggregates.remove(&Registration::next_name(&new.name));
@@ -592,6 +616,7 @@ impl Committer {
                         let _ = self.fill.send(self.fill_request(&aggregate));
                     }
                     if let Some(reply) = reply {
+                        torture::reached(Failpoint::Registered);
                         let _ = reply.send(aggregate);
                     }
                 }

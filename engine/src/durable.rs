@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::change::Lsn;
 use crate::shared::Shared;
 use crate::store::Store;
+use crate::torture::{self, Failpoint};
 
 /// Longest time between a write and its sync.
 const SYNC_INTERVAL: Duration = Duration::from_millis(200);
@@ -50,8 +51,10 @@ pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
 }
 
 fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
+    torture::reached(Failpoint::BeforeSync);
     match store.sync() {
         Ok(()) => {
+            torture::reached(Failpoint::Synced);
             shared.durable.send_if_modified(|durable| {
                 let newer = lsn > *durable;
                 if newer {

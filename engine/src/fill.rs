@@ -29,6 +29,7 @@ use crate::sample;
 use crate::shared::Shared;
 use crate::store::key::Range;
 use crate::store::{StoreError, View, key};
+use crate::torture::{self, Failpoint};
 
 /// Rows read in one turn; what they add up to is then handed on.
 const CHUNK_ROWS: u64 = 20_000;
@@ -115,6 +116,7 @@ impl Reading<'_> {
         mut visit: impl FnMut(&[u8], RowRef<'_>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<Option<Range>, Ended> {
         self.wait()?;
+        torture::reached(Failpoint::Filling);
         let waiting = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rest = None;
         let mut failed = None;

@@ -46,6 +46,8 @@ pub mod snapshot;
 pub mod source;
 /// Bytes on disk.
 pub mod store;
+/// What tests break.
+pub mod torture;
 
 pub use engine::Engine;
 pub use snapshot::Snapshot;

@@ -22,6 +22,7 @@ use crate::commit_group::{GroupRows, GroupTooLarge, Span, Written};
 use crate::materialization::group_key;
 use crate::source::{FollowedTable, TableState};
 use crate::store::{Store, StoreError, key};
+use crate::torture::{self, Bug};
 
 /// Why a change cannot be applied exactly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -235,6 +236,10 @@ impl RowImages {
         }
         let key = group.store(&self.key)?;
         group.write(key, Some(new_row));
+        if torture::planted(Bug::KeepsTheOldRow) {
+            group.sign(part.ids(), 1, new_row);
+            return Ok(());
+        }
         group.sign(part.ids(), -1, old_row);
         group.sign(part.ids(), 1, new_row);
         Ok(())
@@ -249,7 +254,7 @@ impl RowImages {
             Written::Gone => return Err(missing()),
             Written::Untouched => {}
         }
-        for (_, rows) in self.pending.iter().rev() {
+        for (_, rows) in self.pending.iter().rev().filter(|_| !torture::planted(Bug::ForgetsGroupsInFlight)) {
             match rows.look_up(part.id, key) {
                 Written::Row(row) => return Ok(group.store(row.0)?),
                 Written::Gone => return Err(missing()),

@@ -33,6 +33,7 @@ use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::sequencer::tables::Changeover;
 use crate::shared::Shared;
 use crate::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
+use crate::torture::{self, Bug, Failpoint};
 
 /// Groups minted and not yet committed, at most.
 const MAX_IN_FLIGHT: u64 = 8;
@@ -251,6 +252,7 @@ impl Sequencer {
         };
         if let End::Stopped(reply) = end {
             let flushed = self.flush().await;
+            torture::reached(Failpoint::Stopping);
             // Workers and committer end with their inputs; the caller joins them.
             drop(self);
             if flushed {
@@ -364,6 +366,7 @@ impl Sequencer {
         if transaction.end_lsn <= self.position.lsn {
             return Ok(());
         }
+        torture::reached(Failpoint::TransactionReceived);
         let partly_truncated = self.partly_truncated(&transaction.changes);
         if !partly_truncated.is_empty() {
             self.suspend_all(&partly_truncated)?;
@@ -396,6 +399,9 @@ impl Sequencer {
                     halted.insert(self.images.table_id(change.table()), error);
                 }
                 Err(error) => return Err(self.fail(&error)),
+            }
+            if torture::planted(Bug::SplitsTransactions) {
+                self.mint_open()?;
             }
         }
         Ok(halted)
@@ -448,6 +454,9 @@ impl Sequencer {
             self.opened();
             self.open.progressed = true;
             self.position = Position { lsn, commit_time_us: time_us };
+            if torture::planted(Bug::AcknowledgesReceived) {
+                self.shared.durable.send_replace(lsn);
+            }
         }
     }
 
@@ -463,7 +472,10 @@ impl Sequencer {
                 self.open.filled_index.extend(entries);
             }
             FillMessage::Covered(id, from) => self.open.covered.push((id, from)),
-            FillMessage::Done(id) => self.open.filled_entirely.push(id),
+            FillMessage::Done(id) => {
+                torture::reached(Failpoint::Filled);
+                self.open.filled_entirely.push(id);
+            }
         }
     }
 
@@ -557,6 +569,7 @@ impl Sequencer {
         };
         let epoch = Arc::new(Epoch { sequence: self.sequence, rows, commands, filled: open.filled });
         let sent = self.committer.send(ToCommit::Commit(commit)).is_ok() && self.dataflow.send(&epoch);
+        torture::reached(Failpoint::GroupMinted);
         if sent { Ok(()) } else { Err(End::Halted) }
     }
 

@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio_postgres::Client;
 
 use super::cells::{Rows, cells};
 use super::embedded::Embedded;
@@ -191,27 +192,7 @@ impl Shop {
         let url = self.signals.url.lock().unwrap().clone();
         let client = sql::connect_again(&url).await;
         let lsn = sql::current_lsn(&client).await;
-        let mut compared = 0;
-        for shape in shapes() {
-            let snapshot = tidemark.live(shape.name, lsn).await;
-            for (level, query) in &shape.levels {
-                let expected: Rows = sql::rows(&client, query)
-                    .await
-                    .into_iter()
-                    .map(|row| row.into_iter().map(|value| value.unwrap_or_else(|| "NULL".to_owned())).collect())
-                    .collect();
-                let actual = cells(&snapshot, shape.name, level);
-                let extra: Vec<_> = actual.difference(&expected).take(5).collect();
-                let missing: Vec<_> = expected.difference(&actual).take(5).collect();
-                assert!(
-                    extra.is_empty() && missing.is_empty(),
-                    "{when}: {} by {level} at {lsn}: Tidemark has {extra:?}, Postgres has {missing:?}",
-                    shape.name
-                );
-                compared += expected.len() as u64;
-            }
-        }
-        tidemark.at(lsn).await.scrub().unwrap_or_else(|error| panic!("{when}: {error}"));
+        let compared = compare_at(tidemark, &client, lsn, when).await;
         self.go_on();
         compared
     }
@@ -223,6 +204,32 @@ impl Shop {
             writer.await.unwrap();
         }
     }
+}
+
+/// Compares every cell with what Postgres has now, where nothing has been written since a position. Returns how many there were.
+pub async fn compare_at(tidemark: &Embedded, client: &Client, lsn: Lsn, when: &str) -> u64 {
+    let mut compared = 0;
+    for shape in shapes() {
+        let snapshot = tidemark.live(shape.name, lsn).await;
+        for (level, query) in &shape.levels {
+            let expected: Rows = sql::rows(client, query)
+                .await
+                .into_iter()
+                .map(|row| row.into_iter().map(|value| value.unwrap_or_else(|| "NULL".to_owned())).collect())
+                .collect();
+            let actual = cells(&snapshot, shape.name, level);
+            let extra: Vec<_> = actual.difference(&expected).take(5).collect();
+            let missing: Vec<_> = expected.difference(&actual).take(5).collect();
+            assert!(
+                extra.is_empty() && missing.is_empty(),
+                "{when}: {} by {level} at {lsn}: Tidemark has {extra:?}, Postgres has {missing:?}",
+                shape.name
+            );
+            compared += expected.len() as u64;
+        }
+    }
+    tidemark.at(lsn).await.scrub().unwrap_or_else(|error| panic!("{when}: {error}"));
+    compared
 }
 
 async fn write(signals: Arc<Signals>, seed: u64) {

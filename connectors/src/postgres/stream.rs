@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use engine::change::{Lsn, TableId};
 use engine::source::{SourceCommand, SourceError, SourceEvent, SourceState, TableState};
+use engine::torture::{self, Failpoint};
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
@@ -639,7 +640,9 @@ impl<'s> Follower<'s> {
 /// skip transactions up to it.
 fn acknowledge(client: &mut ReplicationClient, link: &Link, durable: Lsn, received: Lsn) {
     let position = durable.min(received);
+    torture::reached(Failpoint::Acknowledging);
     client.acknowledge(position);
+    torture::reached(Failpoint::Acknowledged);
     link.note_acknowledged(position);
 }
 

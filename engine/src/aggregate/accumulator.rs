@@ -8,6 +8,7 @@ use super::count::Count;
 use super::float_sum::FloatSum;
 use super::sum::{Special, Sum};
 use crate::change::{Numeric, ValueRef};
+use crate::torture::{self, Bug};
 
 /// What is computed over which column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +137,13 @@ impl Accumulator {
     pub fn merge(&mut self, other: &Accumulator) {
         let fits = match (&mut *self, other) {
             (Accumulator::Count(a), Accumulator::Count(b)) => a.merge(*b).map(|sum| *a = sum),
-            (Accumulator::Sum(a), Accumulator::Sum(b)) => a.merge(b),
+            (Accumulator::Sum(a), Accumulator::Sum(b)) => {
+                let fits = a.merge(b);
+                if torture::planted(Bug::AddsDoubles) {
+                    a.finite = torture::through_a_double(a.finite);
+                }
+                fits
+            }
             (Accumulator::FloatSum(a), Accumulator::FloatSum(b)) => a.merge(b),
             _ => None,
         };

@@ -13,6 +13,7 @@ use crate::aggregate::Cell;
 use crate::materialization::bucket::BucketCache;
 use crate::materialization::{Aggregate, AggregateId, Plan};
 use crate::store::{codec, key};
+use crate::torture::{self, Bug};
 
 /// What one worker has to write for one epoch.
 #[derive(Debug, Default)]
@@ -163,7 +164,7 @@ impl Apply {
             let Some(held) = self.partitions.held_cell(id, group) else { continue };
             let existed = held.existed.take().unwrap_or(false);
             held.changed = set.sequence;
-            let exists = !held.cell.is_zero();
+            let exists = !held.cell.is_zero() || torture::planted(Bug::KeepsEmptyCells);
             key::push_cell_prefix(&mut set.bytes, id.0, id.1, id.2);
             set.bytes.extend_from_slice(group);
             let key_end = set.bytes.len() as u32;
@@ -196,6 +197,9 @@ fn add(
     for level in 0..=applying.coarser.len() {
         if let Some(cache) = level.checked_sub(1).and_then(|coarser| applying.coarser.get_mut(coarser)) {
             bucket = cache.bucket(entry.bucket.0);
+            if entry.rows < 0 && torture::planted(Bug::RollsUpInsertsOnly) {
+                continue;
+            }
         }
         let id = (aggregate, level as u8, bucket);
         let held = partitions.cell(id, entry.group, sequence).map_err(|_| Halt::Unreadable)?;

@@ -22,6 +22,7 @@ use super::block::Block;
 use super::fold::Fold;
 use super::partition::Partitions;
 use crate::store::Store;
+use crate::torture::{self, Failpoint};
 
 /// Longest time a worker sleeps without looking whether it should stop.
 const PARK: Duration = Duration::from_millis(100);
@@ -164,7 +165,9 @@ where
                 while folded.front().is_some_and(|epoch| !frontier.less_equal(&epoch.sequence)) {
                     let Some(epoch) = folded.pop_front() else { break };
                     let blocks = stash.remove(&epoch.sequence).unwrap_or_default();
-                    emit(apply.epoch(&epoch, index, &blocks));
+                    let written = apply.epoch(&epoch, index, &blocks);
+                    torture::reached(Failpoint::GroupApplied);
+                    emit(written);
                 }
             }
         });

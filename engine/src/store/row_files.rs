@@ -25,6 +25,7 @@ use rocksdb::{BlockBasedOptions, DBCompressionType, IngestExternalFileOptions, O
 use super::{Store, StoreError};
 use crate::commit_group::GroupRows;
 use crate::pipeline::yield_to_the_source;
+use crate::torture::{self, Failpoint};
 
 /// Groups that wait to be written, at most.
 const WAITING_GROUPS: usize = 8;
@@ -264,6 +265,7 @@ impl<'o> Files<'o> {
         while !self.open.is_empty() {
             self.complete_oldest()?;
         }
+        torture::reached(Failpoint::SnapshotFilesWritten);
         self.take_in()?;
         fs::remove_dir_all(&self.directory).map_err(io_error)
     }

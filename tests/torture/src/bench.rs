@@ -1,0 +1,68 @@
+//! What all lives share: Postgres, those who write to it, and the data directory that one life leaves to the next.
+
+use connectors::postgres::throwaway::ThrowawayPostgres;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tempfile::TempDir;
+use tokio_postgres::Client;
+
+use crate::process::{End, Fate, Life};
+use crate::support::shop::Shop;
+use crate::support::sql;
+
+/// The replication slot of all lives.
+pub const SLOT: &str = "torture";
+
+/// Sums of these leave the 53 bits of a double.
+const LARGE: &str = "INSERT INTO payments (grp, amount, weight, status, at)
+    SELECT 'large', 999999999999.99 - i * 0.01, 0.5, 's1', timestamptz '2024-02-02 UTC' FROM generate_series(1, 150) AS i";
+
+/// Postgres under load, and a data directory.
+pub struct Bench {
+    pub rng: ChaCha8Rng,
+    postgres: ThrowawayPostgres,
+    client: Client,
+    shop: Shop,
+    data: TempDir,
+}
+
+impl Bench {
+    /// Starts Postgres and the writers.
+    pub async fn open(seed: u64) -> Bench {
+        let postgres = sql::postgres(&["wal_sender_timeout=5s", "deadlock_timeout=20ms", "autovacuum=off"]);
+        let client = sql::connect(&postgres.url()).await;
+        let shop = Shop::open(&postgres.url(), seed).await;
+        Bench { rng: ChaCha8Rng::seed_from_u64(seed), postgres, client, shop, data: tempfile::tempdir().unwrap() }
+    }
+
+    /// Ends the writers.
+    pub async fn close(self) {
+        self.shop.close().await;
+    }
+
+    /// Forgets everything that lives have left: the next one begins with an initial snapshot.
+    pub async fn begin_anew(&mut self) {
+        sql::drop_slot(&self.client, SLOT).await;
+        self.data = tempfile::tempdir().unwrap();
+    }
+
+    /// A life with what the one before left.
+    pub fn life(&self, fate: Fate) -> Life {
+        Life::start(self.data.path(), &self.postgres.url(), fate)
+    }
+
+    /// A statement beside those of the writers.
+    pub async fn sql(&self, statement: &str) {
+        sql::run(&self.client, statement).await;
+    }
+
+    /// Compares every cell, with the writers at rest. Returns how many there were.
+    pub async fn compare(&self, life: &mut Life) -> Result<u64, End> {
+        self.sql(LARGE).await;
+        self.shop.pause().await;
+        let lsn = sql::current_lsn(&self.client).await;
+        let compared = life.ask(&format!("compare {lsn}"), "equal");
+        self.shop.go_on();
+        compared.map(|line| line.split(' ').nth(1).and_then(|cells| cells.parse().ok()).unwrap_or_default())
+    }
+}

@@ -1,0 +1,119 @@
+//! Whole lives of engine and connector over a real Postgres that is being written to. Each life is a process of its own and
+//! is ended by `kill -9`, or aborts itself at a failpoint; the next one has to have every cell as Postgres' `GROUP BY` has it.
+//!
+//! ```text
+//! torture (this process)                    life (a child, killed again and again)
+//!   Postgres of its own                       engine + connector over one data directory
+//!   writers: Shop                             reader: every Snapshot, no half transaction, no way back
+//!   nemesis, seeded        -- a line in -->   register, late, rebuild, drop, compare, stop
+//!   verdict                <-- a line out --  what became of it; or it dies, and says why
+//! ```
+//!
+//! A tester that is not tested counts for nothing: `self-test` plants mistakes in the engine (`engine::torture::Bug`) and
+//! fails where one is not found. `sweep` fails where a failpoint is never reached.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+
+mod bench;
+mod life;
+mod nemesis;
+mod process;
+mod self_test;
+mod sweep;
+
+/// What the integration tests share, as far as it is needed here.
+#[allow(dead_code)]
+#[path = "../../support"]
+mod support {
+    pub mod cells;
+    pub mod embedded;
+    pub mod shop;
+    pub mod sql;
+}
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+use bench::Bench;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: What,
+    /// Choices are repeated with it, though not the timing.
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Lives that end at random moments.
+    Run {
+        /// How many.
+        #[arg(long, default_value_t = 40)]
+        cycles: u64,
+    },
+    /// Every failpoint: reached, and survived.
+    Sweep {
+        /// So often each: the first time at the first hit, then at random ones.
+        #[arg(long, default_value_t = 2)]
+        rounds: u64,
+    },
+    /// Every planted mistake: found.
+    SelfTest {
+        /// With so many seeds.
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+    },
+    /// What the ordinary test run does: all three, briefly.
+    Ci,
+    /// One life; started by the others.
+    #[command(hide = true)]
+    Life {
+        /// The data directory.
+        data: PathBuf,
+        /// Postgres.
+        url: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let Arguments { command, seed } = Arguments::parse();
+    if let What::Life { data, url } = command {
+        life::run(&data, &url);
+        return ExitCode::SUCCESS;
+    }
+    let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
+    println!("seed {seed}");
+    let began = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let failures = runtime.block_on(async {
+        let mut bench = Bench::open(seed).await;
+        let mut failures = Vec::new();
+        match command {
+            What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
+            What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
+            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
+            What::Ci => {
+                failures.extend(nemesis::run(&mut bench, 40, None).await.err());
+                failures.extend(sweep::run(&mut bench, 1).await);
+                failures.extend(self_test::run(&mut bench, 1).await);
+            }
+            What::Life { .. } => {}
+        }
+        bench.close().await;
+        failures
+    });
+    for failure in &failures {
+        println!("FAILED: {failure}");
+    }
+    println!(
+        "torture: {} in {:.0} s, seed {seed}",
+        if failures.is_empty() { "ok" } else { "FAILED" },
+        began.elapsed().as_secs_f64()
+    );
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

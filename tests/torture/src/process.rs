@@ -1,0 +1,124 @@
+//! A life as its parent sees it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use engine::torture::{Bug, Failpoint};
+
+const ABORTED: i32 = 6;
+/// Longest time for one thing it is told.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a life is born with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fate {
+    /// The mistake it makes.
+    pub planted: Option<Bug>,
+    /// Where it aborts, and at which hit.
+    pub failpoint: Option<(Failpoint, u64)>,
+}
+
+/// A running life.
+pub struct Life {
+    child: Child,
+    input: ChildStdin,
+    lines: mpsc::Receiver<String>,
+    fate: Fate,
+}
+
+/// How a life ended that was told something.
+#[derive(Debug)]
+pub enum End {
+    /// At its failpoint.
+    Aborted,
+    /// Of something that must not be.
+    Violated(String),
+}
+
+impl Life {
+    /// Starts one over a data directory; it says `started` once it is there.
+    pub fn start(data: &Path, url: &str, fate: Fate) -> Life {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("life").arg(data).arg(url);
+        if let Some(bug) = fate.planted {
+            command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
+        }
+        if let Some((point, nth)) = fate.failpoint {
+            command.env("TIDEMARK_FAILPOINT", format!("{point:?}:{nth}"));
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, said) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let input = child.stdin.take().unwrap();
+        Life { child, input, lines: said, fate }
+    }
+
+    /// Tells it something, and waits until it says this.
+    pub fn ask(&mut self, command: &str, answer: &str) -> Result<String, End> {
+        // Where it is dead, it says nothing.
+        let _ = writeln!(self.input, "{command}");
+        self.hears(answer)
+    }
+
+    /// Waits until it says this.
+    pub fn hears(&mut self, answer: &str) -> Result<String, End> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.starts_with(answer) => return Ok(line),
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.end()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = self.child.kill();
+                    let _ = self.child.wait();
+                    return Err(End::Violated(format!("never {answer}")));
+                }
+            }
+        }
+    }
+
+    /// Whether it aborts by itself within this time.
+    pub fn aborts_within(&mut self, time: Duration) -> Result<bool, String> {
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if self.child.try_wait().unwrap().is_some() {
+                return match self.end() {
+                    End::Aborted => Ok(true),
+                    End::Violated(why) => Err(why),
+                };
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(false)
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// How it ended by itself.
+    fn end(&mut self) -> End {
+        let status = self.child.wait().unwrap();
+        let mut said = String::new();
+        let _ = self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
+        if self.fate.failpoint.is_some() && status.signal() == Some(ABORTED) {
+            End::Aborted
+        } else {
+            End::Violated(format!("{status}: {}", said.trim().chars().take(600).collect::<String>()))
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

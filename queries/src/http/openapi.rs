@@ -419,6 +419,7 @@ fn request_body(operation: &str) -> Option<Value> {
 
 fn schemas() -> Value {
     let text = || json!({"type": "string"});
+    let maybe_text = || json!({"type": ["string", "null"]});
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
     let as_of = object(
         &["lsn", "commit_time"],
@@ -475,7 +476,7 @@ fn schemas() -> Value {
         "Health": {"type": "object"},
         "TableRequest": object(&["table"], json!({"table": text()})),
         "VerifyRequest": {"type": "object", "additionalProperties": false, "properties": {
-            "aggregate": text(), "from": text(), "to": text(), "against": {"enum": ["postgres", "rows"]}}},
+            "aggregate": maybe_text(), "from": maybe_text(), "to": maybe_text(), "against": {"enum": ["postgres", "rows", null]}}},
         "Verification": object(&["equal", "against", "lsn", "cells", "differing", "took_ms", "aggregates", "skipped"], json!({
             "equal": {"type": "boolean"}, "against": {"enum": ["postgres", "rows"]}, "lsn": text(), "cells": {"type": "integer"},
             "differing": {"type": "integer"}, "took_ms": {"type": "integer"},

@@ -768,10 +768,10 @@ export interface components {
         };
         VerifyRequest: {
             /** @enum {unknown} */
-            against?: "postgres" | "rows";
-            aggregate?: string;
-            from?: string;
-            to?: string;
+            against?: "postgres" | "rows" | null;
+            aggregate?: string | null;
+            from?: string | null;
+            to?: string | null;
         };
     };
     responses: never;

@@ -137,7 +137,10 @@ fn every_route_asks_every_caller_for_its_scope() {
             let reply = guarded.ask(Some(&pinned), &method, &at, "{}");
             let expected = match (path.rsplit('/').next().unwrap(), scope) {
                 ("aggregates" | "{name}", "read") if path.starts_with("/v1/aggregates") => "",
-                ("data" | "data.json" | "data.ndjson" | "data.csv" | "rows" | "live" | "query", "read") => "",
+                (
+                    "data" | "data.json" | "data.ndjson" | "data.csv" | "data.arrow" | "rows" | "live" | "query",
+                    "read",
+                ) => "",
                 (_, "read") => "token_pinned",
                 _ => "scope_missing",
             };
@@ -201,7 +204,7 @@ fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
         "?measures=sum(amount),count(*)",
         "?limit=1",
     ] {
-        for format in ["", ".json", ".ndjson", ".csv"] {
+        for format in ["", ".json", ".ndjson", ".csv", ".arrow"] {
             look(
                 "GET",
                 &format!("{data}{format}{}", question.replace(' ', "%20").replace('<', "%3C").replace('>', "%3E")),

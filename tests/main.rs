@@ -46,6 +46,9 @@ mod guide;
 /// Random questions against Postgres' own GROUP BY.
 mod questions;
 
+/// One answer in every format.
+mod formats;
+
 /// Answers and their changes, as they happen.
 mod live;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A word, and the only places where sources may contain it.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 12] = [
     ("timely", &["engine/src/dataflow/"]),
     ("differential_dataflow", &["engine/src/dataflow/"]),
     ("rocksdb", &["engine/src/store/"]),
@@ -13,6 +13,9 @@ const HOMES: [(&str, &[&str]); 9] = [
     ("rustls", &["connectors/src/postgres/transport/", "queries/src/http/tls.rs"]),
     ("axum", &["queries/src/http/", "queries/src/dashboard/"]),
     ("hyper_util", &["queries/src/http/"]),
+    ("arrow_array", &["queries/src/api/arrow.rs"]),
+    ("arrow_ipc", &["queries/src/api/arrow.rs"]),
+    ("arrow_schema", &["queries/src/api/arrow.rs"]),
     ("sqlparser", &["engine/src/materialization/filter.rs", "queries/src/sql/"]),
 ];
 

@@ -23,6 +23,7 @@ pub type Answer = (u16, Value);
 pub struct Reply {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
+    pub bytes: Vec<u8>,
     pub text: String,
 }
 
@@ -166,8 +167,9 @@ impl Server {
         let request = ureq::http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let mut response = agent.run(request.body(body.to_vec()).unwrap()).ok()?;
-        let text = response.body_mut().read_to_string().ok()?;
-        Some(Reply { status: response.status().as_u16(), headers: response.headers().clone(), text })
+        let bytes = response.body_mut().read_to_vec().ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Some(Reply { status: response.status().as_u16(), headers: response.headers().clone(), bytes, text })
     }
 
     /// The most memory it has had resident so far, in bytes.

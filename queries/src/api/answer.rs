@@ -1,101 +1,21 @@
 //! Answers as JSON, NDJSON and CSV: the same columns and values in each.
 
 use engine::aggregate::MeasureValue;
-use engine::aggregate::accumulator::write_decimal;
-use engine::change::ColumnType;
-use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, Plan, group_key};
+use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, group_key};
 use engine::snapshot::AsOf;
 use engine::source::FollowedTable;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
+use super::column::{ColumnBody, ColumnKind, columns};
 use super::field::Field;
 use super::table_rows::TableRows;
 use super::warning::Warning;
 use crate::query::aggregate_query::bucket_end;
 use crate::query::instant::format_instant;
 use crate::query::output::divide;
-use crate::query::{AggregateQuery, Layout, Output, OutputType, ReadPlan};
+use crate::query::{AggregateQuery, Layout, OutputType, ReadPlan};
 use crate::read::{Answer, Before, Behind, Row};
-
-/// What an answer says about one of its columns.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ColumnBody {
-    /// Name in the rows.
-    pub name: String,
-    /// `timestamp`, `decimal`, `int64`, `text`, ...
-    #[serde(rename = "type")]
-    pub column_type: &'static str,
-    /// `time`, `dimension`, `measure` or `flag`.
-    pub role: &'static str,
-    /// Length of the time's buckets.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub granularity: Option<String>,
-    /// Zone of the time's buckets.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub time_zone: Option<String>,
-    /// Digits after the point.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale: Option<u16>,
-}
-
-fn column(name: &str, column_type: &'static str, role: &'static str) -> ColumnBody {
-    ColumnBody { name: name.to_owned(), column_type, role, granularity: None, time_zone: None, scale: None }
-}
-
-/// The columns of an answer with these dimensions and measures.
-#[must_use]
-pub fn columns(
-    plan: &Plan,
-    (granularity, calendar): (Granularity, &Calendar),
-    group_by: &[usize],
-    outputs: &[Output],
-) -> Vec<ColumnBody> {
-    let mut columns = Vec::new();
-    if granularity != Granularity::All {
-        columns.push(ColumnBody {
-            granularity: Some(granularity.to_string()),
-            time_zone: Some(calendar.zone().name().to_owned()),
-            ..column("time", "timestamp", "time")
-        });
-    }
-    for dimension in group_by.iter().filter_map(|position| plan.dimensions.get(*position)) {
-        columns.push(column(&dimension.name, dimension_type(&dimension.column_type), "dimension"));
-    }
-    columns.extend(outputs.iter().map(|output| output_column(&output.name, output.output_type(plan))));
-    if granularity != Granularity::All {
-        columns.push(column("complete", "boolean", "flag"));
-    }
-    columns
-}
-
-/// A column of a table, as dimensions are described.
-pub(super) fn table_column(name: &str, column_type: &ColumnType) -> ColumnBody {
-    column(name, dimension_type(column_type), "column")
-}
-
-fn output_column(name: &str, output_type: OutputType) -> ColumnBody {
-    let (column_type, scale) = match output_type {
-        OutputType::Count => ("int64", None),
-        OutputType::Decimal(scale) => ("decimal", Some(scale)),
-        OutputType::Float => ("float64", None),
-    };
-    ColumnBody { scale, ..column(name, column_type, "measure") }
-}
-
-fn dimension_type(column_type: &ColumnType) -> &'static str {
-    match column_type {
-        ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8 => "int64",
-        ColumnType::Numeric { .. } => "decimal",
-        ColumnType::Float4 | ColumnType::Float8 => "float64",
-        ColumnType::Bool => "boolean",
-        ColumnType::Uuid => "uuid",
-        ColumnType::Date => "date",
-        ColumnType::Timestamp => "local_timestamp",
-        ColumnType::TimestampTz => "timestamp",
-        ColumnType::Text | ColumnType::Char | ColumnType::Unsupported(_) | ColumnType::Gone(_) => "text",
-    }
-}
 
 /// An answer with everything that is said about it.
 #[derive(Debug)]
@@ -132,22 +52,22 @@ impl AnswerView<'_> {
         let mut more = Vec::new();
         if self.before.is_some() {
             for output in &query.outputs {
-                let of = |what: &str| output_column(&format!("{}_{what}", output.name), output.output_type(plan));
+                let of = |what| ColumnBody::of_output(&format!("{}_{what}", output.name), output.output_type(plan));
                 more.extend([of("previous"), of("change")]);
             }
         }
         if query.share.is_some() {
-            more.push(ColumnBody { scale: Some(SHARE_DIGITS), ..column("share", "decimal", "measure") });
+            more.push(ColumnBody::of_output("share", OutputType::Decimal(SHARE_DIGITS)));
         }
         if query.others {
-            more.push(column("others", "boolean", "flag"));
+            more.push(ColumnBody::new("others", ColumnKind::Boolean, "flag"));
         }
         columns.splice(flags..flags, more);
         columns
     }
 
     /// All rows, the one of the others last.
-    fn all_rows(&self) -> impl Iterator<Item = Vec<Field>> + '_ {
+    pub(super) fn all_rows(&self) -> impl Iterator<Item = Vec<Field>> + '_ {
         let rows = self.answer.rows.iter().enumerate().map(|(at, row)| self.fields(at, row));
         rows.chain(self.answer.others.iter().map(|values| self.fields_of_others(values)))
     }
@@ -161,6 +81,11 @@ impl AnswerView<'_> {
         let (behind, table) = self.behind?;
         let rows = behind.get(at).map_or(&[][..], |behind| &behind.rows);
         Some(TableRows { schema: &table.schema, rows, calendar: &self.query.calendar })
+    }
+
+    /// A row with the rows of the table behind it.
+    fn object<'o>(&'o self, at: usize, object: Object<'o>) -> WithRows<'o> {
+        WithRows { object, rows: self.rows_behind(at) }
     }
 
     /// The cursor of the next page.
@@ -197,8 +122,8 @@ impl AnswerView<'_> {
     pub fn to_ndjson(&self) -> serde_json::Result<Vec<u8>> {
         let columns = self.columns();
         let mut lines = Vec::new();
-        for fields in self.all_rows() {
-            serde_json::to_writer(&mut lines, &Object { columns: &columns, fields: &fields })?;
+        for (at, fields) in self.all_rows().enumerate() {
+            serde_json::to_writer(&mut lines, &self.object(at, Object { columns: &columns, fields: &fields }))?;
             lines.push(b'\n');
         }
         Ok(lines)
@@ -222,7 +147,7 @@ impl AnswerView<'_> {
         for fields in self.all_rows() {
             // Numbers may begin with a minus; what users wrote may not.
             let safe = |(column, field): (&ColumnBody, Field)| {
-                if column.column_type == "text" { field.defused() } else { field }
+                if column.kind == ColumnKind::Text { field.defused() } else { field }
             };
             line(&columns.iter().zip(fields).map(safe).collect::<Vec<_>>());
         }
@@ -301,12 +226,8 @@ impl AnswerView<'_> {
     fn share(&self, of: usize, values: &[MeasureValue]) -> Field {
         let whole = self.answer.whole.as_ref().and_then(|whole| whole.get(of));
         match (values.get(of).copied().and_then(mantissa), whole.copied().and_then(mantissa)) {
-            (Some(part), Some(whole)) => divide(part, whole, SHARE_DIGITS).map_or(Field::Null, |mantissa| {
-                let mut text = String::new();
-                // Writing to a String cannot fail.
-                let _ = write_decimal(&mut text, mantissa, SHARE_DIGITS);
-                Field::Text(text)
-            }),
+            (Some(part), Some(whole)) => divide(part, whole, SHARE_DIGITS)
+                .map_or(Field::Null, |mantissa| Field::Decimal { mantissa, scale: SHARE_DIGITS }),
             _ => Field::Null,
         }
     }
@@ -395,11 +316,7 @@ impl Serialize for Data<'_> {
             Layout::Rows => {
                 let mut list = serializer.serialize_seq(Some(count))?;
                 for (at, fields) in view.all_rows().enumerate() {
-                    let object = Object { columns: &columns, fields: &fields };
-                    match view.rows_behind(at) {
-                        None => list.serialize_element(&object)?,
-                        Some(rows) => list.serialize_element(&WithRows { object, rows })?,
-                    }
+                    list.serialize_element(&view.object(at, Object { columns: &columns, fields: &fields }))?;
                 }
                 list.end()
             }
@@ -418,12 +335,21 @@ impl Serialize for Data<'_> {
     }
 }
 
-/// One row as an object, with the rows of the table behind it.
-#[derive(Serialize)]
+/// One row as an object, with the rows of the table behind it where they were asked for.
 struct WithRows<'a> {
-    #[serde(flatten)]
     object: Object<'a>,
-    rows: TableRows<'a>,
+    rows: Option<TableRows<'a>>,
+}
+
+impl Serialize for WithRows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.object.entries(&mut map)?;
+        if let Some(rows) = &self.rows {
+            map.serialize_entry("rows", rows)?;
+        }
+        map.end()
+    }
 }
 
 /// One row as an object.
@@ -432,12 +358,16 @@ pub(super) struct Object<'a> {
     pub(super) fields: &'a [Field],
 }
 
+impl Object<'_> {
+    fn entries<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        self.columns.iter().zip(self.fields).try_for_each(|(column, field)| map.serialize_entry(&column.name, field))
+    }
+}
+
 impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.columns.len()))?;
-        for (column, field) in self.columns.iter().zip(self.fields) {
-            map.serialize_entry(&column.name, field)?;
-        }
+        self.entries(&mut map)?;
         map.end()
     }
 }

@@ -5,7 +5,7 @@ use engine::engine::BuildProgress;
 use engine::materialization::{Aggregate, AggregateState, Calendar, Definition, Granularity};
 use serde::Serialize;
 
-use super::answer::{ColumnBody, columns};
+use super::column::{ColumnBody, columns};
 use super::lint;
 use super::warning::Warning;
 use crate::query::instant::format_instant;

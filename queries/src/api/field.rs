@@ -2,7 +2,7 @@
 //!
 //! Sums are text, because JSON's readers make doubles of numbers and cents would be lost; counts are numbers.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use engine::aggregate::MeasureValue;
 use engine::aggregate::accumulator::write_decimal;
@@ -11,7 +11,7 @@ use engine::materialization::{Bucket, Calendar};
 use serde::{Serialize, Serializer};
 
 use crate::query::OutputType;
-use crate::query::instant::{format_date, format_instant, format_local};
+use crate::query::instant::{format_at_offset, format_date, format_local};
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,10 +22,44 @@ pub enum Field {
     Bool(bool),
     /// A number without fraction.
     Integer(i64),
-    /// A double that is a number.
+    /// A double.
     Float(f64),
-    /// Anything else.
+    /// An exact decimal: `mantissa * 10^-scale`.
+    Decimal {
+        /// All digits.
+        mantissa: i128,
+        /// Digits after the point.
+        scale: u16,
+    },
+    /// A day, from 2000-01-01.
+    Date(i32),
+    /// An instant, in microseconds since 2000-01-01, as a zone's clock reads it.
+    Instant {
+        /// The instant.
+        us: i64,
+        /// Seconds by which that clock is ahead of UTC.
+        offset_s: i64,
+    },
+    /// A clock reading of which no zone is known, in microseconds since 2000-01-01.
+    LocalTime(i64),
+    /// Text, and what a column's type has no number for: infinite times, decimals that are NaN or infinite.
     Text(String),
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Field::Null => Ok(()),
+            Field::Bool(v) => write!(f, "{v}"),
+            Field::Integer(v) => write!(f, "{v}"),
+            Field::Float(v) => MeasureValue::Float(*v).fmt(f),
+            Field::Decimal { mantissa, scale } => write_decimal(f, *mantissa, *scale),
+            Field::Date(day) => f.write_str(&format_date(i64::from(*day))),
+            Field::Instant { us, offset_s } => f.write_str(&format_at_offset(*us, *offset_s)),
+            Field::LocalTime(us) => f.write_str(&format_local(*us)),
+            Field::Text(text) => f.write_str(text),
+        }
+    }
 }
 
 impl Serialize for Field {
@@ -34,8 +68,9 @@ impl Serialize for Field {
             Field::Null => serializer.serialize_none(),
             Field::Bool(v) => serializer.serialize_bool(*v),
             Field::Integer(v) => serializer.serialize_i64(*v),
-            Field::Float(v) => serializer.serialize_f64(*v),
+            Field::Float(v) if v.is_finite() => serializer.serialize_f64(*v),
             Field::Text(v) => serializer.serialize_str(v),
+            other => serializer.collect_str(other),
         }
     }
 }
@@ -47,10 +82,12 @@ impl Field {
         match (value, output_type) {
             (MeasureValue::Null, _) => Field::Null,
             (MeasureValue::Integer(v), OutputType::Count) => {
-                i64::try_from(v).map_or_else(|_| Field::Text(v.to_string()), Field::Integer)
+                i64::try_from(v).map_or(Field::Decimal { mantissa: v, scale: 0 }, Field::Integer)
             }
-            (MeasureValue::Float(v), _) if v.is_finite() => Field::Float(v),
-            (other, _) => Field::Text(other.to_string()),
+            (MeasureValue::Integer(mantissa), _) => Field::Decimal { mantissa, scale: 0 },
+            (MeasureValue::Decimal { mantissa, scale }, _) => Field::Decimal { mantissa, scale },
+            (MeasureValue::Float(v), _) => Field::Float(v),
+            (MeasureValue::Special(_), _) => Field::Text(value.to_string()),
         }
     }
 
@@ -61,27 +98,39 @@ impl Field {
             Bucket::NULL => Field::Null,
             Bucket::INFINITY => Field::Text("infinity".to_owned()),
             Bucket::NEGATIVE_INFINITY => Field::Text("-infinity".to_owned()),
-            Bucket(start) => Field::Text(format_instant(start, calendar)),
+            Bucket(start) => Field::of_instant(start, calendar),
         }
     }
 
     /// A dimension's value. Instants are given in the calendar's zone.
     #[must_use]
     pub fn of_dimension(value: Value, column_type: &ColumnType, calendar: &Calendar) -> Field {
+        match value {
+            Value::Null => Field::Null,
+            Value::Bool(v) => Field::Bool(v),
+            Value::Int(v) => Field::Integer(v),
+            Value::Float(v) => Field::Float(v),
+            Value::Numeric(v) => Field::of_numeric(v),
+            Value::Text(v) => Field::Text(v),
+            Value::Uuid(v) => Field::Text(uuid(v)),
+            Value::Date(i32::MAX) | Value::Timestamp(i64::MAX) => Field::Text("infinity".to_owned()),
+            Value::Date(i32::MIN) | Value::Timestamp(i64::MIN) => Field::Text("-infinity".to_owned()),
+            Value::Date(v) => Field::Date(v),
+            Value::Timestamp(v) if *column_type == ColumnType::Timestamp => Field::LocalTime(v),
+            Value::Timestamp(v) => Field::of_instant(v, calendar),
+        }
+    }
+
+    fn of_instant(us: i64, calendar: &Calendar) -> Field {
+        Field::Instant { us, offset_s: calendar.offset_s(us) }
+    }
+
+    fn of_numeric(value: Numeric) -> Field {
         Field::Text(match value {
-            Value::Null => return Field::Null,
-            Value::Bool(v) => return Field::Bool(v),
-            Value::Int(v) => return Field::Integer(v),
-            Value::Float(v) if v.is_finite() => return Field::Float(v),
-            Value::Float(v) => MeasureValue::Float(v).to_string(),
-            Value::Numeric(v) => numeric(v),
-            Value::Text(v) => v,
-            Value::Uuid(v) => uuid(v),
-            Value::Date(i32::MAX) | Value::Timestamp(i64::MAX) => "infinity".to_owned(),
-            Value::Date(i32::MIN) | Value::Timestamp(i64::MIN) => "-infinity".to_owned(),
-            Value::Date(v) => format_date(i64::from(v)),
-            Value::Timestamp(v) if *column_type == ColumnType::Timestamp => format_local(v),
-            Value::Timestamp(v) => format_instant(v, calendar),
+            Numeric::Finite { mantissa, scale } => return Field::Decimal { mantissa, scale },
+            Numeric::NaN => "NaN".to_owned(),
+            Numeric::PositiveInfinity => "Infinity".to_owned(),
+            Numeric::NegativeInfinity => "-Infinity".to_owned(),
         })
     }
 
@@ -98,29 +147,12 @@ impl Field {
     pub fn write_csv(&self, into: &mut String) {
         // Writing to a String cannot fail.
         let _ = match self {
-            Field::Null => Ok(()),
-            Field::Bool(v) => write!(into, "{v}"),
-            Field::Integer(v) => write!(into, "{v}"),
-            Field::Float(v) => write!(into, "{v}"),
             Field::Text(text) if text.is_empty() || text.contains([',', '"', '\n', '\r']) => {
                 write!(into, "\"{}\"", text.replace('"', "\"\""))
             }
-            Field::Text(text) => into.write_str(text),
+            other => write!(into, "{other}"),
         };
     }
-}
-
-fn numeric(value: Numeric) -> String {
-    let mut text = String::new();
-    match value {
-        Numeric::Finite { mantissa, scale } => {
-            let _ = write_decimal(&mut text, mantissa, scale);
-        }
-        Numeric::NaN => text.push_str("NaN"),
-        Numeric::PositiveInfinity => text.push_str("Infinity"),
-        Numeric::NegativeInfinity => text.push_str("-Infinity"),
-    }
-    text
 }
 
 fn uuid(bytes: [u8; 16]) -> String {
@@ -136,17 +168,25 @@ fn uuid(bytes: [u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
+
+    fn json(field: &Field) -> serde_json::Value {
+        serde_json::to_value(field).unwrap()
+    }
 
     #[test]
     fn sums_are_text_and_counts_are_numbers() {
-        let measure = Field::of_measure;
-        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Count), Field::Integer(7));
-        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Decimal(0)), Field::Text("7".to_owned()));
+        let measure = |value, output_type| json(&Field::of_measure(value, output_type));
+        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Count), json!(7));
+        assert_eq!(measure(MeasureValue::Integer(7), OutputType::Decimal(0)), json!("7"));
         let amount = MeasureValue::Decimal { mantissa: -1205, scale: 2 };
-        assert_eq!(measure(amount, OutputType::Decimal(2)), Field::Text("-12.05".to_owned()));
-        assert_eq!(measure(MeasureValue::Float(0.5), OutputType::Float), Field::Float(0.5));
-        assert_eq!(measure(MeasureValue::Float(f64::NAN), OutputType::Float), Field::Text("NaN".to_owned()));
+        assert_eq!(measure(amount, OutputType::Decimal(2)), json!("-12.05"));
+        assert_eq!(measure(MeasureValue::Float(0.5), OutputType::Float), json!(0.5));
+        assert_eq!(measure(MeasureValue::Float(f64::NAN), OutputType::Float), json!("NaN"));
+        assert_eq!(measure(MeasureValue::Float(f64::NEG_INFINITY), OutputType::Float), json!("-Infinity"));
     }
 
     #[test]
@@ -159,19 +199,19 @@ mod tests {
         assert_eq!(csv(Field::Null), "");
         assert_eq!(csv(Field::Text(String::new())), "\"\"");
         assert_eq!(csv(Field::Text("say \"hi\", you".to_owned())), "\"say \"\"hi\"\", you\"");
-        assert_eq!(csv(Field::Text("12.50".to_owned())), "12.50");
+        assert_eq!(csv(Field::Decimal { mantissa: 1250, scale: 2 }), "12.50");
     }
 
     #[test]
     fn dimensions_are_written_as_postgres_users_know_them() {
-        let text = |value, column_type| Field::of_dimension(value, &column_type, &Calendar::UTC);
-        let expect = |text: &str| Field::Text(text.to_owned());
+        let text = |value, column_type| json(&Field::of_dimension(value, &column_type, &Calendar::UTC));
         let bytes = [0xa0, 0xee, 0xbc, 0x99, 0x9c, 0x0b, 0x4e, 0xf8, 0xbb, 0x6d, 0x6b, 0xb9, 0xbd, 0x38, 0x0a, 0x11];
-        assert_eq!(text(Value::Uuid(bytes), ColumnType::Uuid), expect("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"));
-        assert_eq!(text(Value::Date(0), ColumnType::Date), expect("2000-01-01"));
-        assert_eq!(text(Value::Timestamp(0), ColumnType::Timestamp), expect("2000-01-01T00:00:00"));
-        assert_eq!(text(Value::Timestamp(0), ColumnType::TimestampTz), expect("2000-01-01T00:00:00Z"));
-        assert_eq!(text(Value::Int(5), ColumnType::Int8), Field::Integer(5));
-        assert_eq!(text(Value::Null, ColumnType::Int8), Field::Null);
+        assert_eq!(text(Value::Uuid(bytes), ColumnType::Uuid), json!("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"));
+        assert_eq!(text(Value::Date(0), ColumnType::Date), json!("2000-01-01"));
+        assert_eq!(text(Value::Date(i32::MIN), ColumnType::Date), json!("-infinity"));
+        assert_eq!(text(Value::Timestamp(0), ColumnType::Timestamp), json!("2000-01-01T00:00:00"));
+        assert_eq!(text(Value::Timestamp(0), ColumnType::TimestampTz), json!("2000-01-01T00:00:00Z"));
+        assert_eq!(text(Value::Int(5), ColumnType::Int8), json!(5));
+        assert_eq!(text(Value::Null, ColumnType::Int8), json!(null));
     }
 }

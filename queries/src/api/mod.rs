@@ -2,8 +2,12 @@
 
 /// Answers as JSON, NDJSON and CSV.
 pub mod answer;
+/// Answers as Apache Arrow.
+pub mod arrow;
 /// What is different between two answers.
 pub mod changes;
+/// The columns of an answer.
+pub mod column;
 /// Descriptions of aggregates.
 pub mod description;
 /// What is read for an answer, and why not something else.

@@ -5,7 +5,7 @@ use engine::sample::{LevelSize, Preview};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answer::ColumnBody;
+use super::column::ColumnBody;
 use super::warning::Warning;
 
 /// What an aggregate would be.

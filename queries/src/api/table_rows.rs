@@ -1,11 +1,12 @@
 //! Rows of a table as they are written down: all columns, as the answers write dimensions.
 
-use engine::change::{ColumnType, RowRef, TableSchema, Value, ValueRef};
+use engine::change::{Column, ColumnType, RowRef, TableSchema, Value, ValueRef};
 use engine::materialization::Calendar;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::answer::{ColumnBody, Object, table_column};
+use super::answer::Object;
+use super::column::ColumnBody;
 use super::field::Field;
 
 /// Stored rows of a table.
@@ -23,7 +24,8 @@ impl TableRows<'_> {
     /// The columns.
     #[must_use]
     pub fn columns(&self) -> Vec<ColumnBody> {
-        self.schema.columns.iter().map(|column| table_column(&column.name, &column.column_type)).collect()
+        let column = |column: &Column| ColumnBody::of_values(&column.name, &column.column_type, "column");
+        self.schema.columns.iter().map(column).collect()
     }
 
     fn fields(&self, row: &[u8]) -> Vec<Field> {

@@ -9,6 +9,8 @@ mod authority;
 pub mod connections;
 mod error;
 mod extract;
+/// How answers are written down.
+mod format;
 /// Names that are ours.
 pub mod hosts;
 mod layers;

@@ -124,6 +124,17 @@ const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "get",
+        path: "/v1/aggregates/{name}/data.arrow",
+        id: "getDataArrow",
+        summary: "As data, as an Apache Arrow stream with typed columns; lsn and commit_time are in its schema's metadata",
+        answers: &[
+            (200, "The answer", "application/vnd.apache.arrow.stream", "Bytes"),
+            (304, "The rows are those of the tag", "", ""),
+        ],
+        problems: Problems::Question,
+    },
+    Operation {
+        method: "get",
         path: "/v1/aggregates/{name}/explain",
         id: "explainData",
         summary: "What is read for an answer, and why",
@@ -190,7 +201,7 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/query",
         id: "query",
-        summary: "One or several questions to aggregates or tables, answered at one position",
+        summary: "One or several questions to aggregates or tables, answered at one position; the format of one follows Accept",
         answers: &[(200, "The answers", JSON, "QueryAnswer")],
         problems: Problems::Body,
     },
@@ -301,9 +312,10 @@ fn operation_body(operation: &Operation, scope: Option<Scope>) -> Value {
         let mut response = json!({"description": description});
         if !media_type.is_empty() {
             response["content"] = json!({*media_type: {"schema": reference(schema)}});
-            if matches!(operation.id, "getData") {
+            if matches!((operation.id, status), ("getData" | "query", 200)) {
                 response["content"]["application/x-ndjson"] = json!({"schema": reference("Text")});
                 response["content"]["text/csv"] = json!({"schema": reference("Text")});
+                response["content"]["application/vnd.apache.arrow.stream"] = json!({"schema": reference("Bytes")});
             }
         }
         responses.insert(status.to_string(), response);
@@ -347,7 +359,9 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         parameters.extend(chosen.map(|(name, schema, description)| query(name, schema_of(schema), description)));
     };
     match operation.id {
-        "getData" | "getDataJson" | "getDataNdjson" | "getDataCsv" => question(&mut parameters, &|_| true),
+        "getData" | "getDataJson" | "getDataNdjson" | "getDataCsv" | "getDataArrow" => {
+            question(&mut parameters, &|_| true)
+        }
         "registerAggregate" => {
             let rule = json!({"type": "string", "enum": ["refuse", "rebuild"]});
             parameters.push(query("on_change", rule, "What is done where the name has another definition"));
@@ -405,6 +419,7 @@ fn request_body(operation: &str) -> Option<Value> {
 
 fn schemas() -> Value {
     let text = || json!({"type": "string"});
+    let maybe_text = || json!({"type": ["string", "null"]});
     let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
     let as_of = object(
         &["lsn", "commit_time"],
@@ -417,6 +432,7 @@ fn schemas() -> Value {
         json!({"type": "array", "items": object(&["code", "message"], json!({"code": text(), "message": text()}))});
     json!({
         "Text": text(),
+        "Bytes": {"description": "Not text"},
         "Problem": object(&["type", "title", "status", "detail", "code", "request_id"], json!({
             "type": text(), "title": text(), "status": {"type": "integer"}, "detail": text(), "code": text(), "hint": text(),
             "request_id": text(),
@@ -460,7 +476,7 @@ fn schemas() -> Value {
         "Health": {"type": "object"},
         "TableRequest": object(&["table"], json!({"table": text()})),
         "VerifyRequest": {"type": "object", "additionalProperties": false, "properties": {
-            "aggregate": text(), "from": text(), "to": text(), "against": {"enum": ["postgres", "rows"]}}},
+            "aggregate": maybe_text(), "from": maybe_text(), "to": maybe_text(), "against": {"enum": ["postgres", "rows", null]}}},
         "Verification": object(&["equal", "against", "lsn", "cells", "differing", "took_ms", "aggregates", "skipped"], json!({
             "equal": {"type": "boolean"}, "against": {"enum": ["postgres", "rows"]}, "lsn": text(), "cells": {"type": "integer"},
             "differing": {"type": "integer"}, "took_ms": {"type": "integer"},

@@ -73,6 +73,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(GET, "/v1/aggregates/{name}/data.json", ReadPinned, data::json),
         route(GET, "/v1/aggregates/{name}/data.ndjson", ReadPinned, data::ndjson),
         route(GET, "/v1/aggregates/{name}/data.csv", ReadPinned, data::csv),
+        route(GET, "/v1/aggregates/{name}/data.arrow", ReadPinned, data::arrow),
         route(GET, "/v1/aggregates/{name}/explain", ReadAll, query::explain),
         route(GET, "/v1/aggregates/{name}/rows", ReadPinned, rows::rows),
         route(GET, "/v1/aggregates/{name}/live", ReadPinned, live::live),

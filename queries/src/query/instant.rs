@@ -125,7 +125,13 @@ fn parse_hours_minutes(text: &str) -> Option<i64> {
 /// An instant with the offset that the calendar's zone has then.
 #[must_use]
 pub fn format_instant(instant_us: i64, calendar: &Calendar) -> String {
-    let offset_s = Some(calendar.offset_s(instant_us)).filter(|offset| offset % 60 == 0).unwrap_or(0);
+    format_at_offset(instant_us, calendar.offset_s(instant_us))
+}
+
+/// An instant with an offset, in seconds east of UTC; in UTC where that is no whole number of minutes.
+#[must_use]
+pub fn format_at_offset(instant_us: i64, offset_s: i64) -> String {
+    let offset_s = if offset_s % 60 == 0 { offset_s } else { 0 };
     let mut text = format_local(instant_us.saturating_add(offset_s * SECOND_US));
     if offset_s == 0 {
         text.push('Z');

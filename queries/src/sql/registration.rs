@@ -463,17 +463,25 @@ impl Reading<'_> {
         let known = |group: &Item| {
             group.alias.as_ref() == Some(dimension) || column(&group.expression).as_ref() == Some(dimension)
         };
-        if !groups.iter().any(known) {
+        let Some(partitioned) = groups.iter().find(|group| known(group)) else {
             let names = groups.iter().filter_map(|group| group.alias.clone().or_else(|| column(&group.expression)));
             let names: Vec<String> = names.collect();
             return Err(self
                 .refused(*at, "unknown_dimension", format!("{dimension} is not grouped by"))
                 .hint(did_you_mean(dimension, names.iter().map(String::as_str))));
-        }
-        warnings.push(Warning::new(
-            "partition_not_needed",
-            "PARTITION BY has no effect: cells are kept by bucket, so that a range reads its own cells and no others",
-        ));
+        };
+        warnings.push(if times.iter().any(|(_, at)| *at == partitioned.at) {
+            let message = "PARTITION BY has no effect and need not have one: cells are kept by bucket of time, so that a range of times \
+                           reads its own cells and no others";
+            Warning::new("partition_not_needed", message)
+        } else {
+            // Of another dimension it would have had one: not to be told that nothing is missing.
+            let message = format!(
+                "PARTITION BY has no effect: cells are kept by bucket of time and then by group, so that a range of {dimension} reads \
+                 the cells of all its groups in the times asked for"
+            );
+            Warning::new("partition_ignored", message)
+        });
         Ok(warnings)
     }
 }
@@ -562,6 +570,12 @@ mod tests {
         assert_eq!(names, ["sum", "count"]);
         assert_eq!(oa.definition.time.map(|time| time.granularity), Some(Granularity::Day));
         assert_eq!(oa.warnings.first().map(|warning| warning.code), Some("partition_not_needed"));
+        let oa = read(
+            "CREATE ONLINE AGGREGATE by_acct AS COUNT(*) FROM payments5
+             GROUP BY dst_acct PARTITION BY DIMENSION dst_acct EVERY 100",
+        )
+        .unwrap();
+        assert_eq!(oa.warnings.first().map(|warning| warning.code), Some("partition_ignored"));
     }
 
     #[test]

@@ -210,6 +210,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/aggregates/{name}/data.arrow": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** As data, as an Apache Arrow stream with typed columns; lsn and commit_time are in its schema's metadata */
+        get: operations["getDataArrow"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/aggregates/{name}/data.csv": {
         parameters: {
             query?: never;
@@ -321,7 +338,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** One or several questions to aggregates or tables, answered at one position */
+        /** One or several questions to aggregates or tables, answered at one position; the format of one follows Accept */
         post: operations["query"];
         delete?: never;
         options?: never;
@@ -477,6 +494,8 @@ export interface components {
             progress?: components["schemas"]["Progress"] | null;
             version?: number;
         };
+        /** @description Not text */
+        Bytes: unknown;
         Definition: {
             dimensions?: string[];
             drill_through?: boolean;
@@ -749,10 +768,10 @@ export interface components {
         };
         VerifyRequest: {
             /** @enum {unknown} */
-            against?: "postgres" | "rows";
-            aggregate?: string;
-            from?: string;
-            to?: string;
+            against?: "postgres" | "rows" | null;
+            aggregate?: string | null;
+            from?: string | null;
+            to?: string | null;
         };
     };
     responses: never;
@@ -1935,8 +1954,166 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Answer"];
+                    "application/vnd.apache.arrow.stream": components["schemas"]["Bytes"];
                     "application/x-ndjson": components["schemas"]["Text"];
                     "text/csv": components["schemas"]["Text"];
+                };
+            };
+            /** @description The rows are those of the tag */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    getDataArrow: {
+        parameters: {
+            query?: {
+                /** @description The same range so much earlier beside each row: previous, P1Y, P3M, P1W, P7D */
+                compare?: string;
+                /** @description The next page, from page.next */
+                cursor?: string;
+                /** @description What to answer for buckets without rows: none, zero, null, previous */
+                fill?: string;
+                /** @description A SQL condition over the dimensions */
+                filter?: string;
+                /** @description First instant inside: 2026, 2026-03, 2026-03-01, RFC 3339, now, -30d */
+                from?: string;
+                /** @description Length of the answer's buckets: hour, day, week, month, quarter, year, all, PT15M */
+                granularity?: string;
+                /** @description Dimensions in the answer, separated by commas; all that are not fixed unless given */
+                group_by?: string;
+                /** @description A SQL condition over the answer's columns */
+                having?: string;
+                /** @description rows or columns */
+                layout?: string;
+                /** @description Most rows, 10,000 unless given, at most 100,000 */
+                limit?: number;
+                /** @description Measures in the answer: names, sum(x), count(*), avg(x), each with `as name` */
+                measures?: string;
+                /** @description The answer must show this position */
+                min_lsn?: string;
+                /** @description Columns to order by, - before a name for the largest first */
+                order?: string;
+                /** @description Where fixed steps start counting */
+                origin?: string;
+                /** @description One more row that holds everything not shown */
+                others?: boolean;
+                /** @description So many of the newest rows of the table behind each row */
+                rows?: number;
+                /** @description One more column: the part of the whole */
+                share?: boolean;
+                /** @description IANA zone in which buckets begin; the aggregate's own unless given */
+                time_zone?: string;
+                /** @description First instant after, written as from */
+                to?: string;
+                /** @description How long to wait for it: 500ms, 2s, at most 30s */
+                wait?: string;
+                /** @description monday, saturday or sunday */
+                week_start?: string;
+                /** @description Dimensions fixed to a value each: currency:EUR,merchant:42 */
+                where?: string;
+                /** @description Number of the month in which years begin */
+                year_start?: number;
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The answer */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/vnd.apache.arrow.stream": components["schemas"]["Bytes"];
                 };
             };
             /** @description The rows are those of the tag */
@@ -2954,6 +3131,9 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["QueryAnswer"];
+                    "application/vnd.apache.arrow.stream": components["schemas"]["Bytes"];
+                    "application/x-ndjson": components["schemas"]["Text"];
+                    "text/csv": components["schemas"]["Text"];
                 };
             };
             /** @description A problem (RFC 9457) */

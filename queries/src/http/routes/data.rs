@@ -10,51 +10,10 @@ use crate::access::Caller;
 use crate::api::Problem;
 use crate::http::asking::{Asked, ask, in_turn};
 use crate::http::extract::{Name, Parameters};
+use crate::http::format::Format;
 use crate::http::pages::Pages;
 use crate::http::state::AppState;
 use crate::query::QueryRequest;
-
-/// How an answer is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    Json,
-    NdJson,
-    Csv,
-}
-
-impl Format {
-    fn content_type(self) -> &'static str {
-        match self {
-            Format::Json => "application/json",
-            Format::NdJson => "application/x-ndjson",
-            Format::Csv => "text/csv; charset=utf-8",
-        }
-    }
-
-    /// Names it in tags: the same rows in another format are another representation.
-    fn suffix(self) -> &'static str {
-        match self {
-            Format::Json => "json",
-            Format::NdJson => "ndjson",
-            Format::Csv => "csv",
-        }
-    }
-
-    /// The first format of an `Accept` header that there is; JSON for everything else.
-    fn accepted(headers: &HeaderMap) -> Format {
-        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let media_types = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
-        media_types
-            .filter_map(|media_type| match media_type {
-                "application/json" => Some(Format::Json),
-                "application/x-ndjson" => Some(Format::NdJson),
-                "text/csv" => Some(Format::Csv),
-                _ => None,
-            })
-            .next()
-            .unwrap_or(Format::Json)
-    }
-}
 
 pub(in crate::http) async fn negotiated(
     state: State<AppState>,
@@ -97,6 +56,16 @@ pub(in crate::http) async fn csv(
     answer(state.0, caller, name.0, headers, parameters.0, Format::Csv).await
 }
 
+pub(in crate::http) async fn arrow(
+    state: State<AppState>,
+    caller: Caller,
+    name: Name,
+    headers: HeaderMap,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
+    answer(state.0, caller, name.0, headers, parameters.0, Format::Arrow).await
+}
+
 async fn answer(
     state: AppState,
     caller: Caller,
@@ -106,6 +75,7 @@ async fn answer(
     format: Format,
 ) -> Result<Response, Problem> {
     let asked = ask(&state, &caller, &name, &QueryRequest::from_parameters(&parameters)?).await?;
+    format.check(&asked.query)?;
     let known = headers.get(header::IF_NONE_MATCH).cloned();
     let pages = Arc::clone(&state.pages);
     in_turn(&state, asked.is_short(), move || respond(&asked, format, known.as_ref(), &pages)).await
@@ -127,12 +97,7 @@ fn respond(asked: &Asked, format: Format, known: Option<&HeaderValue>, pages: &P
         pages.keep(&asked.snapshot);
     }
     let view = asked.view(&answered);
-    let unwritten = |_| Problem::new(500, "internal_error", "the answer cannot be written");
-    let body = match format {
-        Format::Json => view.to_json().map_err(unwritten)?,
-        Format::NdJson => view.to_ndjson().map_err(unwritten)?,
-        Format::Csv => view.to_csv().into_bytes(),
-    };
+    let body = format.write(&view)?;
     let mut response = describe(([(header::CONTENT_TYPE, format.content_type())], body).into_response(), asked, &tag);
     if let Some(Ok(next)) = view.next().map(HeaderValue::try_from) {
         response.headers_mut().insert("tidemark-next-cursor", next);
@@ -164,18 +129,6 @@ fn matches(known: &HeaderValue, tag: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn the_first_known_format_is_taken() {
-        let accepted = |accept: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            Format::accepted(&headers)
-        };
-        assert_eq!(accepted("text/html, text/csv;q=0.9, application/json"), Format::Csv);
-        assert_eq!(accepted("application/x-ndjson"), Format::NdJson);
-        assert_eq!(accepted("*/*"), Format::Json);
-    }
 
     #[test]
     fn tags_are_compared_weakly() {

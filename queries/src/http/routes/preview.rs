@@ -14,7 +14,7 @@ use engine::sample::Preview;
 use engine::snapshot::ReadError;
 use serde_json::{Value, json};
 
-use crate::api::answer::columns;
+use crate::api::column::columns;
 use crate::api::preview::{PreviewBody, RegisteredBody, SizeBody};
 use crate::api::{AnswerView, Problem, Warning, lint};
 use crate::http::asking::in_turn;

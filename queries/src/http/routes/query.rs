@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use engine::Snapshot;
 use engine::change::{Lsn, TableSchema};
@@ -21,6 +21,7 @@ use crate::http::asking::{
     Answered, Asked, ask, ask_of, check_covered, find_in, in_turn, not_yet_visible, restricted, wait_for,
 };
 use crate::http::extract::{Explain, Name, Parameters, QueryBody};
+use crate::http::format::Format;
 use crate::http::pages::Pages;
 use crate::http::state::{AppState, now_us};
 use crate::query::aggregate_query::{lsn, wait};
@@ -44,6 +45,7 @@ struct Considered {
 pub(in crate::http) async fn query(
     State(state): State<AppState>,
     caller: Caller,
+    headers: HeaderMap,
     body: QueryBody,
 ) -> Result<Response, Problem> {
     if !(1..=MAX_QUESTIONS).contains(&body.queries.len()) {
@@ -68,22 +70,21 @@ pub(in crate::http) async fn query(
     let considered = in_turn(&state, named, consider_all).await?;
     let short = considered.iter().flatten().all(|considered| considered.asked.is_short());
     let pages = Arc::clone(&state.pages);
-    let answers = in_turn(&state, short, move || {
-        let parts = considered.into_iter().map(|one| match one.and_then(|one| answer(&one, explain, &pages)) {
-            Ok(part) => Ok(part),
-            // Alone, a question that fails is a request that fails.
-            Err(problem) if !many => Err(problem),
-            Err(problem) => part(&json!({"problem": problem})),
+    let mut response = if many {
+        let answers = in_turn(&state, short, move || {
+            let parts = considered.into_iter().map(|one| match one.and_then(|one| answer(&one, explain, &pages)) {
+                Ok(part) => Ok(part),
+                Err(problem) => part(&json!({"problem": problem})),
+            });
+            parts.collect::<Result<Vec<_>, _>>()
         });
-        parts.collect::<Result<Vec<_>, _>>()
-    });
-    let mut answers = answers.await?;
-    let mut response = match answers.pop() {
-        Some(only) if !many => ([(header::CONTENT_TYPE, "application/json")], only.get().to_owned()).into_response(),
-        last => {
-            answers.extend(last);
-            Json(json!({"as_of": AnswerView::as_of_body(as_of), "answers": answers})).into_response()
-        }
+        Json(json!({"as_of": AnswerView::as_of_body(as_of), "answers": answers.await?})).into_response()
+    } else {
+        let alone = considered.into_iter().next();
+        // Alone, a question that fails is a request that fails.
+        let considered = alone.unwrap_or_else(|| Err(Problem::new(500, "internal_error", "nothing was asked")))?;
+        let format = Format::accepted(&headers);
+        in_turn(&state, short, move || respond(&considered, explain, format, &pages)).await?
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -250,10 +251,40 @@ fn estimate(snapshot: &Snapshot, aggregate: &Aggregate, reads: &ReadPlan) -> Res
     }
 }
 
+/// The answer to the only question of a request.
+fn respond(
+    considered: &Considered,
+    explain: Option<Explain>,
+    format: Format,
+    pages: &Pages,
+) -> Result<Response, Problem> {
+    if let Some(mode) = explain {
+        let explanation = explanation(considered, mode)?;
+        return Ok(
+            ([(header::CONTENT_TYPE, Format::Json.content_type())], explanation.get().to_owned()).into_response()
+        );
+    }
+    format.check(&considered.asked.query)?;
+    let (asked, answered) = considered.answer()?;
+    if answered.answer.next.is_some() {
+        pages.keep(&asked.snapshot);
+    }
+    let view = asked.view(&answered);
+    let mut response = ([(header::CONTENT_TYPE, format.content_type())], format.write(&view)?).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if let Some(Ok(next)) = view.next().map(HeaderValue::try_from) {
+        headers.insert("tidemark-next-cursor", next);
+    }
+    Ok(response)
+}
+
+/// The answer to one of several questions.
 fn answer(considered: &Considered, explain: Option<Explain>, pages: &Pages) -> Result<Box<RawValue>, Problem> {
     if let Some(mode) = explain {
         return explanation(considered, mode);
     }
+    Format::Json.check(&considered.asked.query)?;
     let (asked, answered) = considered.answer()?;
     if answered.answer.next.is_some() {
         pages.keep(&asked.snapshot);

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{ServeConfig, SourceConfig};
 use crate::failure::Failure;
 use crate::recount::PostgresRecount;
-use crate::{logging, open_files};
+use crate::{logging, open_files, supervisor};
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: ServeConfig) -> Result<(), Failure> {
@@ -212,6 +212,7 @@ pub async fn serve_engine(listener: TcpListener, state: AppState, front: Front, 
         let protection = Protection { tokens: state.asks_for_tokens(), tls: front.tls.is_some() };
         let scheme = if protection.tls { "https" } else { "http" };
         tracing::info!("serving on {scheme}://{address}");
+        supervisor::ready(&format!("serving on {scheme}://{address}"));
         if let Some(missing) = protection.missing().filter(|_| !address.ip().is_loopback()) {
             tracing::warn!("{address} is reachable by others, without {missing}");
         }
@@ -251,6 +252,7 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             }
             if times == 0 {
                 tracing::info!("stopping");
+                supervisor::stopping();
                 token.cancel();
             } else {
                 std::process::exit(1);

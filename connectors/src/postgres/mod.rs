@@ -45,7 +45,7 @@ use engine::source::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use config::PostgresConfig;
+pub use config::{DEFAULT_SNAPSHOT_READERS, PostgresConfig};
 pub use preflight::{Finding, Stage, check, repair};
 pub use recount::Recount;
 pub use slot::{Dropped, Orphan, drop_slot};

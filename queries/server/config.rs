@@ -128,7 +128,7 @@ pub struct UpstreamConfig {
 impl UpstreamConfig {
     /// Puts together what the command line, the environment and the file say.
     pub fn resolve(arguments: &UpstreamArguments) -> Result<UpstreamConfig, Failure> {
-        let file = arguments.config.as_deref().map(read_file::<File>).transpose()?.unwrap_or_default();
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let url = arguments.postgres.clone().map(Secret).or(file.postgres).ok_or_else(|| {
             Failure::Usage("no database to ask: give it with TIDEMARK_POSTGRES or --postgres".to_owned())
         })?;
@@ -206,15 +206,15 @@ impl EventsSetting {
 impl ServeConfig {
     /// Puts together what the command line, the environment and the file say.
     pub fn resolve(arguments: ServeArguments) -> Result<ServeConfig, Failure> {
-        let file = arguments.config.as_deref().map(read_file::<File>).transpose()?.unwrap_or_default();
+        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         combine(arguments, file)
     }
 }
 
 /// The keys of a configuration file that `serve` would take.
 pub fn file_of(path: &Path) -> Result<toml::Table, Failure> {
-    read_file::<File>(path)?;
-    read_file(path)
+    read_file(path)?;
+    read_with(path, parse)
 }
 
 /// The value of a setting that nobody states, as it would be written; `None` where that is nothing.
@@ -244,14 +244,22 @@ fn size_text(bytes: u64) -> String {
     whole.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
-fn read_file<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+fn read_file(path: &Path) -> Result<File, Failure> {
+    read_with(path, parse_file)
+}
+
+fn read_with<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("the configuration {} cannot be read: {error}", path.display())))?;
-    parse_file(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
+    parse(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
+}
+
+fn parse_file(text: &str) -> Result<File, String> {
+    parse(text)
 }
 
 /// An error names the key and the line, and not the line's text: it may be the one with the password.
-fn parse_file<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
         let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -427,7 +435,7 @@ mod tests {
         assert_eq!(with.replace("snapshot_readers: Some(2)", "snapshot_readers: None"), of("generator = 1"));
         // Nothing that can be told on the command line is unknown to the file.
         for name in names.iter().filter(|name| *name != "config") {
-            let error = parse_file::<File>(&format!("{name} = 1979-05-27")).map(drop).unwrap_err();
+            let error = parse_file(&format!("{name} = 1979-05-27")).map(drop).unwrap_err();
             assert!(!error.contains("unknown field"), "{error}");
         }
     }

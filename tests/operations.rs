@@ -115,7 +115,7 @@ fn alerts_and_the_dashboard_name_metrics_that_there_are() {
         assert!(Instant::now() < deadline, "nothing of the slot: {text}");
         std::thread::sleep(Duration::from_millis(50));
     };
-    assert!(series.len() > 40, "{:?}", series.keys());
+    assert!(series.len() > 30, "{:?}", series.keys());
     assert_eq!(misspelt("tidemark_source_up == 0 or tidemark_sorce_up", &series), ["tidemark_sorce_up"]);
     assert_eq!(misspelt("tidemark_source_state{state=\"dead\"}", &series), ["tidemark_source_state{state=\"dead\"}"]);
     assert_eq!(misspelt("tidemark_source_up{sauce=~\".*\"}", &series), ["tidemark_source_up{sauce=~\".*\"}"]);
@@ -202,15 +202,11 @@ fn no_value_of_a_row_is_written_to_the_log() {
     command.args(["--table", "public.payments,public.dated,public.large", "--log", "json", "--max-row", "1MiB"]);
     let server = Server::listen(&mut command);
     server.register("monthly", &monthly());
-    for (name, measure) in
-        [("by_date", json!({"name": "n", "count": "*"})), ("sums", json!({"name": "s", "sum": "amount", "scale": 2}))]
-    {
-        server.register(
-            name,
-            &json!({"table": "public.dated", "measures": [measure], "dimensions": ["note"],
-            "time": {"column": "day", "codec": "yyyymmdd", "granularity": "month"}}),
-        );
-    }
+    let of_dates = json!({"table": "public.dated", "measures": [{"name": "n", "count": "*"}], "dimensions": ["note"],
+        "time": {"column": "day", "codec": "yyyymmdd", "granularity": "month"}});
+    server.register("by_date", &of_dates);
+    let sums = json!({"table": "public.dated", "measures": [{"name": "s", "sum": "amount", "scale": 2}]});
+    server.register("sums", &sums);
     database.sql(&format!(
         "
         INSERT INTO payments VALUES (2, '{TEXT}2', {NUMBER}, '2026-02-01Z');

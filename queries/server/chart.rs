@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(full, 40 - "2026-01 EUR".len() - 3 - 5);
         assert!(lines[1].contains("100 * "), "{lines:?}");
         assert_eq!(length(&lines[2], '█'), full / 2);
-        assert_eq!(length(&lines[3].split_off_label(), '-'), full.div_ceil(4));
+        assert_eq!(length(&lines[3].split_off_label(), '-'), full / 4);
         assert_eq!(length(&lines[4], '░'), full, "a month that is not over looks like one that is");
     }
 

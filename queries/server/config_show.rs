@@ -83,7 +83,7 @@ fn settings(matches: &ArgMatches, file: &toml::Table, path: &str) -> Vec<Setting
     let another_source = SOURCES.iter().any(|source| stated(matches, source).is_some());
     let setting = |argument: &Arg| {
         let name = argument.get_id().as_str();
-        let in_file = file.get(name).map(|value| toml_text(value));
+        let in_file = file.get(name).map(toml_text);
         let (value, origin, from) = match (stated(matches, name), in_file) {
             (Some((value, Origin::Flag)), _) => {
                 (value, Origin::Flag, argument.get_long().map(|long| format!("--{long}")).unwrap_or_default())

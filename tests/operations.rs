@@ -230,6 +230,10 @@ fn no_value_of_a_row_is_written_to_the_log() {
     with_id("/v1/query", format!("{{\"aggregate\": \"{TEXT}").as_bytes());
     assert_eq!(with_id("/v1/verify", b"{}").status, 200);
 
+    // The trail of who did what is of a request, too.
+    let headers = [("x-request-id", "mine-8"), ("content-type", "application/json")];
+    assert_eq!(server.exchange("PUT", path, &headers, monthly().to_string().as_bytes()).unwrap().status, 200);
+
     // A date that is none, a value that does not fit, a row that is too large: they halt with a code.
     database.sql(&format!("INSERT INTO dated VALUES (3, {NUMBER}, 1, '{TEXT}')"));
     database.sql(&format!("INSERT INTO dated VALUES (4, 20260101, 0.{NUMBER}, '{TEXT}')"));
@@ -257,7 +261,8 @@ fn no_value_of_a_row_is_written_to_the_log() {
 
     // Whose request, which aggregate, which source, which position.
     let of = |pointer: &str, value: &str| lines.iter().any(|line| line.pointer(pointer).is_some_and(|is| is == value));
-    assert!(lines.iter().any(|line| line["span"]["request_id"] == "mine-7" && line["span"]["aggregate"] == "monthly"));
+    let audited = lines.iter().find(|line| line["span"]["request_id"] == "mine-8").unwrap();
+    assert_eq!((&audited["target"], &audited["span"]["aggregate"]), (&json!("audit"), &json!("monthly")), "{audited}");
     assert!(of("/fields/request_id", "mine-7"), "requests have no line of their own");
     let halted = lines.iter().find(|line| line["fields"]["message"] == "aggregate halted").unwrap();
     assert!(halted["fields"]["lsn"].as_str().is_some_and(|lsn| lsn.contains('/')), "{halted}");

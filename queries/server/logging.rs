@@ -1,7 +1,7 @@
 //! The log: to standard error, filtered by RUST_LOG. Who changed what (`audit`) is written whatever that says.
 //!
-//! The surprise: libraries log what they are given. At their lower levels the SQL parser writes the conditions of questions, and
-//! the Postgres client its statements; such lines hold values of rows, so nobody can ask for them.
+//! The surprise: libraries log what they are given. At its lower levels the SQL parser writes the conditions of questions, which
+//! hold values of rows, so nobody can ask for these lines.
 
 use std::io::IsTerminal;
 
@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::LogFormat;
 
 /// What counts whatever RUST_LOG says.
-const FIXED: [&str; 3] = ["audit=info", "sqlparser=info", "tokio_postgres=info"];
+const FIXED: [&str; 2] = ["audit=info", "sqlparser=info"];
 
 /// Starts logging. Once per process; a second call changes nothing.
 pub fn start(format: LogFormat) {

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test torture test-postgres-matrix build dashboard clients screenshots lint load bench fuzz needs help
+.PHONY: demo test torture test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -24,6 +24,9 @@ test-postgres-matrix: needs ## What talks to Postgres, against 14, 15, 16, 17 an
 build: needs     ## The binary
 	@echo "building tidemark (the first time compiles RocksDB: about 12 minutes on two cores) ..."
 	cargo build --release --workspace --all-targets
+
+deb: build       ## A Debian package of the binary: $(CARGO_TARGET_DIR)/debian
+	@sh docs/operations/debian.sh $(TIDEMARK) $(CARGO_TARGET_DIR)/debian
 
 dashboard:       ## The page, from its sources; commit what it makes
 	@sh queries/dashboard/build.sh

@@ -79,6 +79,12 @@ mod mistakes;
 /// What an operator does with a shell.
 mod operator;
 
+/// What those who run it build on: metrics, alerts, the supervisor, the log.
+mod operations;
+
+/// The commands that read, for people and for programs.
+mod command_line;
+
 /// What is stored damaged, and found.
 mod scrub;
 

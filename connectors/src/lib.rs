@@ -37,6 +37,19 @@ pub enum ConnectorConfig {
     Events(EventsConfig),
 }
 
+impl ConnectorConfig {
+    /// The source's name, in `/v1/sources`, metrics and the log.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            ConnectorConfig::Postgres(_) => "postgres",
+            ConnectorConfig::Generator(_) => "generator",
+            ConnectorConfig::Replay(_) => "replay",
+            ConnectorConfig::Events(_) => "events",
+        }
+    }
+}
+
 /// Finds start-up mistakes before anything starts.
 pub async fn preflight(config: &ConnectorConfig) -> Result<(), SourceError> {
     match config {

@@ -259,7 +259,7 @@ impl Committer {
             self.truncate(&mut batch, commit.rows.truncated())?;
         }
         self.change_registry(&mut batch, &registry)?;
-        self.halt_aggregates(&mut batch, run.iter().flat_map(|(_, sets)| sets))?;
+        self.halt_aggregates(&mut batch, &run)?;
         if phase == Phase::Snapshot {
             self.add_to_files(&run)?;
         }
@@ -440,16 +440,17 @@ impl Committer {
         }
     }
 
-    fn halt_aggregates<'a>(
-        &mut self,
-        batch: &mut Batch,
-        sets: impl Iterator<Item = &'a WriteSet>,
-    ) -> Result<(), StoreError> {
-        for (id, halt) in sets.flat_map(|set| &set.halts) {
-            let state = halted_state(*halt);
-            tracing::error!(aggregate = id.0, ?state, "aggregate halted");
-            self.set_state(batch, *id, state)?;
-            let _ = self.stopped.send(*id);
+    fn halt_aggregates(&mut self, batch: &mut Batch, run: &[(Commit, Vec<WriteSet>)]) -> Result<(), StoreError> {
+        for (commit, sets) in run {
+            for (id, halt) in sets.iter().flat_map(|set| &set.halts) {
+                let (code, _, remedy) = halt.reason();
+                let name =
+                    self.catalog.aggregates.values().find(|aggregate| aggregate.id == *id).map(|found| &found.name);
+                // Not the message: it may name the value of a row, which is for those who may read the aggregate.
+                tracing::error!(aggregate = name, lsn = %commit.position.lsn, code, remedy, "aggregate halted");
+                self.set_state(batch, *id, halted_state(*halt))?;
+                let _ = self.stopped.send(*id);
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::config::UpstreamConfig;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::serve::runtime;
+use crate::table::Table;
 
 /// A repaired check may uncover another: rights first, then what they let us see.
 const MAX_ROUNDS: usize = 3;
@@ -54,6 +55,8 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let config = of(upstream.url.reveal(), &slot)?;
     let admin = arguments.fix_as.as_deref().map(|url| of(url, &slot)).transpose()?;
     let fix = arguments.fix || admin.is_some();
+    let output = arguments.printing.output;
+    let shown = output == OutputFormat::Table;
 
     let (findings, repairs) = runtime()?.block_on(async {
         let mut findings = check(&config, Stage::Unknown).await;
@@ -64,12 +67,12 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
                 break;
             }
             for (statement, needs_restart) in due {
-                if arguments.output == OutputFormat::Text {
+                if shown {
                     say(&format!("running  {statement};"))?;
                 }
                 let refused = repair(admin.as_ref().unwrap_or(&config), &statement).await.err();
                 let refused = refused.map(|error| error.message);
-                if let Some(why) = refused.as_ref().filter(|_| arguments.output == OutputFormat::Text) {
+                if let Some(why) = refused.as_ref().filter(|_| shown) {
                     say(&format!("refused  {why}"))?;
                 }
                 repairs.push(Repair { statement, refused, needs_restart });
@@ -78,9 +81,10 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         }
         Ok::<_, Failure>((findings, repairs))
     })?;
-    match arguments.output {
-        OutputFormat::Text => print(&findings, &repairs)?,
+    match output {
+        OutputFormat::Table => print(&findings, &repairs)?,
         OutputFormat::Json => say(&document(&findings, &repairs).to_string())?,
+        OutputFormat::Csv => table(&findings).print_csv()?,
     }
     match count(&findings, CheckOutcome::Failed) {
         0 => Ok(()),
@@ -124,6 +128,16 @@ fn print(findings: &[Finding], repairs: &[Repair]) -> Result<(), Failure> {
         count(findings, CheckOutcome::Warning),
         count(findings, CheckOutcome::Ok)
     ))
+}
+
+/// The checks for a spreadsheet.
+fn table(findings: &[Finding]) -> Table {
+    let mut table = Table::new(&["outcome", "name", "code", "message", "remedy"]);
+    for Finding { check, code, .. } in findings {
+        let [name, code, message, remedy] = [check.name, code, &check.message, &check.remedy].map(str::to_owned);
+        table.row([word(check.outcome).to_owned(), name, code, message, remedy]);
+    }
+    table
 }
 
 fn word(outcome: CheckOutcome) -> &'static str {

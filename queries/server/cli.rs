@@ -5,12 +5,42 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use queries::access::{Pin, Scope};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
   1  the server or the engine failed, or could not be reached
+  2  the usage or the configuration is wrong, the server refuses, or something needed to start is not there";
+
+const SERVE_HELP: &str = "Flags win over the environment, that over the file, that over the defaults; `tidemark config show --origin` says which did. \
+SIGTERM and SIGINT end it: requests under way are answered, what was received is made durable and acknowledged; a second one \
+ends it at once. SIGHUP reads certificates and tokens anew.
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT
+  1  the engine failed, or was stopped by a second signal
   2  the usage or the configuration is wrong, or something needed to start is not there";
+
+const LIVE_HELP: &str = "On a terminal it draws a chart that moves; otherwise, and with --output json or csv, it writes a line for each change. A lost \
+connection is made again and goes on where it was. It ends with Ctrl-C, or when nobody reads its output any more.
+
+Exit codes:
+  0  nobody reads the output any more
+  1  the server failed, or could not be reached at first
+  2  the usage is wrong, or the server refuses the question";
+
+const CONFIG_HELP: &str = "It is told the same as `serve`: the same flags, environment and file. Passwords are masked.
+
+Exit codes:
+  0  `serve` would run with this
+  2  it would not; the reason is on standard error";
+
+const MAN_HELP: &str = "To read one: `tidemark man query | man -l -`";
+
+const COMPLETIONS_HELP: &str = "bash:  tidemark completions bash > /etc/bash_completion.d/tidemark
+zsh:   tidemark completions zsh > \"${fpath[1]}/_tidemark\"
+fish:  tidemark completions fish > ~/.config/fish/completions/tidemark.fish";
 
 const CHECK_HELP: &str = "Nothing is changed without --fix. With it, the statements of failed checks that lose nothing are run, each shown \
 before: grants, REPLICATION for the role, the publication, REPLICA IDENTITY DEFAULT in place of NOTHING, and ALTER SYSTEM for \
@@ -58,7 +88,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Follow a source and serve totals
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = SERVE_HELP)]
     Serve(Box<ServeArguments>),
     /// Watch totals move: a private Postgres with live payments, three aggregates, a page
     #[command(after_help = EXIT_CODES)]
@@ -74,24 +104,20 @@ pub enum Command {
     #[command(after_help = DROP_SLOT_HELP)]
     DropSlot(DropSlotArguments),
     /// Make, list and revoke the tokens that a server asks for
+    #[command(after_help = EXIT_CODES)]
     Token {
         /// What to do
         #[command(subcommand)]
         command: TokenCommand,
     },
     /// List the aggregates of a running server
-    List {
-        #[command(flatten)]
-        server: ServerAddress,
-    },
+    #[command(after_help = EXIT_CODES)]
+    List(ListArguments),
     /// Describe an aggregate of a running server
-    Describe {
-        /// The aggregate
-        name: String,
-        #[command(flatten)]
-        server: ServerAddress,
-    },
+    #[command(after_help = EXIT_CODES)]
+    Describe(DescribeArguments),
     /// Drop an aggregate of a running server
+    #[command(after_help = EXIT_CODES)]
     Drop {
         /// The aggregate
         name: String,
@@ -99,15 +125,8 @@ pub enum Command {
         server: ServerAddress,
     },
     /// Register the aggregates of a file with a running server
-    Register {
-        /// One definition as JSON, or statements in a file that ends in .sql
-        file: PathBuf,
-        /// Name of the definition in JSON; the file's name without extension unless stated
-        #[arg(long)]
-        name: Option<String>,
-        #[command(flatten)]
-        server: ServerAddress,
-    },
+    #[command(after_help = EXIT_CODES)]
+    Register(RegisterArguments),
     /// Make the aggregates of a running server those that a directory defines
     #[command(after_help = APPLY_HELP)]
     Apply(ApplyArguments),
@@ -115,14 +134,38 @@ pub enum Command {
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArguments),
     /// Ask an aggregate of a running server
-    Query {
-        /// The aggregate
-        name: String,
-        /// Parameters of the question, such as granularity=year from=2020
-        #[arg(value_name = "KEY=VALUE", value_parser = parse_parameter)]
-        parameters: Vec<(String, String)>,
-        #[command(flatten)]
-        server: ServerAddress,
+    #[command(after_help = EXIT_CODES)]
+    Query(QueryArguments),
+    /// Say what a running server reads for a question, and why not something else
+    #[command(after_help = EXIT_CODES)]
+    Explain(ExplainArguments),
+    /// Watch an aggregate of a running server
+    #[command(after_help = LIVE_HELP)]
+    Live(LiveArguments),
+    /// Look at what `serve` would run with
+    #[command(after_help = CONFIG_HELP)]
+    Config {
+        /// What to do
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print the contract of the HTTP interface, as OpenAPI 3.1
+    #[command(after_help = EXIT_CODES)]
+    Openapi,
+    /// Print what completes the commands in a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print a manual page, or write all of them
+    #[command(after_help = MAN_HELP)]
+    Man {
+        /// The command that it is about, such as `query` or `token create`; without one, all of Tidemark
+        command: Vec<String>,
+        /// Write all pages to this directory
+        #[arg(long, value_name = "DIR", conflicts_with = "command")]
+        directory: Option<PathBuf>,
     },
 }
 
@@ -136,6 +179,8 @@ pub enum TokenCommand {
         /// File with the tokens
         #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
         tokens: PathBuf,
+        #[command(flatten)]
+        printing: Printing,
     },
     /// Revoke a token; a running server refuses it within a second
     Revoke {
@@ -145,6 +190,110 @@ pub enum TokenCommand {
         #[arg(long, value_name = "FILE", env = "TIDEMARK_TOKENS")]
         tokens: PathBuf,
     },
+}
+
+/// The commands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show every setting of `serve` and its value
+    #[command(after_help = CONFIG_HELP)]
+    Show(Box<ConfigShowArguments>),
+}
+
+/// What `config show` can be told.
+#[derive(Debug, Args)]
+pub struct ConfigShowArguments {
+    /// Say of each where it comes from: a flag, the environment, the file, or nowhere
+    #[arg(long)]
+    pub origin: bool,
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub serve: ServeArguments,
+}
+
+/// What `list` can be told.
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `describe` can be told.
+#[derive(Debug, Args)]
+pub struct DescribeArguments {
+    /// The aggregate
+    pub name: String,
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `register` can be told.
+#[derive(Debug, Args)]
+pub struct RegisterArguments {
+    /// One definition as JSON, or statements in a file that ends in .sql
+    pub file: PathBuf,
+    /// Name of the definition in JSON; the file's name without extension unless stated
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Wait until they are filled; on a terminal it shows how far they are
+    #[arg(long)]
+    pub wait: bool,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `query` can be told.
+#[derive(Debug, Args)]
+pub struct QueryArguments {
+    #[command(flatten)]
+    pub question: Question,
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `explain` can be told.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    #[command(flatten)]
+    pub question: Question,
+    /// Answer the question too, and say what that took
+    #[arg(long)]
+    pub analyze: bool,
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `live` can be told.
+#[derive(Debug, Args)]
+pub struct LiveArguments {
+    #[command(flatten)]
+    pub question: Question,
+    /// The measure that is drawn [default: the first]
+    #[arg(long)]
+    pub measure: Option<String>,
+    #[command(flatten)]
+    pub printing: Printing,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// A question to an aggregate.
+#[derive(Debug, Args)]
+pub struct Question {
+    /// The aggregate
+    pub name: String,
+    /// Parameters of the question, such as granularity=year from=2020
+    #[arg(value_name = "KEY=VALUE", value_parser = parse_parameter)]
+    pub parameters: Vec<(String, String)>,
 }
 
 /// What `token create` can be told.
@@ -197,9 +346,8 @@ pub struct VerifyArguments {
     /// Whom to compare with [default: postgres, where the source is one]
     #[arg(long, value_enum)]
     pub against: Option<VerifyAgainst>,
-    /// How to print what was found
-    #[arg(long, value_enum, default_value_t)]
-    pub output: OutputFormat,
+    #[command(flatten)]
+    pub printing: Printing,
     #[command(flatten)]
     pub server: ServerAddress,
 }
@@ -259,9 +407,8 @@ pub struct CheckArguments {
     /// Repair as this user, who may more than Tidemark's own; implies --fix
     #[arg(long, value_name = "URL", env = "TIDEMARK_POSTGRES_ADMIN", hide_env_values = true)]
     pub fix_as: Option<String>,
-    /// How to print the checks
-    #[arg(long, value_enum, default_value_t)]
-    pub output: OutputFormat,
+    #[command(flatten)]
+    pub printing: Printing,
 }
 
 /// What `drop-slot` can be told.
@@ -277,14 +424,25 @@ pub struct DropSlotArguments {
     pub force: bool,
 }
 
+/// How a command that reads prints what it found.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Printing {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t, env = "TIDEMARK_OUTPUT")]
+    pub output: OutputFormat,
+}
+
 /// How a command prints what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// For people.
+    /// For people
     #[default]
-    Text,
-    /// One JSON object.
+    #[value(alias = "text")]
+    Table,
+    /// As the server says it, for programs
     Json,
+    /// A line of names, then a line per row (RFC 4180)
+    Csv,
 }
 
 /// What `serve` can be told. Each has a key in the configuration file.
@@ -408,9 +566,9 @@ mod tests {
     #[test]
     fn questions_are_pairs() {
         let cli = Cli::try_parse_from(["tidemark", "query", "monthly", "granularity=year", "where=a:b=c"]).unwrap();
-        let Command::Query { parameters, .. } = cli.command else { panic!("not a query") };
+        let Command::Query(QueryArguments { question, .. }) = cli.command else { panic!("not a query") };
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(parameters, [pair("granularity", "year"), pair("where", "a:b=c")]);
+        assert_eq!(question.parameters, [pair("granularity", "year"), pair("where", "a:b=c")]);
         assert!(Cli::try_parse_from(["tidemark", "query", "monthly", "year"]).is_err());
     }
 }

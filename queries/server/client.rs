@@ -1,7 +1,7 @@
-//! The commands that talk to a running server: the HTTP face from a shell. Answers go to standard output as JSON,
-//! problems to standard error with what to do.
+//! A running server, as the commands ask it: requests, and its problems in the form of a compiler's message.
 
 use std::fmt::Display;
+use std::io::BufReader;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,12 +9,11 @@ use serde_json::Value;
 use ureq::http::{HeaderValue, Request, Response, Uri, header};
 use ureq::middleware::{Middleware, MiddlewareNext};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Body, SendBody};
+use ureq::{Body, BodyReader, SendBody};
 
-use crate::cli::ServerAddress;
+use crate::cli::{Question, ServerAddress};
 use crate::definition_file::DefinitionFile;
 use crate::failure::Failure;
-use crate::output::say;
 
 /// Longer than the server's own limit, so that its reason is heard.
 const TIMEOUT: Duration = Duration::from_secs(35);
@@ -73,23 +72,18 @@ impl Client {
     }
 
     /// All aggregates.
-    pub fn list(&self) -> Result<(), Failure> {
-        print(&self.list_text()?)
+    pub fn list(&self) -> Result<String, Failure> {
+        self.answered(self.agent.get(format!("{}/v1/aggregates", self.url)).call())?.into_success()
     }
 
     /// One aggregate.
-    pub fn describe(&self, name: &str) -> Result<(), Failure> {
-        print(&self.answered(self.agent.get(self.aggregate(name)).call())?.into_success()?)
-    }
-
-    /// Drops an aggregate.
-    pub fn drop_aggregate(&self, name: &str) -> Result<(), Failure> {
-        print(&self.delete(name)?.into_success()?)
+    pub fn describe(&self, name: &str) -> Result<String, Failure> {
+        self.answered(self.agent.get(self.aggregate(name)).call())?.into_success()
     }
 
     /// The names of all aggregates.
     pub fn names(&self) -> Result<Vec<String>, Failure> {
-        let list: Value = serde_json::from_str(&self.list_text()?).unwrap_or_default();
+        let list: Value = serde_json::from_str(&self.list()?).unwrap_or_default();
         let entries = list.get("data").and_then(Value::as_array).into_iter().flatten();
         Ok(entries.filter_map(|entry| Some(entry.get("name")?.as_str()?.to_owned())).collect())
     }
@@ -111,9 +105,9 @@ impl Client {
         self.answered(self.agent.post(url).content_type(definition.content_type).send(&definition.text))
     }
 
-    /// Registers definitions, one after the other.
-    pub fn register(&self, definitions: &[DefinitionFile]) -> Result<(), Failure> {
-        definitions.iter().try_for_each(|definition| print(&self.put(definition)?.into_success()?))
+    /// How far an aggregate is filled.
+    pub fn backfill(&self, name: &str) -> Result<Reply, Failure> {
+        self.answered(self.agent.get(format!("{}/backfill", self.aggregate(name))).call())
     }
 
     /// Has cells compared; waits as long as that takes.
@@ -123,34 +117,59 @@ impl Client {
         self.answered(patient.content_type("application/json").send(request.to_string()))
     }
 
-    /// Asks an aggregate, and prints its answer.
-    pub fn query(&self, name: &str, parameters: &[(String, String)]) -> Result<(), Failure> {
-        let pairs = parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        print(&self.data(name, pairs)?.into_success()?)
+    /// Asks an aggregate; `form` is `data.json` or `data.csv`.
+    pub fn data(&self, question: &Question, form: &str) -> Result<Reply, Failure> {
+        self.asked(question, form, &[])
     }
 
-    /// Asks an aggregate.
-    pub fn data<'a>(&self, name: &str, parameters: impl Iterator<Item = (&'a str, &'a str)>) -> Result<Reply, Failure> {
-        self.answered(self.agent.get(format!("{}/data", self.aggregate(name))).query_pairs(parameters).call())
+    /// What would be read for a question.
+    pub fn explain(&self, question: &Question, analyze: bool) -> Result<String, Failure> {
+        let analyze = if analyze { &[("analyze", "true")][..] } else { &[] };
+        self.asked(question, "explain", analyze)?.into_success()
     }
 
-    fn list_text(&self) -> Result<String, Failure> {
-        self.answered(self.agent.get(format!("{}/v1/aggregates", self.url)).call())?.into_success()
+    /// The events of a live answer as lines, from a position on where one is given: for as long as the server sends them.
+    pub fn live(&self, question: &Question, since: Option<&str>) -> Result<Lines, Failure> {
+        let since = since.map(|since| ("since", since));
+        let request = self.agent.get(format!("{}/live", self.aggregate(&question.name)));
+        let request = request.query_pairs(pairs(question)).query_pairs(since);
+        let patient = request.header(header::ACCEPT, "application/x-ndjson").config().timeout_global(None).build();
+        let response = patient.call().map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(BufReader::new(response.into_body().into_reader()));
+        }
+        Err(match self.answered(Ok(response))?.into_success() {
+            Ok(_) => Failure::Failed("the server sends no events".to_owned()),
+            Err(failure) => failure,
+        })
+    }
+
+    fn asked(&self, question: &Question, what: &str, more: &[(&str, &str)]) -> Result<Reply, Failure> {
+        let request = self.agent.get(format!("{}/{what}", self.aggregate(&question.name)));
+        self.answered(request.query_pairs(pairs(question)).query_pairs(more.iter().copied()).call())
     }
 
     fn aggregate(&self, name: &str) -> String {
         format!("{}/v1/aggregates/{}", self.url, escape(name))
     }
 
-    fn answered(&self, response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Reply, Failure> {
-        let unreachable = |error: ureq::Error| {
-            Failure::Failed(format!("{} does not answer: {error}\n  is `tidemark serve` running there?", self.url))
-        };
-        let mut response = response.map_err(unreachable)?;
+    fn answered(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Reply, Failure> {
+        let mut response = response.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(1 << 30).read_to_string().map_err(unreachable)?;
-        Ok(Reply { status, body })
+        let body = response.body_mut().with_config().limit(1 << 30).read_to_string();
+        Ok(Reply { status, body: body.map_err(|error| self.unreachable(&error))? })
     }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::Failed(format!("{} does not answer: {error}\n  is `tidemark serve` running there?", self.url))
+    }
+}
+
+/// An answer that is read as it comes.
+pub type Lines = BufReader<BodyReader<'static>>;
+
+fn pairs(question: &Question) -> impl Iterator<Item = (&str, &str)> {
+    question.parameters.iter().map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 /// Sends the token with every request.
@@ -230,16 +249,8 @@ fn roots(server: &ServerAddress) -> Result<RootCerts, Failure> {
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    let pretty = serde_json::from_str::<Value>(text).and_then(|value| serde_json::to_string_pretty(&value));
-    say(pretty.as_deref().unwrap_or(text))
-}
-
 /// A problem in the form of a compiler's message.
-fn problem_text(status: u16, body: &str) -> String {
+pub fn problem_text(status: u16, body: &str) -> String {
     let problem: Value = serde_json::from_str(body).unwrap_or_default();
     let field = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let mut text = match (field("detail"), field("code")) {

@@ -7,11 +7,13 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use connectors::postgres::DEFAULT_SNAPSHOT_READERS;
 use connectors::tables::TableFile;
 use engine::engine::DEFAULT_SCRUB_CELLS_PER_S;
 use queries::http::{ConnectionLimits, Protection, check_listen_address};
 use queries::query::aggregate_query::duration;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::cli::{LogFormat, ServeArguments, UpstreamArguments};
 use crate::failure::Failure;
@@ -209,14 +211,55 @@ impl ServeConfig {
     }
 }
 
+/// The keys of a configuration file that `serve` would take.
+pub fn file_of(path: &Path) -> Result<toml::Table, Failure> {
+    read_file(path)?;
+    read_with(path, parse)
+}
+
+/// The value of a setting that nobody states, as it would be written; `None` where that is nothing.
+pub fn default_of(setting: &str) -> Option<String> {
+    let limits = ConnectionLimits::default();
+    Some(match setting {
+        "data" => DEFAULT_DATA.to_owned(),
+        "listen" => SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)).to_string(),
+        "max_connections" => limits.total.to_string(),
+        "max_connections_per_address" => limits.per_address.to_string(),
+        "insecure_listen" | "failover_slot" => "false".to_owned(),
+        "max_transaction" => size_text(DEFAULT_MAX_TRANSACTION),
+        "max_row" => size_text(DEFAULT_MAX_ROW),
+        "snapshot_readers" => DEFAULT_SNAPSHOT_READERS.to_string(),
+        "workers" => default_workers().to_string(),
+        "memory" => size_text(DEFAULT_MEMORY),
+        "scrub_cells" => DEFAULT_SCRUB_CELLS_PER_S.to_string(),
+        "log" => "pretty".to_owned(),
+        _ => return None,
+    })
+}
+
+/// As `parse_size` reads it.
+fn size_text(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let whole = units.into_iter().find(|(_, shift)| bytes.is_multiple_of(1 << shift));
+    whole.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+}
+
 fn read_file(path: &Path) -> Result<File, Failure> {
+    read_with(path, parse_file)
+}
+
+fn read_with<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("the configuration {} cannot be read: {error}", path.display())))?;
-    parse_file(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
+    parse(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
+}
+
+fn parse_file(text: &str) -> Result<File, String> {
+    parse(text)
 }
 
 /// An error names the key and the line, and not the line's text: it may be the one with the password.
-fn parse_file(text: &str) -> Result<File, String> {
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
         let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -353,6 +396,8 @@ fn parse_size(text: &str) -> Result<u64, Failure> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use clap::Args;
+
     use super::*;
 
     fn arguments() -> ServeArguments {
@@ -371,6 +416,28 @@ mod tests {
         assert_eq!((config.workers.get(), config.memory_bytes, config.log), (5, 1 << 30, LogFormat::Json));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7171");
         assert_eq!(config.source, SourceConfig::Generator { seed: 1 });
+    }
+
+    #[test]
+    fn the_defaults_that_are_shown_are_those_that_count() {
+        let command = ServeArguments::augment_args(clap::Command::new("serve"));
+        let names: Vec<String> = command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
+        let shown = names.iter().filter_map(|name| Some((name, default_of(name)?)));
+        let stated: Vec<String> = shown
+            .map(|(name, value)| {
+                let bare = value.bytes().all(|b| b.is_ascii_digit()) || matches!(value.as_str(), "true" | "false");
+                if bare { format!("{name} = {value}") } else { format!("{name} = '{value}'") }
+            })
+            .collect();
+        assert!(stated.len() >= 13, "{stated:?}");
+        let of = |file: &str| format!("{:?}", combine(arguments(), parse_file(file).unwrap()).unwrap());
+        let with = of(&format!("generator = 1\n{}", stated.join("\n")));
+        assert_eq!(with.replace("snapshot_readers: Some(2)", "snapshot_readers: None"), of("generator = 1"));
+        // Nothing that can be told on the command line is unknown to the file.
+        for name in names.iter().filter(|name| *name != "config") {
+            let error = parse_file(&format!("{name} = 1979-05-27")).map(drop).err().unwrap_or_default();
+            assert!(!error.contains("unknown field"), "{error}");
+        }
     }
 
     #[test]

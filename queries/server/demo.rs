@@ -98,10 +98,10 @@ async fn demonstrate(
     let mut upstream = None;
     let (kill, mut kills) = mpsc::channel(1);
     let mut teller: Option<Arc<dyn Teller>> = None;
-    let (connector, source_name, merchant) = match &postgres {
+    let (connector, merchant) = match &postgres {
         None => {
             let generator = GeneratorConfig { snapshot_rows: HISTORY_ROWS as u64, ..GeneratorConfig::default() };
-            (ConnectorConfig::Generator(generator), "generator", "dst_acct")
+            (ConnectorConfig::Generator(generator), "dst_acct")
         }
         Some(postgres) => {
             say(&format!("creating the payments table with {HISTORY_ROWS} payments of the last two years ..."));
@@ -115,9 +115,10 @@ async fn demonstrate(
                 PostgresConfig::new(&postgres.url(), &tables, "tidemark_demo").map_err(|error| failed(&error))?;
             upstream = Some(PostgresRecount(config.clone()));
             teller = Some(Arc::new(Storyteller::new(listen, workload, kill)));
-            (ConnectorConfig::Postgres(config), "postgres", "merchant")
+            (ConnectorConfig::Postgres(config), "merchant")
         }
     };
+    let source_name = connector.name();
     let running = Running::start(&EngineConfig::new(data), connector).await?;
     let mut state = state_of(&running, source_name)?;
     if let Some(upstream) = upstream {

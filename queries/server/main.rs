@@ -1,34 +1,48 @@
 //! The binary `tidemark`: reads the command line and the configuration, and runs one command.
 
 mod apply;
+mod chart;
 mod check;
 mod cli;
 mod client;
 mod config;
+mod config_show;
 mod definition_file;
 mod demo;
+mod describe;
+mod document;
 mod drop_slot;
+mod explain;
 mod failure;
+mod list;
+mod live;
 mod logging;
+mod manual;
 mod open_files;
 mod output;
+mod progress;
+mod query;
 mod recount;
+mod register;
 mod serve;
 mod story;
+mod supervisor;
+mod table;
 mod token;
 mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ConfigCommand};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nobody is left to hear that standard error is closed.
@@ -38,21 +52,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(*arguments)?),
         Command::Demo { listen } => demo::run(listen),
         Command::Check(arguments) => check::run(&arguments),
         Command::DropSlot(arguments) => drop_slot::run(&arguments),
-        Command::List { server } => client::Client::new(&server)?.list(),
-        Command::Describe { name, server } => client::Client::new(&server)?.describe(&name),
-        Command::Drop { name, server } => client::Client::new(&server)?.drop_aggregate(&name),
-        Command::Register { file, name, server } => {
-            client::Client::new(&server)?.register(&definition_file::DefinitionFile::read(&file, name.as_deref())?)
-        }
+        Command::List(arguments) => list::run(&arguments),
+        Command::Describe(arguments) => describe::run(&arguments),
+        Command::Drop { name, server } => client::Client::new(&server)?.delete(&name)?.into_success().map(drop),
+        Command::Register(arguments) => register::run(&arguments),
         Command::Token { command } => token::run(&command),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
-        Command::Query { name, parameters, server } => client::Client::new(&server)?.query(&name, &parameters),
+        Command::Query(arguments) => query::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Live(arguments) => live::run(&arguments),
+        Command::Config { command: ConfigCommand::Show(arguments) } => config_show::run(*arguments, innermost(matches)),
+        Command::Openapi => output::say_document(&queries::http::openapi::document().to_string()),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { command, directory: None } => manual::page(&command),
+        Command::Man { directory: Some(directory), .. } => manual::pages(&directory),
     }
+}
+
+/// What was matched for the command that is run.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, matches)| innermost(matches))
 }

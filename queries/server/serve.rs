@@ -23,11 +23,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::config::{ServeConfig, SourceConfig};
 use crate::failure::Failure;
 use crate::recount::PostgresRecount;
-use crate::{logging, open_files};
+use crate::{logging, open_files, supervisor};
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: ServeConfig) -> Result<(), Failure> {
@@ -89,7 +90,9 @@ impl Running {
             engine.stop().await;
             return Err(Failure::Usage(error.to_string()));
         }
-        Ok(Running { engine, connector: tokio::spawn(connectors::run(connector, context)) })
+        // Of the highest level, so that it is there whatever RUST_LOG leaves.
+        let source = tracing::error_span!("source", source = connector.name());
+        Ok(Running { engine, connector: tokio::spawn(connectors::run(connector, context).instrument(source)) })
     }
 
     /// Commits what was received, makes it durable, acknowledges it and ends.
@@ -153,7 +156,7 @@ struct Started {
 async fn start(config: &ServeConfig) -> Result<Started, Failure> {
     let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let (mut inlet, mut upstream) = (None, None);
-    let (connector, source_name) = match &config.source {
+    let connector = match &config.source {
         SourceConfig::Postgres { url, tables, no_row_image } => {
             let named = |slot: &str| {
                 PostgresConfig::new(url.reveal(), tables, slot)
@@ -172,19 +175,20 @@ async fn start(config: &ServeConfig) -> Result<Started, Failure> {
                 postgres = postgres.with_snapshot_readers(readers).map_err(|error| usage(&error))?;
             }
             upstream = Some(PostgresRecount(postgres.clone()));
-            (ConnectorConfig::Postgres(postgres), "postgres")
+            ConnectorConfig::Postgres(postgres)
         }
         SourceConfig::Generator { seed } => {
-            (ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() }), "generator")
+            ConnectorConfig::Generator(GeneratorConfig { seed: *seed, ..GeneratorConfig::default() })
         }
-        SourceConfig::Replay { file } => (ConnectorConfig::Replay(ReplayConfig { file: file.clone() }), "replay"),
+        SourceConfig::Replay { file } => ConnectorConfig::Replay(ReplayConfig { file: file.clone() }),
         SourceConfig::Events { tables } => {
             let (posted_to, outlet) = connectors::events::inlet();
             inlet = Some(posted_to);
             let directory = config.data.join("events");
-            (ConnectorConfig::Events(EventsConfig { tables: tables.clone(), directory, outlet }), "events")
+            ConnectorConfig::Events(EventsConfig { tables: tables.clone(), directory, outlet })
         }
     };
+    let source_name = connector.name();
     let running = Running::start(&engine_config(config), connector).await?;
     Ok(Started { running, source_name, inlet, upstream })
 }
@@ -212,6 +216,7 @@ pub async fn serve_engine(listener: TcpListener, state: AppState, front: Front, 
         let protection = Protection { tokens: state.asks_for_tokens(), tls: front.tls.is_some() };
         let scheme = if protection.tls { "https" } else { "http" };
         tracing::info!("serving on {scheme}://{address}");
+        supervisor::ready(&format!("serving on {scheme}://{address}"));
         if let Some(missing) = protection.missing().filter(|_| !address.ip().is_loopback()) {
             tracing::warn!("{address} is reachable by others, without {missing}");
         }
@@ -251,6 +256,7 @@ pub fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             }
             if times == 0 {
                 tracing::info!("stopping");
+                supervisor::stopping();
                 token.cancel();
             } else {
                 std::process::exit(1);

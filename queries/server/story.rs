@@ -11,7 +11,7 @@ use queries::dashboard::story::{Moment, Teller, Telling, Told};
 use serde_json::Value;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use crate::cli::ServerAddress;
+use crate::cli::{Question, ServerAddress};
 use crate::client::Client;
 
 /// The aggregate that is looked at, and whose total of it.
@@ -106,7 +106,9 @@ impl Storyteller {
                 ("min_lsn", min_lsn.as_str()),
                 ("wait", "5s"),
             ];
-            let reply = Client::new(&address).and_then(|client| client.data(AGGREGATE, parameters.into_iter()));
+            let parameters = parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            let question = Question { name: AGGREGATE.to_owned(), parameters };
+            let reply = Client::new(&address).and_then(|client| client.data(&question, "data"));
             let reply = reply.map_err(|error| anyhow!("{error}"))?;
             if reply.status != 503 || Instant::now() > deadline {
                 let body = reply.into_success().map_err(|error| anyhow!("{error}"))?;

@@ -1,22 +1,23 @@
 //! `tidemark token`: makes, lists and revokes the tokens of a file. A running server sees the change within a second.
 //! The text of a token is shown once, when it is made, on standard output; what is kept cannot be turned back into it.
 
-use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 use queries::access::{Token, TokenFile};
+use serde_json::json;
 
-use crate::cli::{TokenCommand, TokenCreateArguments};
+use crate::cli::{OutputFormat, TokenCommand, TokenCreateArguments};
 use crate::failure::Failure;
+use crate::output::{say, say_document};
+use crate::table::Table;
 
 /// Runs one of the commands.
 pub fn run(command: &TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::Create(arguments) => create(arguments),
-        TokenCommand::List { tokens } => {
-            let file = TokenFile::read(tokens).map_err(Failure::Usage)?;
-            file.tokens.iter().try_for_each(|token| say(&line(token)))
+        TokenCommand::List { tokens, printing } => {
+            list(&TokenFile::read(tokens).map_err(Failure::Usage)?.tokens, printing.output)
         }
         TokenCommand::Revoke { id, tokens } => TokenFile::change(tokens, |file| {
             let before = file.tokens.len();
@@ -46,23 +47,29 @@ fn create(arguments: &TokenCreateArguments) -> Result<(), Failure> {
     say(&text)
 }
 
-fn line(token: &Token) -> String {
-    let day = |second: u64| {
+fn list(tokens: &[Token], output: OutputFormat) -> Result<(), Failure> {
+    let when = |second: u64| {
         let instant = i64::try_from(second).ok().and_then(|second| DateTime::from_timestamp(second, 0));
         instant.map_or_else(|| second.to_string(), |instant| instant.format("%Y-%m-%dT%H:%MZ").to_string())
     };
-    let expires = token.expires_s.map_or_else(|| "never".to_owned(), day);
-    let pins = token.pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let pins = if pins.is_empty() { "everything".to_owned() } else { pins };
-    format!(
-        "{}  {:<8}  made {}  expires {expires:<17}  sees {pins}  {}",
-        token.id,
-        token.scope.name(),
-        day(token.created_s),
-        token.note
-    )
-}
-
-fn say(line: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{}", line.trim_end()).map_err(|error| Failure::Failed(error.to_string()))
+    if output == OutputFormat::Json {
+        let described: Vec<_> = tokens
+            .iter()
+            .map(|token| {
+                json!({"id": token.id, "scope": token.scope.name(), "created": when(token.created_s),
+                       "expires": token.expires_s.map(when), "note": token.note,
+                       "pins": token.pins.iter().map(ToString::to_string).collect::<Vec<_>>()})
+            })
+            .collect();
+        return say_document(&json!(described).to_string());
+    }
+    let mut table = Table::new(&["id", "scope", "created", "expires", "sees", "note"]);
+    for token in tokens {
+        let pins = token.pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let sees = if pins.is_empty() { "everything".to_owned() } else { pins };
+        let expires = token.expires_s.map_or_else(|| "never".to_owned(), when);
+        let scope = token.scope.name().to_owned();
+        table.row([token.id.clone(), scope, when(token.created_s), expires, sees, token.note.clone()]);
+    }
+    if output == OutputFormat::Csv { table.print_csv() } else { table.print() }
 }

@@ -4,8 +4,11 @@ use serde_json::{Value, json};
 
 use crate::cli::{OutputFormat, VerifyArguments};
 use crate::client::Client;
+use crate::document::{field, list, parse, plain};
 use crate::failure::Failure;
 use crate::output::say;
+use crate::progress;
+use crate::table::Table;
 
 /// Fails with [`Failure::Differs`] where a cell does.
 pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
@@ -17,14 +20,15 @@ pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
 }
 
 fn compare(arguments: &VerifyArguments) -> Result<(), Failure> {
-    let VerifyArguments { name, from, to, against, output, server } = arguments;
+    let VerifyArguments { name, from, to, against, printing, server } = arguments;
     let request = json!({"aggregate": name, "from": from, "to": to, "against": against});
-    let text = Client::new(server)?.verify(&request)?.into_success()?;
-    let found: Value =
-        serde_json::from_str(&text).map_err(|error| Failure::Failed(format!("the answer cannot be read: {error}")))?;
-    match output {
-        OutputFormat::Text => report(&found)?,
+    let client = Client::new(server)?;
+    let text = progress::waiting("comparing", || client.verify(&request))?.into_success()?;
+    let found = parse(&text)?;
+    match printing.output {
+        OutputFormat::Table => report(&found)?,
         OutputFormat::Json => say(&text)?,
+        OutputFormat::Csv => differences(&found).print_csv()?,
     }
     if found.get("equal") == Some(&Value::Bool(true)) {
         return Ok(());
@@ -61,15 +65,18 @@ fn report(found: &Value) -> Result<(), Failure> {
     ))
 }
 
-fn list<'v>(value: &'v Value, name: &str) -> impl Iterator<Item = &'v Value> {
-    value.get(name).and_then(Value::as_array).into_iter().flatten()
-}
-
-/// A field as people read it.
-fn field(value: &Value, name: &str) -> String {
-    match value.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-        None => String::new(),
+/// The keys that differ, a line each; none where everything is equal.
+fn differences(found: &Value) -> Table {
+    let mut table = Table::new(&["aggregate", "granularity", "time", "key", "stored", "expected"]);
+    for aggregate in list(found, "aggregates") {
+        for difference in list(aggregate, "differences") {
+            let mut key = difference.clone();
+            let mut take = |name: &str| {
+                key.as_object_mut().and_then(|key| key.remove(name)).as_ref().map_or_else(String::new, plain)
+            };
+            let [granularity, time, stored, expected] = ["granularity", "time", "stored", "expected"].map(&mut take);
+            table.row([field(aggregate, "aggregate"), granularity, time, plain(&key), stored, expected]);
+        }
     }
+    table
 }

@@ -22,7 +22,8 @@ const MAX_APPLICATION_NAME: usize = 63;
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
 /// Hardly more than fit into the bytes: an event without a row takes some 28.
 const DEFAULT_MAX_TRANSACTION_ROWS: usize = 40_000_000;
-const DEFAULT_SNAPSHOT_READERS: usize = 2;
+/// Sessions that read existing rows at a time, unless asked otherwise.
+pub const DEFAULT_SNAPSHOT_READERS: usize = 2;
 const MOST_SNAPSHOT_READERS: usize = 16;
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 256 << 20;
 

@@ -127,7 +127,7 @@ impl Joining {
         let table = exported.tables.first().ok_or_else(gone)?.followed(TableState::Reading);
         let begun = Told::Begun(Box::new(table.clone()), Box::new(exported.look.clone()));
         self.tell.send(begun).await.map_err(|_| Failure::Closed)?;
-        tracing::info!(table = %self.wanted.name, at = %exported.lsn, "reading the table");
+        tracing::info!(table = %self.wanted.name, lsn = %exported.lsn, "reading the table");
         self.link.send(SourceEvent::TableBegin(table.schema.clone())).await?;
         for partition in &table.partitions {
             let (table, partition) = (table.schema.id, *partition);

@@ -45,7 +45,7 @@ use engine::source::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use config::PostgresConfig;
+pub use config::{DEFAULT_SNAPSHOT_READERS, PostgresConfig};
 pub use preflight::{Finding, Stage, check, repair};
 pub use recount::Recount;
 pub use slot::{Dropped, Orphan, drop_slot};
@@ -112,7 +112,8 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
         failure = drive(&config, resume, link, commands) => failure,
     };
     if let Failure::Definite(error) = outcome {
-        tracing::error!(code = error.code, message = %error.message, remedy = %error.remedy, "the Postgres source halted");
+        let lsn = status.borrow().received_lsn;
+        tracing::error!(%lsn, code = error.code, message = %error.message, remedy = %error.remedy, "the Postgres source halted");
         status.send_modify(|status| {
             status.state = SourceState::Halted {
                 code: error.code.to_owned(),

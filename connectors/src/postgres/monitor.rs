@@ -11,6 +11,7 @@ use postgres_types::PgLsn;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
+use tracing::Instrument;
 
 use super::config::{CONNECT_TIMEOUT, PostgresConfig};
 use super::connect::sql_session;
@@ -74,7 +75,7 @@ impl Monitor {
         let (sender, view) = watch::channel(View::new());
         let (tables, watched) = watch::channel(tables);
         let watcher = Watcher { config, tables: watched, status, view: sender };
-        Monitor { view, tables, task: tokio::spawn(watcher.watch()) }
+        Monitor { view, tables, task: tokio::spawn(watcher.watch().in_current_span()) }
     }
 }
 

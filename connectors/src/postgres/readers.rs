@@ -181,7 +181,12 @@ fn start_reader(
         });
     };
     let thread = std::thread::Builder::new().name(format!("snapshot-{number}"));
-    thread.spawn(run).map(drop).map_err(|error| Failure::Transient(format!("a thread cannot be started: {error}")))
+    // What it logs is of the source that it reads for.
+    let source = tracing::Span::current();
+    thread
+        .spawn(move || source.in_scope(run))
+        .map(drop)
+        .map_err(|error| Failure::Transient(format!("a thread cannot be started: {error}")))
 }
 
 /// A reader's session, with all locks.

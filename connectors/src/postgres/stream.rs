@@ -437,7 +437,8 @@ impl<'s> Follower<'s> {
     }
 
     async fn halt(&mut self, id: TableId, reason: SourceError) -> Result<(), Failure> {
-        tracing::error!(code = reason.code, message = %reason.message, remedy = %reason.remedy, "a table halted");
+        let lsn = self.course.handed_over;
+        tracing::error!(%lsn, code = reason.code, message = %reason.message, remedy = %reason.remedy, "a table halted");
         self.course.outbox.push_back(self.course.following.halt(id, reason));
         self.assembler.take_tables(self.course.following.live());
         self.flush().await
@@ -554,7 +555,7 @@ impl<'s> Follower<'s> {
         };
         self.course.outbox.push_back(SourceEvent::TableDone { table: id });
         self.course.following.done(id);
-        tracing::info!(table = %name, at = %self.course.handed_over, "the table is followed");
+        tracing::info!(table = %name, lsn = %self.course.handed_over, "the table is followed");
         self.tables_changed().await?;
         self.note_signs().await?;
         let partitioned = self.course.following.table(id).is_some_and(|table| !table.partitions.is_empty());

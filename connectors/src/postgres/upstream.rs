@@ -119,7 +119,7 @@ impl Upstream<'_> {
                 TimelineHistory::default()
             };
             timeline::check(stored, start, server.timeline, &history)?;
-            tracing::info!(from = stored, to = server.timeline, %start, "the server was promoted; nothing read is missing there");
+            tracing::info!(from = stored, to = server.timeline, lsn = %start, "the server was promoted; nothing read is missing there");
         }
         if start > server.flushed {
             return Err(Failure::definite(

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument;
 
 use super::connections::Place;
 use super::error;
@@ -35,6 +36,9 @@ const MIN_COMPRESSED: u64 = 1_024;
 /// Marks an answer that is sent bit by bit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streamed;
+
+/// Bytes of a name that the log shows; the longest that can be registered is shorter.
+const MAX_LOGGED_NAME: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -67,12 +71,16 @@ pub(super) async fn observe(State(around): State<Around>, mut request: Request, 
     let request_id = request_id(request.headers());
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
+    // What is logged on the way stands within it, whatever RUST_LOG leaves. Nothing of the question: it holds values of rows.
+    let span =
+        tracing::error_span!("request", request_id, route, aggregate = aggregate_of(&route, request.uri().path()));
     let answer = async {
         match hosts.check(request.uri(), request.headers()) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }
-    };
+    }
+    .instrument(span);
     let mut response = match tokio::time::timeout(time_limit(&route), answer).await {
         Ok(response) => response,
         Err(_) => {
@@ -97,6 +105,12 @@ pub(super) async fn observe(State(around): State<Around>, mut request: Request, 
         tracing::debug!(request_id, route, %method, status, took_us = took.as_micros() as u64, "request");
     }
     response.map(|body| Body::new(Sent { body, held: Arc::new((busy, room)) }))
+}
+
+/// The aggregate that a path names, as it is written there.
+fn aggregate_of<'p>(route: &str, path: &'p str) -> Option<&'p str> {
+    let name = path.strip_prefix("/v1/aggregates/").filter(|_| route.starts_with("/v1/aggregates/{name}"))?;
+    name.split('/').next().and_then(|name| name.get(..name.len().min(MAX_LOGGED_NAME)))
 }
 
 /// Keeps what a caller proves itself with out of everything that shows headers.

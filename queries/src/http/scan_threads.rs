@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use tokio::runtime::{Builder, Runtime};
+use tracing::Span;
 
 /// Weight falls by a tenth with each step; the engine's threads are at 5, the connector's at 0.
 const NICE: i32 = 10;
@@ -42,7 +43,9 @@ impl ScanThreads {
 
     /// Runs it on one of the threads; `None` where it was interrupted.
     pub(super) async fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
-        self.runtime.as_ref()?.spawn_blocking(work).await.ok()
+        // What it logs belongs to the request.
+        let request = Span::current();
+        self.runtime.as_ref()?.spawn_blocking(move || request.in_scope(work)).await.ok()
     }
 }
 

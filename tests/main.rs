@@ -75,6 +75,12 @@ mod mistakes;
 /// What an operator does with a shell.
 mod operator;
 
+/// Backups, and what is restored of them.
+mod backup;
+
+/// A disk that fills up.
+mod disk;
+
 /// What is stored damaged, and found.
 mod scrub;
 

@@ -1,6 +1,7 @@
 //! The binary `tidemark`: reads the command line and the configuration, and runs one command.
 
 mod apply;
+mod backup;
 mod check;
 mod cli;
 mod client;
@@ -13,6 +14,7 @@ mod logging;
 mod open_files;
 mod output;
 mod recount;
+mod restore;
 mod serve;
 mod story;
 mod token;
@@ -44,6 +46,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Demo { listen } => demo::run(listen),
         Command::Check(arguments) => check::run(&arguments),
         Command::DropSlot(arguments) => drop_slot::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::List { server } => client::Client::new(&server)?.list(),
         Command::Describe { name, server } => client::Client::new(&server)?.describe(&name),
         Command::Drop { name, server } => client::Client::new(&server)?.drop_aggregate(&name),

@@ -4,6 +4,8 @@
 pub mod answer;
 /// What is different between two answers.
 pub mod changes;
+/// A backup that was taken.
+pub mod checkpoint;
 /// Descriptions of aggregates.
 pub mod description;
 /// What is read for an answer, and why not something else.

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-postgres-matrix build dashboard screenshots lint load bench fuzz needs help
+.PHONY: demo test test-postgres-matrix build dashboard clients screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -26,6 +26,9 @@ build: needs     ## The binary
 
 dashboard:       ## The page, from its sources; commit what it makes
 	@sh queries/dashboard/build.sh
+
+clients:         ## The types of the TypeScript client, from the contract; commit what it makes
+	@sh queries/clients/typescript/build.sh --contract
 
 screenshots:     ## Pictures of the page for the documentation, of a demo that runs at http://127.0.0.1:7171/
 	@TOOLS=$$(sh tests/dashboard/tools.sh) BASE=$${BASE:-http://127.0.0.1:7171} CHROMIUM=$$(command -v chromium) \

@@ -38,6 +38,7 @@ mod failover;
 
 /// Very many rows, transactions and bytes.
 mod bulk;
+mod clients;
 
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;

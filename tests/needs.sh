@@ -21,11 +21,13 @@ command -v chromium >/dev/null || command -v chromium-browser >/dev/null || comm
     missing="$missing chromium"
 command -v node >/dev/null || missing="$missing nodejs"
 command -v npm >/dev/null || missing="$missing npm"
+# For the Python client's test; nothing but its standard library.
+command -v python3 >/dev/null || missing="$missing python3"
 
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null; then
         echo "Please install with your system's package manager: a C++ compiler, libclang (clang's development package)," >&2
-        echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), Chromium, and node with npm. Missing, by Debian's names:$missing" >&2
+        echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), Chromium, python3, and node with npm. Missing, by Debian's names:$missing" >&2
         exit 1
     fi
     as_root=""

@@ -30,9 +30,9 @@ const DEAF: usize = 50;
 const QUESTIONS: usize = 300;
 
 /// Longest time for one answer to the client that behaves.
-const LATENCY_BOUND: Duration = Duration::from_secs(5);
+const LATENCY_BOUND: Duration = Duration::from_secs(2);
 /// Longest time from a commit to its being visible.
-const LAG_BOUND: Duration = Duration::from_secs(25);
+const LAG_BOUND: Duration = Duration::from_secs(5);
 /// Most memory.
 const MEMORY_BOUND: u64 = 1_500 << 20;
 

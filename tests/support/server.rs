@@ -37,6 +37,17 @@ impl Server {
         Self::listen(command.args(more))
     }
 
+    /// The same at this address, where one before it was.
+    pub fn start_at(address: &str, data: &Path, postgres: &str, tables: &[&str]) -> Server {
+        let mut command = serve(data);
+        command.env("TIDEMARK_POSTGRES", postgres);
+        for table in tables {
+            command.args(["--table", table]);
+        }
+        Self::try_listen_at(&mut command, address)
+            .unwrap_or_else(|(said, status)| panic!("tidemark does not serve: {said:#?} {status}"))
+    }
+
     /// Starts `tidemark serve` with a source that these arguments name.
     pub fn start_source(data: &Path, source: &[&str]) -> Server {
         Self::listen(serve(data).args(source))
@@ -54,7 +65,11 @@ impl Server {
 
     /// The same where it may refuse: what it said then, and its exit status.
     pub fn try_listen(command: &mut Command) -> Result<Server, (Vec<String>, ExitStatus)> {
-        let mut child = command.args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().unwrap();
+        Self::try_listen_at(command, "127.0.0.1:0")
+    }
+
+    fn try_listen_at(command: &mut Command, address: &str) -> Result<Server, (Vec<String>, ExitStatus)> {
+        let mut child = command.args(["--listen", address]).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));

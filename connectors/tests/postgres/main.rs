@@ -570,20 +570,27 @@ async fn log_that_postgres_cannot_decode_halts() {
     let settings = config(&server.url(), &["payments"], "tidemark_stuck");
     let mut engine = FakeEngine::start(settings.clone(), ResumePoint::Fresh);
     engine.until(Lsn(1)).await;
-    // From a checkpoint on, decoding starts with what it wrote down.
+    // Decoding starts at a checkpoint before the oldest transaction that is open, and with what was written down there, where
+    // another one was open then.
+    let (first, second) = (server.client().await, server.client().await);
     let restart_lsn = "SELECT restart_lsn FROM pg_replication_slots";
-    let began_at = lsn(&client, restart_lsn).await;
+    first.batch_execute("BEGIN; INSERT INTO payments VALUES (-1, 'm', 1, 's')").await.unwrap();
+    let began_at = lsn(&client, "pg_current_wal_insert_lsn()").await;
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    second.batch_execute("BEGIN; INSERT INTO payments VALUES (-2, 'm', 1, 's')").await.unwrap();
+    first.batch_execute("COMMIT").await.unwrap();
     let mut id = 0;
-    wait_for("decoding would start at a checkpoint", async || {
+    wait_for("decoding would start at the checkpoint", async || {
         id += 1;
         let insert = format!("CHECKPOINT; INSERT INTO payments VALUES ({id}, 'm', 1, 's')");
         client.batch_execute(&insert).await.unwrap();
-        lsn(&client, restart_lsn).await > began_at
+        engine.until(now(&client).await).await;
+        lsn(&client, restart_lsn).await >= began_at
     })
     .await;
     engine.until(now(&client).await).await;
     let resume = engine.stop().await;
-    client.batch_execute("INSERT INTO payments VALUES (-1, 'm', 1, 's')").await.unwrap();
+    client.batch_execute("INSERT INTO payments VALUES (-3, 'm', 1, 's')").await.unwrap();
     for file in std::fs::read_dir(server.socket_directory().join("data/pg_logical/snapshots")).unwrap() {
         std::fs::write(file.unwrap().path(), "not what was written").unwrap();
     }

@@ -1,0 +1,70 @@
+"""Answers: rows of Python's own types. Money is ``Decimal``, never a float.
+
+What Python cannot hold stays text: times before year 1 or after 9999, and ``infinity``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Rows that are all true at ``lsn``. ``body`` is everything as it came."""
+
+    rows: list[Row]
+    body: dict[str, Any]
+
+    @property
+    def lsn(self) -> str:
+        return self.body["as_of"]["lsn"]
+
+    @property
+    def next(self) -> str | None:
+        """The cursor of the next page."""
+        return self.body["page"]["next"]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A live answer as it is at ``lsn``."""
+
+    rows: list[Row]
+    lsn: str
+
+
+def _or_text(convert: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def converted(value: Any) -> Any:
+        try:
+            return convert(value)
+        except ValueError:
+            return value
+
+    return converted
+
+
+_OF_TYPE: dict[str, Callable[[Any], Any]] = {
+    "decimal": Decimal,
+    "int64": int,
+    "float64": float,
+    "timestamp": _or_text(datetime.fromisoformat),
+    "local_timestamp": _or_text(datetime.fromisoformat),
+    "date": _or_text(date.fromisoformat),
+}
+
+
+def typed(columns: list[dict[str, Any]], rows: list[Row]) -> list[Row]:
+    """Rows of JSON as rows of Python's types; what a column says nothing about is left as it is."""
+    of_column = {column["name"]: _OF_TYPE[column["type"]] for column in columns if column["type"] in _OF_TYPE}
+
+    def value(name: str, value: Any) -> Any:
+        convert = of_column.get(name)
+        return value if convert is None or value is None else convert(value)
+
+    return [{name: value(name, of_row) for name, of_row in row.items()} for row in rows]

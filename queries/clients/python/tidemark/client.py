@@ -1,0 +1,125 @@
+"""The client: a method for what applications do most, ``request`` for every other route of ``/openapi.json``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from http.client import HTTPException
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+from .answer import Answer, Live, typed
+from .live import Kept
+from .refused import Refused
+
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Tidemark:
+    """A server. ``token`` is needed where it asks for one; ``timeout`` is of one answer, in seconds."""
+
+    def __init__(self, base: str, token: str | None = None, timeout: float = 35.0) -> None:
+        self._base = base.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = timeout
+
+    def request(self, method: str, path: str, body: Any = None, **parameters: Any) -> Any:
+        """Any route; a body is sent as JSON, a ``str`` as SQL. Raises ``Refused``."""
+        with self._open(method, path, body, parameters, "application/json") as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def register(self, name: str, definition: dict[str, Any] | str, on_change: str = "refuse") -> dict[str, Any]:
+        """Registers an aggregate, in JSON or in SQL; the same definition again changes nothing."""
+        return self.request("PUT", _aggregate(name), definition, on_change=on_change)
+
+    def until_live(self, name: str, timeout: float = 3600.0) -> dict[str, Any]:
+        """Waits until an aggregate is filled. A halted one raises ``Refused`` with its code."""
+        deadline = time.monotonic() + timeout
+        while True:
+            aggregate = self.describe(name)
+            if aggregate["state"] == "live":
+                return aggregate
+            if aggregate["state"] == "halted":
+                # Why it is halted is told to whoever asks it.
+                self.data(name, granularity="all", limit=1)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} is not filled after {timeout} s")
+            time.sleep(0.2)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        return self.request("GET", _aggregate(name))
+
+    def drop(self, name: str) -> None:
+        self.request("DELETE", _aggregate(name))
+
+    def data(self, name: str, **question: Any) -> Answer:
+        """The first page of an answer. Parameters as in the contract; ``from_`` is ``from``, which Python keeps for itself."""
+        body = self.request("GET", f"{_aggregate(name)}/data", **question)
+        return Answer(typed(body["columns"], body["data"]), body)
+
+    def pages(self, name: str, **question: Any) -> Iterator[Answer]:
+        """All pages of an answer. All of them show the position of the first."""
+        page = self.data(name, **question)
+        yield page
+        while page.next is not None:
+            page = self.data(name, **{**question, "cursor": page.next})
+            yield page
+
+    def query(self, body: dict[str, Any]) -> dict[str, Any]:
+        """``POST /v1/query``: questions to aggregates or tables, all at one position, as they are answered."""
+        return self.request("POST", "/v1/query", body)
+
+    def follow(self, name: str, **question: Any) -> Iterator[Live]:
+        """Every state of an answer from now on: whole transactions, resumed where a connection is cut."""
+        kept: Kept | None = None
+        failures = 0
+        while True:
+            try:
+                parameters = {**question, "since": kept.lsn} if kept else question
+                with self._open("GET", f"{_aggregate(name)}/live", None, parameters, "application/x-ndjson") as events:
+                    for line in events:
+                        event = json.loads(line)
+                        failures = 0
+                        if event["event"] == "error":
+                            raise Refused(event["data"])
+                        kept = Kept.after(kept, event)
+                        if kept is not None and event["event"] != "progress":
+                            yield kept.live()
+            except Refused as refused:
+                if not refused.passes:
+                    raise
+            except (URLError, HTTPException, ConnectionError, TimeoutError):
+                pass
+            time.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            failures += 1
+
+    def _open(self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str) -> IO[bytes]:
+        named = {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}
+        url = f"{self._base}{path}?{urlencode(named)}" if named else f"{self._base}{path}"
+        headers = {**self._headers, "Accept": accept}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/sql" if isinstance(body, str) else "application/json"
+            data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        try:
+            return urlopen(Request(url, data, headers, method=method), timeout=self._timeout)
+        except HTTPError as refusal:
+            with refusal:
+                text = refusal.read()
+            try:
+                problem = json.loads(text)
+            except ValueError:
+                raise refusal from None
+            raise Refused(problem) from None
+
+
+def _aggregate(name: str) -> str:
+    return f"/v1/aggregates/{quote(name, safe='')}"
+
+
+def _parameter(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

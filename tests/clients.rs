@@ -1,0 +1,144 @@
+//! The clients, by their examples: registered, paged and followed as applications do, over a server that is killed and
+//! started again in the middle. What they print is what Postgres has; nothing is counted twice and nothing is missed.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::support::database::Database;
+use crate::support::server::Server;
+
+const TABLES: &str = "
+    CREATE TABLE payments (id bigserial PRIMARY KEY, currency text NOT NULL, amount numeric(18,2) NOT NULL, created_at timestamptz NOT NULL);
+    INSERT INTO payments (currency, amount, created_at)
+    SELECT (ARRAY['EUR', 'USD', 'ISK'])[1 + i % 3], 900719925474.99 * (i % 7), timestamptz '2026-01-01Z' + i * interval '5 hours'
+    FROM generate_series(1, 600) AS i;";
+const ONE_MORE: &str = "INSERT INTO payments (currency, amount, created_at) VALUES ('EUR', 0.01, '2026-03-03Z')";
+/// What the examples print of Postgres' own totals.
+const EXPECTED: &str = "SELECT string_agg(line, E'\\n') FROM (
+    SELECT to_char(date_trunc('month', created_at, 'UTC') AT TIME ZONE 'UTC', 'YYYY-MM-DD') || ' ' || currency || ' ' || sum(amount) || ' ' || count(*) AS line
+    FROM payments GROUP BY date_trunc('month', created_at, 'UTC'), currency ORDER BY date_trunc('month', created_at, 'UTC'), currency) AS lines";
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/clients")
+}
+
+/// A running example, and what it prints.
+struct Example {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Example {
+    fn start(command: &mut Command) -> Example {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (lines, said) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        Example { child, lines: said }
+    }
+
+    /// The next line; `None` at the end.
+    fn line(&self) -> Option<String> {
+        match self.lines.recv_timeout(Duration::from_secs(60)) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the example says nothing"),
+        }
+    }
+
+    /// Lines until one that holds this; the last of them.
+    fn until(&self, what: &str) -> (Vec<String>, String) {
+        let mut before = Vec::new();
+        loop {
+            let line = self.line().unwrap_or_else(|| panic!("no {what:?} after {before:#?}"));
+            if line.contains(what) {
+                return (before, line);
+            }
+            before.push(line);
+        }
+    }
+
+    fn ended_well(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn follows_exactly(name: &str, example: &mut Command) {
+    let database = Database::start(&[], TABLES);
+    let data = tempfile::tempdir().unwrap();
+    let start = |address: &str| Server::start_at(address, data.path(), &database.url(), &["public.payments"]);
+    let mut server = start("127.0.0.1:0");
+    server.get_ok("/readyz");
+    let address = server.address().to_owned();
+    let mut example = Example::start(example.args([&format!("http://{address}"), name, "640"]));
+
+    let (rows, at) = example.until("at 0/");
+    let printed: Vec<String> = rows
+        .iter()
+        .map(|row| row.split_once('T').map(|(day, rest)| format!("{day} {}", rest.split_once(' ').unwrap().1)).unwrap())
+        .collect();
+    let expected = database.value(EXPECTED);
+    assert!(expected.lines().count() > 6, "{expected}");
+    assert_eq!(printed.join("\n"), expected, "{at}");
+    assert_eq!(example.until("refused").1, "refused bad_parameter");
+
+    // Twenty that it sees come, a server that dies, twenty that come meanwhile.
+    let mut counts = Vec::new();
+    let count = |line: &str| line.split(' ').nth(1).unwrap().parse::<u32>().unwrap();
+    counts.push(count(&example.until("live").1));
+    for _ in 0..20 {
+        database.sql(ONE_MORE);
+    }
+    while counts.last() != Some(&620) {
+        counts.push(count(&example.until("live").1));
+    }
+    server.kill();
+    for _ in 0..20 {
+        database.sql(ONE_MORE);
+    }
+    server = start(&address);
+    while counts.last() != Some(&640) {
+        counts.push(count(&example.until("live").1));
+    }
+    assert!(counts.is_sorted() && counts.first() == Some(&600), "{counts:?}");
+    assert!(example.ended_well(), "the example does not end");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn typescript() {
+    let built = tempfile::tempdir().unwrap();
+    let output = Command::new("sh").arg(clients().join("typescript/build.sh")).arg(built.path()).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    follows_exactly("by_typescript", Command::new("node").arg(built.path().join("dist/example/totals.js")));
+}
+
+#[test]
+fn python() {
+    follows_exactly(
+        "by_python",
+        Command::new("python3").arg(clients().join("python/example/totals.py")).env("PYTHONDONTWRITEBYTECODE", "1"),
+    );
+}

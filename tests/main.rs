@@ -84,6 +84,11 @@ mod operations;
 
 /// The commands that read, for people and for programs.
 mod command_line;
+/// Backups, and what is restored of them.
+mod backup;
+
+/// A disk that fills up.
+mod disk;
 
 /// What is stored damaged, and found.
 mod scrub;

@@ -104,6 +104,52 @@ fn a_cell_that_is_not_what_was_written_is_never_shown_and_is_built_anew() {
     }
 }
 
+#[test]
+fn a_row_that_cannot_be_read_halts_what_is_filled_from_it_and_nothing_else() {
+    let database = start_database();
+    let data = tempfile::tempdir().unwrap();
+    let start = || Server::start(data.path(), &database.url(), &["payments"], &[]);
+    let server = start();
+    register(&server);
+    let before = NAMES.map(|name| data_of(&server, name));
+    assert!(server.terminate().success());
+    Tamper::open(data.path()).spoil_a_row();
+    let server = start();
+    server.get_ok("/readyz");
+    let late = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "dimensions": ["account"]});
+    assert_eq!(server.put("/v1/aggregates/late", &late).0, 202);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let problem = loop {
+        let (status, problem) = server.get("/v1/aggregates/late/data");
+        assert_eq!(status, 503, "a wrong number: {problem}");
+        if problem["code"] == "store_corrupt" {
+            break problem;
+        }
+        assert!(problem["code"] == "building" && Instant::now() < deadline, "{problem}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(problem["hint"].as_str().unwrap().contains("/tables"), "{problem}");
+    // The same where it was to take the place of one that answers: that one goes on, and follows the stream.
+    assert_eq!(server.try_post("/v1/aggregates/rows/backfill:rebuild", b"").unwrap().0, 202);
+    database.sql("INSERT INTO payments VALUES (9001, 'ES1', 1, '2024-01-15Z')");
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
+    let rows = server.get_ok(&format!("/v1/aggregates/rows/data?min_lsn={lsn}&wait=20s"));
+    assert_eq!(rows["data"][0]["n"], 9001);
+    assert_ne!(data_of(&server, "monthly"), before[0]);
+    // Read anew, everything is there.
+    assert_eq!(server.try_post("/v1/sources/postgres/tables", b"{\"table\":\"payments\"}").unwrap().0, 202);
+    while server.get("/v1/aggregates/late/data").0 != 200 {
+        assert!(Instant::now() < deadline, "{:?}", server.get("/v1/aggregates/late/data"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let found = server.try_post("/v1/verify", b"{}").unwrap().1;
+    assert_eq!(
+        (&found["equal"], found["cells"].as_u64().is_some_and(|cells| cells > 700)),
+        (&json!(true), true),
+        "{found}"
+    );
+}
+
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }

@@ -10,12 +10,15 @@
 //! - The cursor is always the end of an upstream commit and in the same batch as what it describes.
 //! - Visible once written, durable once synced (at the latest 200 ms later), acknowledged upstream only then.
 //! - A group that changes the registry or truncates stands alone, so that range deletions see only what is committed.
-//! - A failed write ends the engine. It is not retried: after a failed sync the kernel may believe pages are clean.
+//! - A failed write ends the engine. It is not retried: after a failed sync the kernel may believe pages are clean. Except
+//!   where the disk is full: the same batch is then written again until it fits. Its values are absolute, so it does no harm
+//!   where a part of it did reach the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use tokio::sync::{mpsc as async_mpsc, oneshot};
@@ -26,6 +29,7 @@ use crate::dataflow::apply::{ControlDelta, WriteSet};
 use crate::dataflow::block::Halt;
 use crate::dataflow::partition::PartitionId;
 use crate::drill;
+use crate::durable::make_durable;
 use crate::fill::FillRequest;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::row_image::Applied;
@@ -39,6 +43,8 @@ use crate::torture::{self, Bug, Failpoint};
 
 /// Most groups in one batch.
 const MAX_RUN: usize = 64;
+/// How long a batch waits before it is tried again on a disk that was full.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// Control totals kept in memory before the cache starts over.
 const MAX_CONTROLS: usize = 200_000;
 
@@ -320,16 +326,41 @@ impl Committer {
 
     fn write(&self, batch: Batch, phase: Phase, logged: bool) -> Result<(), StoreError> {
         match phase {
-            Phase::Snapshot if !logged => self.store.write_unlogged(batch),
+            Phase::Snapshot if !logged => self.until_it_fits(batch, Store::write_unlogged),
             Phase::SnapshotDone => {
                 self.store.flush()?;
-                self.store.write(batch)?;
-                self.store.sync()
+                self.until_it_fits(batch, Store::write)?;
+                make_durable(&self.store, &self.shared)
             }
             _ => {
-                self.store.write(batch)?;
-                if logged { self.store.sync() } else { Ok(()) }
+                self.until_it_fits(batch, Store::write)?;
+                if logged { make_durable(&self.store, &self.shared) } else { Ok(()) }
             }
+        }
+    }
+
+    /// Writes a batch, where the disk is full as soon as it is not. Readers go on at the Snapshot before it meanwhile, and
+    /// the sequencer soon mints no more.
+    fn until_it_fits(
+        &self,
+        mut batch: Batch,
+        write: impl Fn(&Store, Batch) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        loop {
+            let again = batch.copy();
+            let written = write(&self.store, batch);
+            let waits = matches!(written, Err(StoreError::NoSpace(_))) && !self.shared.stopping.load(Ordering::Acquire);
+            if self.shared.waits_for_space.swap(waits, Ordering::AcqRel) != waits {
+                match &written {
+                    Err(error) => tracing::warn!(%error, "the disk is full: what is to be written waits for space"),
+                    Ok(()) => tracing::info!("there is space again: what waited is written"),
+                }
+            }
+            if !waits {
+                return written;
+            }
+            std::thread::sleep(TRY_AGAIN);
+            batch = again;
         }
     }
 

@@ -3,16 +3,19 @@
 //! A thread of its own, because a sync takes milliseconds and commits go on meanwhile. What was written when a sync began
 //! is durable when it ends; nothing is acknowledged before.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::change::Lsn;
 use crate::shared::Shared;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::torture::{self, Failpoint};
 
 /// Longest time between a write and its sync.
 const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+/// How long is waited before it is tried again on a disk that was full.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Syncs what the committer wrote and then says so, at the latest [`SYNC_INTERVAL`] after the write. Ends with the
 /// committer.
@@ -52,7 +55,7 @@ pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
 
 fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
     torture::reached(Failpoint::BeforeSync);
-    match store.sync() {
+    match make_durable(store, shared) {
         Ok(()) => {
             torture::reached(Failpoint::Synced);
             shared.durable.send_if_modified(|durable| {
@@ -71,6 +74,22 @@ fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
                 "see that the disk works, then restart tidemark; nothing is lost, upstream still holds it",
             );
             false
+        }
+    }
+}
+
+/// Makes everything written so far survive a crash of the machine.
+///
+/// A log that failed is not synced once more: nobody knows what the kernel believes of its pages. What was written is still
+/// in memory, so it goes into table files from there, and needs the log no more; where the disk is full, once there is space.
+/// Where the store itself will not go on, it refuses that too.
+pub fn make_durable(store: &Store, shared: &Shared) -> Result<(), StoreError> {
+    let Err(error) = store.sync() else { return Ok(()) };
+    tracing::warn!(%error, "the log cannot be synced: table files are written in its place");
+    loop {
+        match store.flush() {
+            Err(StoreError::NoSpace(_)) if !shared.stopping.load(Ordering::Acquire) => std::thread::sleep(TRY_AGAIN),
+            flushed => return flushed,
         }
     }
 }

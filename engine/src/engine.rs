@@ -1,22 +1,26 @@
 //! The engine as others see it: read a Snapshot, register and drop aggregates, wait for a position, ask how it goes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::backup::{self, Backup, BackupError};
 use crate::boundary::BoundaryWatch;
 use crate::change::Lsn;
 use crate::change::value::EPOCH_UNIX_US;
+use crate::free_space::FreeSpace;
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError, Registration};
-use crate::pipeline::Threads;
+use crate::pipeline::{Threads, yield_to_the_source};
 pub use crate::sequencer::OnChange;
 use crate::sequencer::{Request, stopped};
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
-use crate::source::{FollowedTable, SourceCommand, SourceContext, SourceError, SourceIdentity, SourceStatus};
+use crate::source::{
+    FollowedTable, SourceCommand, SourceContext, SourceError, SourceIdentity, SourceState, SourceStatus,
+};
 use crate::store::{OpenError, StoreMemory};
 
 /// How long a registration or a drop waits for a source that has just been started to announce its tables.
@@ -29,6 +33,7 @@ pub struct Engine {
     requests: mpsc::Sender<Request>,
     commands: mpsc::Sender<SourceCommand>,
     threads: Arc<Mutex<Option<Threads>>>,
+    backups: Arc<Path>,
 }
 
 /// Why there is no answer now. Turned into 503 by whoever speaks HTTP.
@@ -114,6 +119,8 @@ pub struct Status {
     pub lag_ms: u64,
     /// Whether answers can be given; if not, why.
     pub ready: Result<(), Unavailable>,
+    /// Space on the disk of the store.
+    pub free_space: FreeSpace,
     /// Totals since the process started.
     pub counters: Counters,
 }
@@ -152,6 +159,9 @@ pub struct Counters {
 /// A million cells in ten seconds, at some hundredths of a processor.
 pub const DEFAULT_SCRUB_CELLS_PER_S: u64 = 100_000;
 
+/// Where backups are, in a data directory, unless stated.
+pub const BACKUPS: &str = "backups";
+
 /// How to run the engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -165,18 +175,25 @@ pub struct EngineConfig {
     pub store_memory: StoreMemory,
     /// Cells added up again in a second, to compare them with their control totals; none where 0.
     pub scrub_cells_per_s: u64,
+    /// Where backups are written.
+    pub backups: PathBuf,
+    /// Space on the disk below which nothing is taken from the source; a gibibyte, or less of a small disk, unless stated.
+    pub min_free_bytes: Option<u64>,
 }
 
 impl EngineConfig {
     /// Defaults for a data directory: one worker, two million cells.
     #[must_use]
     pub fn new(data: impl Into<PathBuf>) -> Self {
+        let data = data.into();
         EngineConfig {
-            data: data.into(),
+            backups: data.join(BACKUPS),
+            data,
             workers: 1,
             cells_in_memory: 2_000_000,
             store_memory: StoreMemory::default(),
             scrub_cells_per_s: DEFAULT_SCRUB_CELLS_PER_S,
+            min_free_bytes: None,
         }
     }
 }
@@ -192,8 +209,9 @@ impl Engine {
         requests: mpsc::Sender<Request>,
         commands: mpsc::Sender<SourceCommand>,
         threads: Threads,
+        backups: &Path,
     ) -> Engine {
-        Engine { shared, requests, commands, threads: Arc::new(Mutex::new(Some(threads))) }
+        Engine { shared, requests, commands, threads: Arc::new(Mutex::new(Some(threads))), backups: backups.into() }
     }
 
     /// The newest Snapshot, or why there is no answer now.
@@ -304,6 +322,38 @@ impl Engine {
         self.shared.halted.load_full().map_or_else(stopped, |reason| reason.as_ref().clone())
     }
 
+    /// That a backup may have this name, and none has it yet.
+    pub fn check_backup_name(&self, name: &str) -> Result<(), BackupError> {
+        backup::check_vacant(&self.backups, name)
+    }
+
+    /// Takes a backup as of a commit at or after this call, on a thread of its own; everything else goes on. It goes on too
+    /// where nobody waits for it any more. `held_slot` is noted in it.
+    pub async fn back_up(&self, name: &str, held_slot: Option<String>) -> Result<Backup, BackupError> {
+        backup::check_source(&self.shared.identity.load())?;
+        let snapshot = self.shared.snapshot.load_full().ok_or_else(backup::nothing_yet)?;
+        let store = snapshot.view().store();
+        // Readers' moments are not kept for as long as it takes.
+        drop(snapshot);
+        let (shared, backups, name) = (Arc::clone(&self.shared), Arc::clone(&self.backups), name.to_owned());
+        let (reply, answer) = oneshot::channel();
+        let taking = std::thread::Builder::new().name("backup".to_owned()).spawn(move || {
+            yield_to_the_source();
+            let taken = match shared.backing_up.try_lock() {
+                Err(TryLockError::WouldBlock) => Err(BackupError::not_now(
+                    "backup_running",
+                    "another backup is being taken",
+                    "wait for its end; one is taken at a time",
+                )),
+                Ok(_) | Err(TryLockError::Poisoned(_)) => backup::take(&store, &backups, &name, held_slot),
+            };
+            let _ = reply.send(taken);
+        });
+        let ended = || BackupError::not_now("backup_interrupted", "the backup was not taken", "try again");
+        taking.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
     /// Waits until `lsn` is applied. False where it was not within the timeout.
     pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> bool {
         let mut applied = self.shared.applied.subscribe();
@@ -349,7 +399,14 @@ impl Engine {
     /// How it goes.
     #[must_use]
     pub fn status(&self) -> Status {
-        let source = self.shared.source.borrow().clone();
+        let mut source = self.shared.source.borrow().clone();
+        let free_space = self.shared.free_space();
+        let goes_on =
+            matches!(source.state, SourceState::Live | SourceState::CatchingUp | SourceState::Snapshotting { .. });
+        if free_space.low && goes_on {
+            let (free_bytes, enough_bytes) = (free_space.free_bytes, free_space.enough_bytes());
+            source.state = SourceState::DiskLow { free_bytes, enough_bytes };
+        }
         let applied = *self.shared.applied.borrow();
         let counters = self.shared.counters();
         let behind = counters.in_flight > 0 || applied.lsn < source.received_lsn.max(source.upstream_lsn);
@@ -361,6 +418,7 @@ impl Engine {
             lag_ms: if behind { elapsed_ms(applied.commit_time_us) } else { 0 },
             ready: self.shared.ready(),
             source,
+            free_space,
             counters,
         }
     }
@@ -368,6 +426,7 @@ impl Engine {
     /// Commits what was received, makes it durable, and ends all threads. Other handles answer as unavailable from then
     /// on.
     pub async fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
         let (reply, answer) = oneshot::channel();
         if self.request(Request::Stop(reply)).await.is_ok() {
             let _ = answer.await;

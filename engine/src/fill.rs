@@ -3,7 +3,7 @@
 //! The committer takes a view of the store with the commit that registers the aggregate; from the next group on the
 //! stream contributes. So the rows of that view and the stream together are every row once, and because contributions
 //! commute it does not matter that they arrive interleaved. A crash in the middle starts the filling over under another
-//! aggregate number; two views are never mixed.
+//! aggregate number; two views are never mixed. Rows that cannot be read halt the aggregate that is filled, and no other.
 //!
 //! A large table whose keys grow with time is filled newest first, by windows of time (`windows.rs`). Once the last row of a window is handed on, the
 //! buckets from its beginning on are whole, and the group that commits it says so: questions within them are answered while
@@ -62,6 +62,8 @@ pub enum FillMessage {
     Covered(AggregateId, i64),
     /// That was all.
     Done(AggregateId),
+    /// The rows cannot be read.
+    Failed(Arc<Aggregate>, StoreError),
 }
 
 /// How long a filling that is held, or that yields, sleeps before it looks again.
@@ -80,12 +82,14 @@ pub fn run(requests: &Receiver<FillRequest>, to_sequencer: &Sender<FillMessage>,
             let turn = &turn;
             scope.spawn(move || {
                 let (id, name) = (request.aggregate.id, request.aggregate.name.clone());
+                let aggregate = Arc::clone(&request.aggregate);
                 let outcome = Filling::new(Reading { request, to_sequencer, shared, turn }, workers).run();
                 shared.building().remove(&id);
                 shared.paused().remove(&id);
                 if let Err(Ended::Failed(error)) = outcome {
-                    let reason = format!("filling {name} failed: {error}");
-                    shared.halt("store_failed", reason, "check the disk; then start over with an empty data directory");
+                    tracing::error!(aggregate = %name, %error, "the rows to fill an aggregate from cannot be read");
+                    // Nobody is left to be told where the engine has ended.
+                    let _ = to_sequencer.blocking_send(FillMessage::Failed(aggregate, error));
                 }
             });
         }

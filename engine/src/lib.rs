@@ -4,6 +4,8 @@
 
 /// The algebra of measures.
 pub mod aggregate;
+/// Copies of a running store, and data directories made of them.
+pub mod backup;
 /// Snapshots of positions that are known only afterwards.
 pub mod boundary;
 /// What happened upstream, as data.
@@ -22,6 +24,8 @@ pub mod durable;
 pub mod engine;
 /// Late registrations filled from the row images.
 pub mod fill;
+/// Space on the disk of the store.
+pub mod free_space;
 /// What a user asked us to keep.
 pub mod materialization;
 /// Threads and channels.

@@ -21,6 +21,7 @@ use crate::dataflow::worker::{Dataflow, DataflowConfig};
 use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill;
+use crate::free_space::FreeSpaceWatch;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::row_image::RowImages;
 use crate::scrubber::Scrubber;
@@ -128,20 +129,23 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     })?;
     // Disconnected when the sequencer ends.
     let (running_in, running) = sync_mpsc::channel::<()>();
+    let (watched_in, watched) = sync_mpsc::channel::<()>();
+    let space = FreeSpaceWatch::new(Arc::clone(&shared), config.data.clone(), watched, config.min_free_bytes);
     spawn(
         "sequence",
         Box::new(move || {
             runtime.block_on(sequencer.run());
-            drop(running_in);
+            drop((running_in, watched_in));
         }),
     )?;
+    spawn("space", Box::new(move || space.run()))?;
     if config.scrub_cells_per_s > 0 {
         let (shared, requests) = (Arc::clone(&shared), requests_in.downgrade());
         let scrubber = Scrubber { shared, requests, running, cells_per_s: config.scrub_cells_per_s };
         spawn("scrub", Box::new(move || scrubber.run()))?;
     }
 
-    Ok((Engine::new(shared, requests_in, commands, Threads(threads)), context))
+    Ok((Engine::new(shared, requests_in, commands, Threads(threads), &config.backups), context))
 }
 
 /// Gives the calling engine thread less weight than the connector's. Between Postgres and us lies a socket buffer of a few

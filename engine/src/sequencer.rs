@@ -4,7 +4,8 @@
 //!   committer is busy, or rows come in by the hundred, it grows up to a bound: adding up and writing more rows at once
 //!   costs less for each. Always at a transaction's end.
 //! - At most a few groups are minted and not committed. Past that nothing is taken from any channel, so the connector
-//!   stops reading its socket and upstream keeps its log: that is the only queue that may grow.
+//!   stops reading its socket and upstream keeps its log: that is the only queue that may grow. The same while the disk is
+//!   nearly full (`free_space`); callers are served then, too.
 //! - A registration is a group of its own, so every worker and the committer see it at the same place.
 //! - What happens to an aggregate is in `aggregates`, to a table as a whole in `tables`.
 
@@ -28,6 +29,7 @@ use crate::dataflow::worker::Dataflow;
 use crate::dataflow::{Command, Epoch};
 use crate::engine::{RegisterError, Registered, Unavailable};
 use crate::fill::FillMessage;
+use crate::free_space::FreeSpace;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, Registration};
 use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::sequencer::tables::Changeover;
@@ -177,6 +179,7 @@ pub struct Sequencer {
     committer: Sender<ToCommit>,
     inputs: Inputs,
     committed: watch::Receiver<u64>,
+    free_space: watch::Receiver<FreeSpace>,
     images: RowImages,
     position: Position,
     sequence: u64,
@@ -215,12 +218,14 @@ impl Sequencer {
         stored: Stored,
     ) -> Self {
         let committed = shared.committed_changed.subscribe();
+        let free_space = shared.free_space.subscribe();
         Sequencer {
             shared,
             dataflow,
             committer,
             inputs,
             committed,
+            free_space,
             images,
             position: stored.position,
             sequence: stored.sequence,
@@ -275,7 +280,7 @@ impl Sequencer {
         if admitted && self.should_close(in_flight) {
             return self.mint_open();
         }
-        let takes_more = !self.open.is_full();
+        let takes_more = !self.open.is_full() && !self.free_space.borrow_and_update().low;
         let due = self.open.since.map(|since| since + MAX_AGE);
         let asking = (!self.to_read.is_empty()).then(|| self.inputs.commands.clone());
         tokio::select! {
@@ -296,7 +301,7 @@ impl Sequencer {
             },
             filled = self.inputs.filled.recv(), if takes_more => {
                 if let Some(filled) = filled {
-                    self.fill(filled);
+                    self.fill(filled)?;
                 }
             }
             event = self.inputs.events.recv(), if takes_more && !self.events_ended => match event {
@@ -308,6 +313,8 @@ impl Sequencer {
                     return Err(End::Halted);
                 }
             }
+            // Its sender is ours too, so this ends with a change only.
+            _ = self.free_space.changed() => {}
             () = until(due), if due.is_some() && admitted => {}
         }
         Ok(())
@@ -464,7 +471,7 @@ impl Sequencer {
         self.open.since.get_or_insert_with(Instant::now);
     }
 
-    fn fill(&mut self, message: FillMessage) {
+    fn fill(&mut self, message: FillMessage) -> Result<(), End> {
         self.opened();
         match message {
             FillMessage::Chunk(filled, entries) => {
@@ -476,7 +483,9 @@ impl Sequencer {
                 torture::reached(Failpoint::Filled);
                 self.open.filled_entirely.push(id);
             }
+            FillMessage::Failed(aggregate, error) => return self.cannot_fill(&aggregate, &error),
         }
+        Ok(())
     }
 
     /// Stops for good: what the open group holds is not complete, so it is never minted.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::boundary::Boundaries;
 use crate::change::Lsn;
 use crate::engine::{BuildProgress, Counters, Unavailable};
+use crate::free_space::FreeSpace;
 use crate::materialization::{AggregateId, Catalog};
 use crate::scrubber::Suspects;
 use crate::snapshot::{AsOf, Snapshot};
@@ -50,6 +51,14 @@ pub struct Shared {
     pub suspects: Arc<Suspects>,
     /// The newest Snapshots, while somebody watches; written by the committer.
     pub boundaries: Boundaries,
+    /// Space on the disk; written by the thread that looks.
+    pub free_space: watch::Sender<FreeSpace>,
+    /// A batch waits for space on the disk; written by the committer.
+    pub waits_for_space: AtomicBool,
+    /// The engine is to end: nothing waits any more; written by callers.
+    pub stopping: AtomicBool,
+    /// Held while a backup is taken.
+    pub backing_up: Mutex<()>,
     /// Totals since the process started.
     pub totals: Totals,
 }
@@ -96,6 +105,10 @@ impl Shared {
             scrubbed: AtomicBool::new(true),
             suspects: Arc::default(),
             boundaries: Boundaries::default(),
+            free_space: watch::Sender::default(),
+            waits_for_space: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            backing_up: Mutex::default(),
             totals,
         }
     }
@@ -150,6 +163,12 @@ impl Shared {
             }
             None => wait("connecting", "the source has not been reached since this process started".to_owned()),
         }
+    }
+
+    /// Space on the disk, and whether anything is held for want of it.
+    pub fn free_space(&self) -> FreeSpace {
+        let space = *self.free_space.borrow();
+        FreeSpace { low: space.low || self.waits_for_space.load(Ordering::Acquire), ..space }
     }
 
     /// Aggregates being filled.

@@ -276,6 +276,13 @@ pub enum SourceState {
     CatchingUp,
     /// Following the log.
     Live,
+    /// Connected, and held by us: the disk of the store is nearly full. Said by the engine, of a source that would go on.
+    DiskLow {
+        /// What is free.
+        free_bytes: u64,
+        /// What has to be free before it goes on.
+        enough_bytes: u64,
+    },
     /// The connection failed; trying again.
     Reconnecting {
         /// What failed.

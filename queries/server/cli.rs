@@ -57,6 +57,22 @@ Exit codes:
   0  slot and publication are gone
   2  the slot is in use, is not Tidemark's, or Postgres cannot be asked; or the usage is wrong";
 
+const BACKUP_HELP: &str = "Nothing stops meanwhile. The backup is a directory of its own under the server's --backup-dir (unless stated, `backups` in \
+the data directory), on the same file system as hard links: copy it to another machine, or it goes when the disk goes.
+
+Exit codes:
+  0  the backup is complete and on disk
+  1  the server or the disk failed, or the server could not be reached
+  2  the usage is wrong, the name is taken, or there is nothing to back up";
+
+const RESTORE_HELP: &str = "Every file is compared with what was written, and the copy is opened once to see that it stands where the backup says.
+
+Exit codes:
+  0  the data directory can be served
+  1  reading or writing failed; the directory is empty again
+  2  the directory is not empty, or there is no backup there, or one of another format
+  3  the backup is damaged";
+
 const APPLY_HELP: &str = "An aggregate that is registered with another definition is left as it is and reported. \
 Nothing is pruned where a definition differs or is refused.
 
@@ -103,6 +119,12 @@ pub enum Command {
     /// Remove the replication slot and publication of a data directory that is not wanted any more
     #[command(after_help = DROP_SLOT_HELP)]
     DropSlot(DropSlotArguments),
+    /// Take a backup of a running server, or with --data of a data directory that no server uses
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArguments),
+    /// Make a new data directory from a backup
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArguments),
     /// Make, list and revoke the tokens that a server asks for
     #[command(after_help = EXIT_CODES)]
     Token {
@@ -424,6 +446,35 @@ pub struct DropSlotArguments {
     pub force: bool,
 }
 
+/// What `backup` can be told.
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    /// Its name, of lower-case letters, digits and underscores [default: the time]
+    pub name: Option<String>,
+    /// Have Postgres keep its log from the backup on, in a slot of its own, so that what is restored goes on exactly
+    #[arg(long, conflicts_with = "data")]
+    pub hold_log: bool,
+    /// Back up this data directory, which no server uses, in place of asking one
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Write it into this directory [default: `backups` in the data directory]
+    #[arg(long, value_name = "DIR", requires = "data")]
+    pub backup_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub server: ServerAddress,
+}
+
+/// What `restore` can be told.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The backup, a directory
+    #[arg(value_name = "BACKUP")]
+    pub backup: PathBuf,
+    /// The data directory to make; empty or new
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+}
+
 /// How a command that reads prints what it found.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Printing {
@@ -454,6 +505,13 @@ pub struct ServeArguments {
     /// Data directory [default: ./tidemark-data]
     #[arg(long, value_name = "DIR", env = "TIDEMARK_DATA")]
     pub data: Option<PathBuf>,
+    /// Write backups into this directory [default: `backups` in the data directory]
+    #[arg(long, value_name = "DIR", env = "TIDEMARK_BACKUP_DIR")]
+    pub backup_dir: Option<PathBuf>,
+    /// Take nothing from the source while less than this is free on the data directory's disk; answers go on; 0 for no limit
+    /// [default: 1GiB, or a twentieth of a smaller disk]
+    #[arg(long, value_name = "SIZE", env = "TIDEMARK_MIN_FREE_BYTES")]
+    pub min_free_bytes: Option<String>,
     /// Address to serve HTTP on [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN")]
     pub listen: Option<SocketAddr>,

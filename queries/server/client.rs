@@ -112,9 +112,18 @@ impl Client {
 
     /// Has cells compared; waits as long as that takes.
     pub fn verify(&self, request: &Value) -> Result<Reply, Failure> {
-        let url = format!("{}/v1/verify", self.url);
+        self.patiently("/v1/verify", request)
+    }
+
+    fn patiently(&self, path: &str, request: &Value) -> Result<Reply, Failure> {
+        let url = format!("{}{path}", self.url);
         let patient = self.agent.post(url).config().timeout_global(None).build();
         self.answered(patient.content_type("application/json").send(request.to_string()))
+    }
+
+    /// Has a backup taken; waits as long as that takes.
+    pub fn back_up(&self, request: &Value) -> Result<Reply, Failure> {
+        self.patiently("/v1/admin/checkpoints", request)
     }
 
     /// Asks an aggregate; `form` is `data.json` or `data.csv`.

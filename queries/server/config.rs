@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use connectors::postgres::DEFAULT_SNAPSHOT_READERS;
 use connectors::tables::TableFile;
-use engine::engine::DEFAULT_SCRUB_CELLS_PER_S;
+use engine::engine::{BACKUPS, DEFAULT_SCRUB_CELLS_PER_S};
 use queries::http::{ConnectionLimits, Protection, check_listen_address};
 use queries::query::aggregate_query::duration;
 use serde::Deserialize;
@@ -29,6 +29,10 @@ const DEFAULT_MAX_ROW: u64 = 256 << 20;
 pub struct ServeConfig {
     /// Where everything is kept.
     pub data: PathBuf,
+    /// Where backups are written.
+    pub backup_dir: PathBuf,
+    /// Space on its disk below which nothing is taken from the source, where stated; in bytes.
+    pub min_free_bytes: Option<u64>,
     /// Where HTTP is served; checked.
     pub listen: SocketAddr,
     /// The tokens that everyone is asked for.
@@ -149,6 +153,8 @@ impl UpstreamConfig {
 #[serde(deny_unknown_fields)]
 struct File {
     data: Option<PathBuf>,
+    backup_dir: Option<PathBuf>,
+    min_free_bytes: Option<String>,
     listen: Option<SocketAddr>,
     tokens: Option<PathBuf>,
     tls_certificate: Option<PathBuf>,
@@ -301,10 +307,15 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         (None, None, None, None) => source(file.postgres, file.generator, file.replay, file.events, followed)?,
         (postgres, generator, replay, events) => source(postgres, generator, replay, events, followed)?,
     };
+    let data = arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+    let min_free = arguments.min_free_bytes.or(file.min_free_bytes);
+    let min_free_bytes = min_free.as_deref().map(parse_size_or_none).transpose()?;
     let limits = ConnectionLimits::default();
     let per_address = arguments.max_connections_per_address.or(file.max_connections_per_address);
     Ok(ServeConfig {
-        data: arguments.data.or(file.data).unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+        backup_dir: arguments.backup_dir.or(file.backup_dir).unwrap_or_else(|| data.join(BACKUPS)),
+        data,
+        min_free_bytes,
         listen,
         tokens,
         tls,
@@ -376,6 +387,11 @@ fn parse_pause(text: &str) -> Result<Duration, Failure> {
         .ok_or_else(|| Failure::Usage(format!("{text:?} is not a pause: use seconds, such as 600s")))
 }
 
+/// As [`parse_size`], and `0`.
+fn parse_size_or_none(text: &str) -> Result<u64, Failure> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
+}
+
 /// `512MiB`, `2GiB`, `1000000`.
 fn parse_size(text: &str) -> Result<u64, Failure> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -415,6 +431,7 @@ mod tests {
         assert_eq!(config.data, Path::new("/srv/tidemark"));
         assert_eq!((config.workers.get(), config.memory_bytes, config.log), (5, 1 << 30, LogFormat::Json));
         assert_eq!(config.listen.to_string(), "127.0.0.1:7171");
+        assert_eq!((config.backup_dir.as_path(), config.min_free_bytes), (Path::new("/srv/tidemark/backups"), None));
         assert_eq!(config.source, SourceConfig::Generator { seed: 1 });
     }
 
@@ -467,6 +484,7 @@ mod tests {
         assert!(refused(arguments(), "events = { tables = [] }").contains("no table is described"));
         assert!(refused(arguments(), "generator = 1\nworkers = 0").contains("at least 1"));
         assert!(refused(arguments(), "generator = 1\nmemory = '5 potatoes'").contains("512MiB"));
+        assert!(refused(arguments(), "generator = 1\nmin_free_bytes = '-1'").contains("is not a size"));
         assert!(refused(arguments(), "generator = 1\nlisten = '0.0.0.0:7171'").contains("--insecure-listen"));
         let without_tls = "generator = 1\nlisten = '0.0.0.0:7171'\ntokens = 't'";
         assert!(refused(arguments(), without_tls).contains("there are no TLS"));

@@ -12,17 +12,19 @@ pub enum Failure {
     Differs(String),
     /// A verification had no outcome: the server failed, or could not be reached.
     Unanswered(String),
+    /// A backup is not what was written.
+    Damaged(String),
     /// The usage or the configuration is wrong, or something needed to start is not there.
     Usage(String),
 }
 
 impl Failure {
     /// 1 where something failed or differs, 2 where something has to be put right first, 3 where it is not known whether
-    /// anything differs.
+    /// anything differs, or where what there is is damaged.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Failed(_) | Failure::Differs(_) => ExitCode::from(1),
-            Failure::Unanswered(_) => ExitCode::from(3),
+            Failure::Unanswered(_) | Failure::Damaged(_) => ExitCode::from(3),
             Failure::Usage(_) => ExitCode::from(2),
         }
     }
@@ -34,6 +36,7 @@ impl fmt::Display for Failure {
             Failure::Failed(message)
             | Failure::Differs(message)
             | Failure::Unanswered(message)
+            | Failure::Damaged(message)
             | Failure::Usage(message) => f.write_str(message),
         }
     }

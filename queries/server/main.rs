@@ -1,6 +1,7 @@
 //! The binary `tidemark`: reads the command line and the configuration, and runs one command.
 
 mod apply;
+mod backup;
 mod chart;
 mod check;
 mod cli;
@@ -24,6 +25,7 @@ mod progress;
 mod query;
 mod recount;
 mod register;
+mod restore;
 mod serve;
 mod story;
 mod supervisor;
@@ -58,6 +60,8 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
         Command::Demo { listen } => demo::run(listen),
         Command::Check(arguments) => check::run(&arguments),
         Command::DropSlot(arguments) => drop_slot::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::List(arguments) => list::run(&arguments),
         Command::Describe(arguments) => describe::run(&arguments),
         Command::Drop { name, server } => client::Client::new(&server)?.delete(&name)?.into_success().map(drop),

@@ -1,7 +1,7 @@
-//! The Postgres that is followed, as the HTTP face asks it for its own totals.
+//! The Postgres that is followed, as the HTTP face asks it for its own totals, and to keep its log.
 
 use connectors::PostgresConfig;
-use connectors::postgres::Recount;
+use connectors::postgres::{Recount, hold_log, release_log};
 use engine::change::{Lsn, TableSchema};
 use engine::source::SourceError;
 use queries::verify::upstream::Boxed;
@@ -17,6 +17,14 @@ impl Upstream for PostgresRecount {
             let recount = Recount::open(&self.0, &tables).await?;
             Ok(Box::new(AsOf(recount)) as Box<dyn Recounting>)
         })
+    }
+
+    fn hold_log(&self, backup: String) -> Boxed<'_, Result<String, SourceError>> {
+        Box::pin(async move { hold_log(&self.0, &backup).await })
+    }
+
+    fn release_log(&self, held: String) -> Boxed<'_, Result<(), SourceError>> {
+        Box::pin(async move { release_log(&self.0, &held).await })
     }
 }
 

@@ -200,6 +200,8 @@ fn engine_config(config: &ServeConfig) -> EngineConfig {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     EngineConfig {
         data: config.data.clone(),
+        backups: config.backup_dir.clone(),
+        min_free_bytes: config.min_free_bytes,
         workers: config.workers.get(),
         cells_in_memory: size(config.memory_bytes / 4 / CELL_BYTES),
         scrub_cells_per_s: config.scrub_cells_per_s,

@@ -68,6 +68,19 @@ impl Tamper {
         self.put(stored, Some(cell));
     }
 
+    /// Makes a row image into what is none.
+    pub fn spoil_a_row(&self) {
+        let mut stored = None;
+        let scanned = self.0.view().scan(&key::of_kind(KeyKind::Row), |key, _| {
+            stored = Some(key.to_vec());
+            ControlFlow::Break(())
+        });
+        scanned.unwrap();
+        let mut batch = Batch::default();
+        batch.put(&stored.unwrap(), &[0xFF; 3]);
+        self.write(batch);
+    }
+
     fn write(&self, batch: Batch) {
         self.0.write(batch).unwrap();
         self.0.sync().unwrap();

@@ -12,6 +12,7 @@ mod connect;
 pub(crate) mod copy;
 mod error;
 mod following;
+mod held_log;
 mod impasse;
 mod joiner;
 mod joins;
@@ -46,6 +47,7 @@ use engine::source::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::{DEFAULT_SNAPSHOT_READERS, PostgresConfig};
+pub use held_log::{hold_log, release_log};
 pub use preflight::{Finding, Stage, check, repair};
 pub use recount::Recount;
 pub use slot::{Dropped, Orphan, drop_slot};

@@ -23,6 +23,7 @@ use crate::dataflow::Command;
 use crate::engine::{RegisterError, Registered, Unavailable};
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, Plan, Registration, plan};
 use crate::source::TableState;
+use crate::store::StoreError;
 
 impl Sequencer {
     /// Installs the aggregates that were stored, now that their tables are known.
@@ -244,6 +245,22 @@ impl Sequencer {
         } else {
             change.registry.push(RegistryChange::Filled(id));
         }
+    }
+
+    /// The rows that an aggregate is filled from cannot be read. Others over the table go on: their cells are in the store.
+    pub(super) fn cannot_fill(&mut self, aggregate: &Aggregate, error: &StoreError) -> Result<(), End> {
+        let table = aggregate.definition.qualified_table();
+        let state = AggregateState::Halted {
+            code: "store_corrupt".to_owned(),
+            message: format!("the rows of table {table} that it is filled from cannot be read: {error}"),
+            remedy: format!(
+                "have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{table}\"}}; nothing is lost upstream"
+            ),
+        };
+        // Nobody waits for it.
+        let (reply, _) = oneshot::channel();
+        let halted = RegistryChange::Halted { aggregate: aggregate.id, state, reply };
+        self.mint_alone(vec![Command::Remove(aggregate.id)], vec![halted])
     }
 
     /// A next version whose filling is committed.

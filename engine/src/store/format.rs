@@ -59,7 +59,8 @@ pub fn instance(directory: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-fn check(text: &str, shown: &str) -> Result<String, OpenError> {
+/// The instance that a `FORMAT` file of this version names.
+pub(crate) fn check(text: &str, shown: &str) -> Result<String, OpenError> {
     let mut words = text.split_whitespace();
     let version =
         words.next().filter(|word| *word == "tidemark").and(words.next()).and_then(|word| word.parse::<u32>().ok());

@@ -22,6 +22,7 @@ pub mod view;
 use std::path::Path;
 use std::sync::Arc;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 
 pub use cursor::Cursor;
@@ -58,6 +59,9 @@ pub enum StoreError {
     /// RocksDB reported a failure.
     #[error("store: {0}")]
     Io(String),
+    /// The disk is full. What was to be written was not; the store accepts it again once there is space.
+    #[error("store: {0}")]
+    NoSpace(String),
     /// A value is not of this format.
     #[error("store: damaged {0}")]
     Damaged(&'static str),
@@ -65,7 +69,9 @@ pub enum StoreError {
 
 impl From<rocksdb::Error> for StoreError {
     fn from(error: rocksdb::Error) -> Self {
-        StoreError::Io(error.into_string())
+        let text = error.into_string();
+        // How the system itself names ENOSPC; the wrapper does not tell it apart.
+        if text.contains("No space left on device") { StoreError::NoSpace(text) } else { StoreError::Io(text) }
     }
 }
 
@@ -119,6 +125,26 @@ impl Store {
             }
         })?;
         Ok(Store { db: Arc::new(db) })
+    }
+
+    /// Opens a copy of a store without writing to it. Its path is that of the copy, not of a data directory.
+    pub fn open_read_only(copy: &Path) -> Result<Store, StoreError> {
+        const MEMORY: StoreMemory = StoreMemory { block_cache: 8 << 20, write_buffer: 64 << 20 };
+        let mut options = options(MEMORY);
+        options.create_if_missing(false);
+        Ok(Store { db: Arc::new(DB::open_for_read_only(&options, copy, false)?) })
+    }
+
+    /// Copies everything as of a commit at or after this call into a directory that must not exist. Table files become
+    /// hard links where the file system is the same. Writers go on meanwhile.
+    pub fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {
+        Ok(Checkpoint::new(&self.db)?.create_checkpoint(into)?)
+    }
+
+    /// The data directory it is in.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.db.path().parent().unwrap_or(self.db.path())
     }
 
     /// The value of a key.
@@ -220,6 +246,12 @@ impl Batch {
     /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
         self.0.delete(key);
+    }
+
+    /// The same changes once more.
+    #[must_use]
+    pub fn copy(&self) -> Batch {
+        Batch(WriteBatch::from_data(self.0.data()))
     }
 
     /// Number of changes.

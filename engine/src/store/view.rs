@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rocksdb::{DB, ReadOptions};
 use self_cell::self_cell;
 
-use super::{Range, StoreError};
+use super::{Range, Store, StoreError};
 
 type Pinned<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
 
@@ -27,6 +27,12 @@ pub struct View(Owned);
 impl View {
     pub(super) fn new(db: Arc<DB>) -> View {
         View(Owned::new(db, |db| db.snapshot()))
+    }
+
+    /// The store it is of.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store { db: Arc::clone(self.0.borrow_owner()) }
     }
 
     /// Looks at the value of a key.

@@ -6,6 +6,8 @@ pub mod answer;
 pub mod arrow;
 /// What is different between two answers.
 pub mod changes;
+/// A backup that was taken.
+pub mod checkpoint;
 /// The columns of an answer.
 pub mod column;
 /// Descriptions of aggregates.

@@ -154,6 +154,7 @@ pub fn freshness(state: &SourceState) -> &'static str {
         SourceState::Preflight => "preflight",
         SourceState::CreatingSlot { .. } => "creating_slot",
         SourceState::Snapshotting { .. } => "snapshotting",
+        SourceState::DiskLow { .. } => "disk_low",
         SourceState::Reconnecting { .. } => "reconnecting",
         SourceState::Halted { .. } => "halted",
     }

@@ -135,6 +135,27 @@ impl<S: Send + Sync> FromRequest<S> for VerifyRequest {
     }
 }
 
+/// What a backup is to be like; nothing needs to be said.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckpointRequest {
+    /// The time, where none is given.
+    pub(super) name: Option<String>,
+    /// Whether upstream keeps its log from it on.
+    #[serde(default)]
+    pub(super) hold_log: bool,
+}
+
+impl<S: Send + Sync> FromRequest<S> for CheckpointRequest {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_json(request.headers())?;
+        let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
+        if body.is_empty() { Ok(CheckpointRequest::default()) } else { parse(&body, "invalid_checkpoint_request") }
+    }
+}
+
 pub(super) fn unreadable(rejection: BytesRejection) -> Problem {
     match rejection.status().as_u16() {
         413 => Problem::new(413, "body_too_large", "a body may have at most 1 MiB"),

@@ -27,8 +27,8 @@ use crate::api::Problem;
 /// Longest time a request may take, reading its body and waiting for `min_lsn` included.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Reads whole tables upstream.
-const VERIFY_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Of what reads whole tables upstream, or the whole store.
+const LONG_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Shorter bodies are sent as they are: they fit one packet.
 const MIN_COMPRESSED: u64 = 1_024;
@@ -194,7 +194,7 @@ impl<T: Send + Sync + 'static> HttpBody for Sent<T> {
 }
 
 fn time_limit(route: &str) -> Duration {
-    if route == "/v1/verify" { VERIFY_TIMEOUT } else { REQUEST_TIMEOUT }
+    if matches!(route, "/v1/verify" | "/v1/admin/checkpoints") { LONG_TIMEOUT } else { REQUEST_TIMEOUT }
 }
 
 /// The caller's id where it can stand in a log, otherwise a new one.

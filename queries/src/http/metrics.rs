@@ -193,6 +193,7 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
     let gauge = |name, help, number| MetricFamily { name, help, series: vec![(source_label(), number)] };
     let position = |name, help, lsn: Lsn| gauge(name, help, Number::Gauge(lsn.0 as i64));
     let plain = |name, help, number| MetricFamily { name, help, series: vec![(Vec::new(), number)] };
+    let bytes = |bytes: u64| Number::Gauge(i64::try_from(bytes).unwrap_or(i64::MAX));
     let counters = status.counters;
     let changes = [
         ("insert", counters.inserts),
@@ -249,6 +250,17 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
             "Aggregates that were found damaged, and halted",
             Number::Counter(counters.damaged_aggregates),
         ),
+        plain("disk_free_bytes", "Free on the disk of the store", bytes(status.free_space.free_bytes)),
+        plain(
+            "disk_min_free_bytes",
+            "Free bytes below which nothing is taken from the source",
+            bytes(status.free_space.min_free_bytes),
+        ),
+        plain(
+            "disk_low",
+            "1 while nothing is taken from the source for want of space",
+            Number::Gauge(i64::from(status.free_space.low)),
+        ),
         aggregate_states(aggregates),
     ];
     if let Some(bytes) = status.source.retained_wal_bytes {
@@ -296,8 +308,8 @@ fn one_of(
 }
 
 fn source_states(source: &str, state: &SourceState) -> MetricFamily {
-    const STATES: [&str; 7] =
-        ["preflight", "creating_slot", "snapshotting", "catching_up", "live", "reconnecting", "halted"];
+    const STATES: [&str; 8] =
+        ["preflight", "creating_slot", "snapshotting", "catching_up", "live", "disk_low", "reconnecting", "halted"];
     one_of("source_state", "1 for the state the source is in", source, "state", &STATES, freshness(state))
 }
 
@@ -339,6 +351,7 @@ fn aggregate_states(aggregates: &[Arc<Aggregate>]) -> MetricFamily {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use engine::engine::Counters;
+    use engine::free_space::FreeSpace;
     use engine::source::{SlotStatus, SourceIdentity, SourceStatus};
 
     use super::*;
@@ -377,6 +390,7 @@ mod tests {
             durable_lsn: Lsn(70),
             lag_ms: 12,
             ready: Ok(()),
+            free_space: FreeSpace { free_bytes: 900, min_free_bytes: 1_000, low: true },
             counters: Counters { inserts: 5, commits: 3, ..Counters::default() },
         })));
         metrics.count_request("/v1/aggregates", &Method::GET, 200, Duration::from_micros(80));
@@ -397,6 +411,9 @@ mod tests {
             "tidemark_source_checks{source=\"payments_db\",outcome=\"ok\"} 2",
             "tidemark_source_changes_total{source=\"payments_db\",op=\"insert\"} 5",
             "tidemark_commits_total 3",
+            "tidemark_disk_free_bytes 900",
+            "tidemark_disk_min_free_bytes 1000",
+            "tidemark_disk_low 1",
             "tidemark_cells_cached 0",
             "tidemark_in_flight_commit_groups 0",
             "tidemark_http_requests_total{route=\"/v1/aggregates\",method=\"GET\",code=\"200\"} 1",

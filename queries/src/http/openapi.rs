@@ -246,6 +246,14 @@ const OPERATIONS: &[Operation] = &[
         problems: Problems::Body,
     },
     Operation {
+        method: "post",
+        path: "/v1/admin/checkpoints",
+        id: "takeCheckpoint",
+        summary: "Take a backup, where the server is configured to write them, while everything goes on",
+        answers: &[(201, "The backup", JSON, "Checkpoint")],
+        problems: Problems::Body,
+    },
+    Operation {
         method: "get",
         path: "/healthz",
         id: "healthz",
@@ -410,6 +418,9 @@ fn request_body(operation: &str) -> Option<Value> {
             "application/sql": {"schema": reference("Text")}}})),
         "query" => Some(json_of("Query")),
         "readTable" => Some(json_of("TableRequest")),
+        "takeCheckpoint" => {
+            Some(json!({"required": false, "content": {JSON: {"schema": reference("CheckpointRequest")}}}))
+        }
         "verify" => Some(json!({"required": false, "content": {JSON: {"schema": reference("VerifyRequest")}}})),
         "postEvents" => Some(json!({"required": true, "content": {
             "application/x-ndjson": {"schema": reference("Text")}, JSON: {"schema": {}}}})),
@@ -430,7 +441,7 @@ fn schemas() -> Value {
     let columns = json!({"type": "array", "items": column});
     let warnings =
         json!({"type": "array", "items": object(&["code", "message"], json!({"code": text(), "message": text()}))});
-    json!({
+    let mut schemas = json!({
         "Text": text(),
         "Bytes": {"description": "Not text"},
         "Problem": object(&["type", "title", "status", "detail", "code", "request_id"], json!({
@@ -502,7 +513,17 @@ fn schemas() -> Value {
             "warnings": warnings,
         })),
         "Query": query_schema(),
-    })
+    });
+    schemas["CheckpointRequest"] = json!({"type": "object", "additionalProperties": false, "properties": {
+        "name": {"type": "string", "pattern": "^[a-z0-9_]{1,40}$"}, "hold_log": {"type": "boolean"}}});
+    schemas["Checkpoint"] = object(
+        &["name", "path", "lsn", "files", "bytes", "took_ms"],
+        json!({
+            "name": text(), "path": text(), "lsn": text(), "commit_time": text(), "taken_at": text(),
+            "held_slot": {"type": ["string", "null"]}, "aggregates": {"type": "array", "items": text()},
+            "files": {"type": "integer"}, "bytes": {"type": "integer"}, "took_ms": {"type": "integer"}}),
+    );
+    schemas
 }
 
 fn definition_schema() -> Value {

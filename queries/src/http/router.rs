@@ -13,7 +13,7 @@ use tower_http::compression::CompressionLayer;
 use super::authority::{Needs, authorize};
 use super::layers::{self, Around};
 use super::routes::{
-    aggregates, backfill, data, docs, events, health, live, metrics, preview, query, rows, sources, verify,
+    aggregates, backfill, checkpoints, data, docs, events, health, live, metrics, preview, query, rows, sources, verify,
 };
 use super::state::AppState;
 use crate::api::Problem;
@@ -88,6 +88,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(GET, "/v1/sources/{name}", ReadAll, sources::describe),
         route(POST, "/v1/sources/{name}/tables", Admin, sources::read_table),
         route(POST, "/v1/sources/{name}/events", Admin, events::take).with_max_body(events::MAX_BODY),
+        route(POST, "/v1/admin/checkpoints", Admin, checkpoints::take),
         route(GET, "/openapi.json", Nothing, docs::contract),
         route(GET, "/docs", Nothing, docs::page),
         route(GET, "/docs.js", Nothing, docs::script),
@@ -127,6 +128,7 @@ async fn unknown_route(uri: Uri) -> Problem {
         "/v1/query",
         "/v1/verify",
         "/v1/sources",
+        "/v1/admin/checkpoints",
         "/openapi.json",
         "/docs",
         "/healthz",

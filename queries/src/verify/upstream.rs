@@ -1,5 +1,5 @@
-//! Who recomputes totals upstream: what a source that can be asked offers. Whoever starts the source hands it to the HTTP
-//! face.
+//! Who recomputes totals upstream, and keeps its log: what a source that can be asked offers. Whoever starts the source
+//! hands it to the HTTP face.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +18,12 @@ pub type Boxed<'a, R> = Pin<Box<dyn Future<Output = R> + Send + 'a>>;
 pub trait Upstream: Send + Sync {
     /// Makes these tables readable as of one position that nobody had reached before.
     fn open(&self, tables: Vec<TableSchema>) -> Boxed<'_, Result<Box<dyn Recounting>, SourceError>>;
+
+    /// Keeps the log from what is durable now on, for a backup of this name; returns what keeps it.
+    fn hold_log(&self, backup: String) -> Boxed<'_, Result<String, SourceError>>;
+
+    /// Lets it go again.
+    fn release_log(&self, held: String) -> Boxed<'_, Result<(), SourceError>>;
 }
 
 /// Tables as of one position.

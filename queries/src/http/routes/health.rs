@@ -74,6 +74,7 @@ fn reasons(status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec<Reason> {
 mod tests {
     use engine::change::Lsn;
     use engine::engine::{Counters, Unavailable};
+    use engine::free_space::FreeSpace;
     use engine::source::{SourceIdentity, SourceStatus};
 
     use super::*;
@@ -87,6 +88,7 @@ mod tests {
             durable_lsn: Lsn::ZERO,
             lag_ms: 0,
             ready,
+            free_space: FreeSpace::default(),
             counters: Counters::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 pub(super) mod aggregates;
 pub(super) mod backfill;
+pub(super) mod checkpoints;
 pub(super) mod data;
 pub(super) mod docs;
 pub(super) mod events;

@@ -1,0 +1,222 @@
+//! The disk fills up: nothing is taken any more, answers go on, no number is wrong, and once there is space everything goes on
+//! by itself. On a small disk in memory; where none can be mounted the tests say so and do nothing.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::fs::statvfs;
+use serde_json::{Value, json};
+
+use crate::support::database::Database;
+use crate::support::server::Server;
+
+const SIZE_MIB: u64 = 160;
+/// The promise.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
+
+/// A small disk, gone with the test.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let place = tempfile::tempdir().unwrap();
+        let size = format!("size={SIZE_MIB}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(place.path()).output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(place));
+        }
+        println!("skipped: no disk can be mounted here: {mounted:?}");
+        None
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.path().join("ballast")
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let seen = statvfs(self.0.path()).unwrap();
+        seen.f_bavail * seen.f_frsize
+    }
+
+    /// Fills it but for so many bytes.
+    fn fill(&self, leave_bytes: u64) {
+        let mut file = File::options().create(true).append(true).open(self.ballast()).unwrap();
+        let block = vec![0u8; 1 << 16];
+        while self.free_bytes() > leave_bytes + block.len() as u64 {
+            if file.write_all(&block).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn start(database: &Database, data: &Path, min_free: &str) -> Server {
+    // A small memtable, so that table files are written too.
+    Server::start(data, &database.url(), &["payments"], &["--memory", "32MiB", "--min-free-bytes", min_free])
+}
+
+fn prepare() -> Database {
+    Database::start(
+        &[],
+        "CREATE TABLE payments (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, acct int, amount numeric(14,2), note text);
+         INSERT INTO payments (acct, amount, note) SELECT i % 50, i % 2 * 2 - 1, md5(i::text) FROM generate_series(1, 5000) AS i",
+    )
+}
+
+fn register(server: &Server) {
+    let sums = json!([{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}]);
+    server.register("accounts", &json!({"table": "payments", "measures": sums, "dimensions": ["acct"]}));
+}
+
+/// Both halves of transfers in one transaction: in every answer the amounts add up to 0 and the rows are even.
+fn transfer(database: &Database, transfers: u32, note_bytes: u32) {
+    database.sql(&format!(
+        "INSERT INTO payments (acct, amount, note)
+           SELECT i % 50, sign * i, (SELECT string_agg(md5((i * j * sign)::text), '') FROM generate_series(1, {note_bytes} / 32 + 1) AS j)
+           FROM generate_series(1, {transfers}) AS i, (VALUES (1), (-1)) AS s(sign)"
+    ));
+}
+
+/// An answer, which has to come and to be right.
+fn answer(server: &Server) -> Value {
+    let (status, body) = server.get("/v1/aggregates/accounts/data?group_by=");
+    assert_eq!(status, 200, "reads stopped: {body}");
+    let row = &body["data"][0];
+    assert_eq!((row["amount"].as_str(), row["n"].as_u64().unwrap() % 2), (Some("0.00"), 0), "a wrong number: {body}");
+    body
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.exchange("GET", "/metrics", &[], &[]).unwrap().text;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+/// Reads all the time until this holds; how long that took.
+fn until(server: &Server, what: &str, within: Duration, mut holds: impl FnMut(&Value) -> bool) -> Duration {
+    let began = Instant::now();
+    loop {
+        let now = answer(server);
+        if holds(&now) {
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < within, "{what}: not within {within:?}: {now} {:#?}", server.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Every group is Postgres'.
+fn assert_exact(server: &Server, database: &Database) {
+    let lsn = database.value("SELECT pg_current_wal_lsn()");
+    server.get_ok(&format!("/v1/aggregates/accounts/data?min_lsn={lsn}&wait=20s"));
+    let found = server.try_post("/v1/verify", b"{}").unwrap().1;
+    assert_eq!((&found["equal"], &found["skipped"]), (&json!(true), &json!([])), "{found}");
+}
+
+fn rows(database: &Database) -> u64 {
+    database.value("SELECT count(*) FROM payments").parse().unwrap()
+}
+
+#[test]
+fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let database = prepare();
+    let server = start(&database, &disk.data(), "32MiB");
+    register(&server);
+    assert_eq!(metric(&server, "tidemark_disk_low"), 0.0);
+    assert!(metric(&server, "tidemark_disk_free_bytes") > f64::from(64 << 20));
+    for round in 0..2 {
+        disk.fill(24 << 20);
+        until(&server, "it is held", Duration::from_secs(5), |answer| answer["as_of"]["state"] == "disk_low");
+        let source = server.get_ok("/v1/sources/postgres");
+        assert_eq!((&source["state"], &source["ready"]), (&json!("disk_low"), &json!(true)), "{source}");
+        assert!(source["free_bytes"].as_u64().unwrap() < 32 << 20 && source["enough_bytes"] == 36 << 20, "{source}");
+        assert_eq!(metric(&server, "tidemark_disk_low"), 1.0);
+        assert_eq!(metric(&server, "tidemark_disk_min_free_bytes"), f64::from(32 << 20));
+        let before = answer(&server)["data"][0]["n"].as_u64().unwrap();
+        let free = disk.free_bytes();
+        // More than what would fit.
+        transfer(&database, 15_000, 1_000);
+        let held = Instant::now();
+        while held.elapsed() < Duration::from_secs(2) {
+            assert_eq!(answer(&server)["data"][0]["n"].as_u64().unwrap(), before, "taken though the disk is low");
+        }
+        assert!(free.abs_diff(disk.free_bytes()) < 4 << 20, "written though the disk is low");
+        // Callers are served meanwhile.
+        let late = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]});
+        assert_eq!(server.put(&format!("/v1/aggregates/late{round}"), &late).0, 202);
+        database.sql("DELETE FROM payments WHERE length(note) > 100");
+        transfer(&database, 100, 32);
+        disk.free();
+        let rows = rows(&database);
+        let took = until(&server, "it goes on", GOES_ON_WITHIN, |answer| answer["data"][0]["n"] == rows);
+        println!("went on {took:?} after space was freed");
+        server.get_ok(&format!("/v1/aggregates/late{round}/data"));
+        assert_exact(&server, &database);
+    }
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn a_write_that_finds_the_disk_full_waits_and_no_number_is_wrong() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let database = prepare();
+    let mut server = start(&database, &disk.data(), "0");
+    register(&server);
+    for round in 0..4 {
+        disk.fill(1 << 20);
+        transfer(&database, 6_000, 2_000);
+        until(&server, "a write fails", Duration::from_secs(20), |_| metric(&server, "tidemark_disk_low") == 1.0);
+        // Nothing is left even for the smallest file.
+        disk.fill(0);
+        let held = Instant::now();
+        while held.elapsed() < Duration::from_secs(2) {
+            answer(&server);
+        }
+        if round == 1 {
+            // Asked to end while it waits, it does.
+            let began = Instant::now();
+            let _ = server.terminate();
+            assert!(began.elapsed() < Duration::from_secs(10), "it took {:?} to end", began.elapsed());
+            disk.free();
+            server = start(&database, &disk.data(), "0");
+            server.get_ok("/readyz");
+        } else if round == 2 {
+            server.kill();
+            disk.free();
+            server = start(&database, &disk.data(), "0");
+            server.get_ok("/readyz");
+        } else {
+            disk.free();
+            let rows = rows(&database);
+            let took = until(&server, "it goes on", GOES_ON_WITHIN, |answer| answer["data"][0]["n"] == rows);
+            println!("went on {took:?} after space was freed");
+        }
+        assert_exact(&server, &database);
+        database.sql("DELETE FROM payments WHERE length(note) > 100");
+        assert_exact(&server, &database);
+        // What was written while it was full is on disk, and acknowledged, only now.
+        server.kill();
+        server = start(&database, &disk.data(), "0");
+        server.get_ok("/readyz");
+        assert_exact(&server, &database);
+    }
+    assert!(server.terminate().success());
+}

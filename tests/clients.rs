@@ -126,11 +126,19 @@ fn follows_exactly(name: &str, example: &mut Command) {
 fn typescript() {
     let built = tempfile::tempdir().unwrap();
     let output = Command::new("sh").arg(clients().join("typescript/build.sh")).arg(built.path()).output().unwrap();
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     follows_exactly("by_typescript", Command::new("node").arg(built.path().join("dist/example/totals.js")));
 }
 
 #[test]
 fn python() {
-    follows_exactly("by_python", Command::new("python3").arg(clients().join("python/example/totals.py")).env("PYTHONDONTWRITEBYTECODE", "1"));
+    follows_exactly(
+        "by_python",
+        Command::new("python3").arg(clients().join("python/example/totals.py")).env("PYTHONDONTWRITEBYTECODE", "1"),
+    );
 }

@@ -28,7 +28,11 @@ const MARK: &str = "<!-- The other pages go on from here. -->";
 /// Blocks that cannot be run here, by page and first line, and why.
 const NOT_RUN: [(&str, &str, &str); 4] = [
     ("quickstart.md", "make build", "builds what the test has built, and would put another binary on the path"),
-    ("coming-from.md", "CREATE SOURCE shop FROM POSTGRES CONNECTION pg (PUBLICATION 'mz_source') FOR TABLES (public.payments);", "of Materialize"),
+    (
+        "coming-from.md",
+        "CREATE SOURCE shop FROM POSTGRES CONNECTION pg (PUBLICATION 'mz_source') FOR TABLES (public.payments);",
+        "of Materialize",
+    ),
     ("coming-from.md", "CREATE MATERIALIZED VIEW daily WITH (timescaledb.continuous) AS", "of TimescaleDB"),
     ("coming-from.md", "cubes:", "of Cube"),
 ];
@@ -113,11 +117,12 @@ fn blocks(file: &str, page: &str) -> Vec<Block> {
             "console" | "yaml" => Kind::Never,
             other => panic!("{place}: nobody runs a block of {other:?}"),
         };
-        let text: Vec<&str> =
-            lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").collect();
+        let text: Vec<&str> = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").collect();
         assert!(!text.is_empty(), "{place}: an empty block");
         if let Kind::Output { .. } = kind {
-            let said = blocks.last().is_some_and(|block| !matches!(block.kind, Kind::Output { .. } | Kind::Never | Kind::Serve));
+            let said = blocks
+                .last()
+                .is_some_and(|block| !matches!(block.kind, Kind::Output { .. } | Kind::Never | Kind::Serve));
             assert!(said, "{place}: what prints this?");
         }
         blocks.push(Block { kind, text: text.join("\n") + "\n", place });
@@ -151,15 +156,11 @@ impl Reader {
     fn bash(&self, text: &str) -> Command {
         let text = text.replace(ADDRESS, &self.address).replace(POSTGRES, &self.postgres.url());
         let state = self.directory.path().join("exported");
-        let script = self.directory.path().join("script");
-        let lines = format!(
-            "exec 2>&1\n[ -f '{0}' ] && . '{0}'\ntrap \"export -p > '{0}'\" EXIT\n{text}",
-            state.display()
-        );
-        std::fs::write(&script, lines).unwrap();
+        let lines =
+            format!("exec 2>&1\n[ -f '{0}' ] && . '{0}'\ntrap \"export -p > '{0}'\" EXIT\n{text}", state.display());
         let mut command = Command::new("bash");
         let path = std::env::var("PATH").unwrap_or_default();
-        command.args(["-euo", "pipefail"]).arg(script).current_dir(self.directory.path().join("shop"));
+        command.args(["-euo", "pipefail", "-c", &lines]).current_dir(self.directory.path().join("shop"));
         command.env("PATH", format!("{}:{path}", self.directory.path().join("bin").display()));
         command.env("TIDEMARK_LISTEN", &self.address).env("TIDEMARK_SERVER", format!("http://{}", self.address));
         command.env("PGTZ", "UTC").env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).stdout(Stdio::piped());
@@ -331,7 +332,11 @@ fn every_page_is_run() {
     let index = read("README.md");
     for (file, goes_on) in PAGES {
         assert!(*file == "README.md" || index.contains(&format!("]({file})")), "{file} is not in the index");
-        assert_eq!(*goes_on, read(file).contains("It goes on from the [quickstart](quickstart.md)"), "{file} says otherwise");
+        assert_eq!(
+            *goes_on,
+            read(file).contains("It goes on from the [quickstart](quickstart.md)"),
+            "{file} says otherwise"
+        );
     }
 }
 

@@ -8,33 +8,33 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use queries::api::problem_codes::{ProblemSection, SECTIONS, find, statuses};
+use queries::api::problem_codes::{ProblemCode, ProblemSection, SECTIONS, find, statuses};
 
 use crate::tidy::code;
 
-/// How a problem is made in the sources, and which arguments may be its code.
-const MAKERS: [(&str, &[usize]); 21] = [
-    ("Problem::new(", &[1]),
-    ("QueryError::refused(", &[1]),
-    ("SqlError::refused(", &[2]),
-    (".refused(", &[0, 1]),
-    (".code(", &[0]),
-    ("code: ", &[0]),
-    ("REFUSED: &str = ", &[0]),
-    ("parse(", &[1]),
-    ("error(", &[1]),
-    ("source_error(", &[0]),
-    ("definite(", &[0]),
-    ("Finding::failed(", &[1]),
-    ("Drift::Table(", &[0]),
-    ("Refusal::new(", &[0]),
-    ("wrong(", &[0]),
-    ("refusal(", &[0]),
-    ("OpenError::new(", &[0]),
-    ("halt(", &[0]),
-    ("wait(", &[0]),
-    ("=> (", &[0]),
-    ("return (", &[0]),
+/// How a problem is made in the sources, which arguments may be its code, and where that is so.
+const MAKERS: [(&str, &[usize], &str); 21] = [
+    ("Problem::new(", &[1], ""),
+    ("QueryError::refused(", &[1], ""),
+    ("SqlError::refused(", &[2], ""),
+    (".refused(", &[0, 1], ""),
+    (".code(", &[0], ""),
+    ("code: ", &[0], ""),
+    ("REFUSED: &str = ", &[0], ""),
+    ("parse(", &[1], ""),
+    ("error(", &[1], ""),
+    ("source_error(", &[0], ""),
+    ("definite(", &[0], ""),
+    ("Finding::failed(", &[1], ""),
+    ("Drift::Table(", &[0], ""),
+    ("Refusal::new(", &[0], ""),
+    ("wrong(", &[0], ""),
+    ("refusal(", &[0], ""),
+    ("OpenError::new(", &[0], ""),
+    ("halt(", &[0], ""),
+    ("wait(", &[0], ""),
+    ("=> (", &[0], "engine/src/"),
+    ("return (", &[0], "engine/src/"),
 ];
 
 /// One code as a source makes it.
@@ -50,14 +50,15 @@ fn made() -> Vec<Made> {
     let mut made = Vec::new();
     for (file, code) in code().iter().filter(|(file, _)| !file.ends_with("problem_codes.rs")) {
         let code = code.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-        for (maker, places) in MAKERS {
-            for (at, _) in code.match_indices(maker) {
+        for (maker, places, _) in MAKERS.iter().filter(|(_, _, home)| file.starts_with(home)) {
+            for (at, _) in code.match_indices(*maker) {
                 let is_whole = |c: char| !c.is_alphanumeric() && c != '_';
                 if maker.starts_with(char::is_alphabetic) && !code[..at].chars().next_back().is_none_or(is_whole) {
                     continue;
                 }
                 let arguments = arguments(&code[at + maker.len()..]);
-                let status = arguments.first().filter(|_| maker == "Problem::new(").and_then(|first| first.parse().ok());
+                let status =
+                    arguments.first().filter(|_| *maker == "Problem::new(").and_then(|first| first.parse().ok());
                 let codes = places.iter().filter_map(|place| literal(arguments.get(*place)?));
                 made.extend(codes.map(|code| Made { code, status, file: file.clone() }));
             }
@@ -112,11 +113,8 @@ fn every_code_of_the_sources_is_in_the_table_with_its_status() {
 
 #[test]
 fn the_table_has_no_code_that_no_source_has() {
-    let sources: Vec<String> = code()
-        .into_iter()
-        .filter(|(file, _)| !file.ends_with("problem_codes.rs"))
-        .map(|(_, code)| code)
-        .collect();
+    let sources: Vec<String> =
+        code().into_iter().filter(|(file, _)| !file.ends_with("problem_codes.rs")).map(|(_, code)| code).collect();
     let mut seen = BTreeMap::new();
     for problem in SECTIONS.iter().flat_map(|section| section.problems) {
         let literal = format!("\"{}\"", problem.code);
@@ -152,12 +150,15 @@ It goes on from the [quickstart](quickstart.md). The tables are written of the s
 
 fn page() -> String {
     let section = |section: &ProblemSection| {
-        let row = |problem| {
-            let queries::api::problem_codes::ProblemCode { code, meaning, remedy, .. } = problem;
+        let row = |problem: &ProblemCode| {
+            let ProblemCode { code, meaning, remedy, .. } = problem;
             format!("| <a id=\"{code}\"></a>`{code}` | {} | {meaning} | {remedy} |\n", statuses(problem))
         };
         let rows: String = section.problems.iter().map(row).collect();
-        format!("\n## {}\n\n{}\n\n| code | status | means | do |\n|---|---|---|---|\n{rows}", section.title, section.about)
+        format!(
+            "\n## {}\n\n{}\n\n| code | status | means | do |\n|---|---|---|---|\n{rows}",
+            section.title, section.about
+        )
     };
     SECTIONS.iter().fold(HEAD.to_owned(), |page, one| page + &section(one))
 }

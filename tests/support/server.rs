@@ -6,8 +6,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use queries::api::problem_codes;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A running `tidemark serve`.
@@ -230,7 +230,8 @@ pub fn tidemark() -> Command {
 fn is_in_the_table(status: u16, text: &str) {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     if let (400.., Some(code), Some(_)) = (status, body["code"].as_str(), body["type"].as_str()) {
-        let known = problem_codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table of problems: {body}"));
+        let known =
+            problem_codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table of problems: {body}"));
         assert!(known.statuses.contains(&status), "{code} comes with {status}: {body}");
     }
 }

@@ -545,8 +545,8 @@ fn query_schema() -> Value {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::router::Route;
-    use crate::api::problem_codes::PROBLEMS_PAGE;
     use super::*;
+    use crate::api::problem_codes::PROBLEMS_PAGE;
 
     /// `TIDEMARK_APPROVE=1 cargo test -p queries openapi` writes the copy anew.
     #[test]

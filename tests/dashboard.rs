@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::newest_first;
 use crate::support::database::Database;
 use crate::support::server::Server;
 
@@ -97,6 +98,15 @@ fn a_reader_walks_from_years_to_payments_and_back() {
 fn a_reader_registers_an_aggregate_and_sees_it_fill() {
     let (database, server, _data) = start();
     walk("register.mjs", &server, Some(&database));
+}
+
+/// Held half-filled: what answers already is shown, and filling goes on or is given up.
+#[test]
+fn a_reader_holds_a_filling_and_gives_it_up() {
+    let (database, server, _data) = newest_first::start("i");
+    newest_first::half_filled(&server);
+    walk("filling.mjs", &server, Some(&database));
+    assert_eq!(server.get("/v1/aggregates/late").0, 404, "it was given up");
 }
 
 /// What the demo offers does not exist elsewhere; there, each step's totals are Postgres' own.

@@ -12,7 +12,7 @@ const ROWS: u32 = 1_100_000;
 const PATH: &str = "/v1/aggregates/late";
 
 /// A table of four years, by keys that grow with time or that do not.
-fn start(key: &str) -> (Database, Server, tempfile::TempDir) {
+pub fn start(key: &str) -> (Database, Server, tempfile::TempDir) {
     let database = Database::start(
         &[],
         &format!(
@@ -38,7 +38,7 @@ fn definition() -> Value {
 }
 
 /// Registers `late` and holds its filling once a part of it answers; returns from when on.
-fn half_filled(server: &Server) -> String {
+pub fn half_filled(server: &Server) -> String {
     let deadline = Instant::now() + Duration::from_secs(120);
     while Instant::now() < deadline {
         assert_eq!(server.put(PATH, &definition()).0, 202);

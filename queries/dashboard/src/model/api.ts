@@ -17,6 +17,8 @@ export interface Progress {
   fraction: number | null;
   rows_per_second: number;
   eta_seconds: number | null;
+  /** From here on it answers already. */
+  covered_from: string | null;
 }
 
 export interface Column {

@@ -27,8 +27,8 @@ export function AggregatePage({ name }: { name: string }) {
         <span class="about">version {of.version}{of.definition.where && <>, where <code>{of.definition.where}</code></>}</span>
       </div>
       {of.halted && <ToDo what="Halted" message={of.halted.message} remedy={of.halted.remedy} />}
-      {building && <Filling name={name} onDone={again} />}
-      {of.state === "live" && (
+      {building && <Filling name={name} onMore={again} />}
+      {(of.state === "live" || of.progress?.covered_from) && (
         <>
           <Crumbs of={of} view={view} />
           <Toolbar of={of} view={view} />

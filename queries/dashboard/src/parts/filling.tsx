@@ -9,18 +9,22 @@ import { Refused } from "./trouble";
 
 const EVERY_MS = 400;
 
-export function Filling({ name, onDone }: { name: string; onDone: () => void }) {
+/** `onMore`: it answers more than before. */
+export function Filling({ name, onMore }: { name: string; onMore: () => void }) {
   const [filling, setFilling] = useState<Backfill | null>(null);
   const [refused, setRefused] = useState<Problem | null>(null);
   const path = `${aggregatePath(name)}/backfill`;
   useEffect(() => {
     let stopped = false;
+    let covered: string | null | undefined;
     const look = async () => {
       while (!stopped) {
         const now = await ask<Backfill>(path).catch(() => null);
         if (stopped) return;
         if (now) setFilling(now);
-        if (now?.phase === "done") return void lookAgain().then(onDone);
+        if (now?.phase === "done") return void lookAgain().then(onMore);
+        if (now?.progress && now.progress.covered_from !== covered) onMore();
+        covered = now?.progress?.covered_from ?? covered;
         await new Promise((resume) => setTimeout(resume, EVERY_MS));
       }
     };
@@ -34,7 +38,7 @@ export function Filling({ name, onDone }: { name: string; onDone: () => void }) 
         setRefused(null);
         await lookAgain();
         // A first version that is given up is gone; before a next one stands another.
-        if (action === "cancel") filling?.version === 1 ? go(href([])) : onDone();
+        if (action === "cancel") filling?.version === 1 ? go(href([])) : onMore();
       })
       .catch((error: unknown) => setRefused(refusalOf(error)));
   if (!filling || filling.phase === "done") return null;
@@ -54,6 +58,7 @@ export function Filling({ name, onDone }: { name: string; onDone: () => void }) 
         <p class="about">
           {shown(progress.rows_done)} of about {shown(progress.rows_estimated)} rows, {shown(Math.round(progress.rows_per_second))} a second
           {typeof progress.eta_seconds === "number" && phase === "building" && <>, about {shown(Math.ceil(progress.eta_seconds))} s left</>}
+          {progress.covered_from && <>; answers from <code>{progress.covered_from}</code> on</>}
         </p>
       )}
       {filling.error && <p>{filling.error.message} {filling.error.remedy}</p>}

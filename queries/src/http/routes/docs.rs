@@ -36,7 +36,7 @@ fn problems_page() -> String {
     for section in SECTIONS {
         let (title, about) = (html(section.title), html(section.about));
         // Writing to a text cannot fail.
-        let _ = write!(rows, "<section class=\"card\"><h2>{title}</h2><p>{about}</p><table>");
+        let _ = write!(rows, "<details class=\"panel\" open><summary>{title}</summary><p>{about}</p><table>");
         rows.push_str("<thead><tr><th>Code</th><th>Status</th><th>Means</th><th>Do</th></tr></thead><tbody>");
         for problem in section.problems {
             let (code, meaning, remedy) = (problem.code, html(problem.meaning), html(problem.remedy));
@@ -46,7 +46,7 @@ fn problems_page() -> String {
                 "<tr id=\"{code}\"><td><a href=\"#{code}\"><code>{code}</code></a></td><td>{status}</td><td>{meaning}</td><td>{remedy}</td></tr>"
             );
         }
-        rows.push_str("</tbody></table></section>");
+        rows.push_str("</tbody></table></details>");
     }
     include_str!("../problems.html").replace("{problems}", &rows)
 }

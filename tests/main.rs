@@ -40,6 +40,9 @@ mod failover;
 mod bulk;
 mod clients;
 
+/// The guide: its commands, and what they print.
+mod docs;
+
 /// The payments tables of the LeanXcale guide, over HTTP.
 mod guide;
 
@@ -104,6 +107,9 @@ mod overload;
 
 /// Requests that mean harm, and secrets.
 mod hostile;
+
+/// Every problem code, in the sources and in the guide.
+mod problems;
 
 /// The layer rules.
 mod tidy;

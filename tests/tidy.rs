@@ -43,7 +43,7 @@ fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
 }
 
 /// Path from the root and code of each source file: comments, which may name anything, are left out.
-fn code() -> Vec<(String, String)> {
+pub fn code() -> Vec<(String, String)> {
     let mut files = Vec::new();
     for crate_directory in ["engine/src", "connectors/src", "queries/src"] {
         sources(&root().join(crate_directory), &mut files);

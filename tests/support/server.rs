@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use queries::api::problem_codes;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -169,6 +170,7 @@ impl Server {
         let mut response = agent.run(request.body(body.to_vec()).unwrap()).ok()?;
         let bytes = response.body_mut().read_to_vec().ok()?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
+        is_in_the_table(response.status().as_u16(), &text);
         Some(Reply { status: response.status().as_u16(), headers: response.headers().clone(), bytes, text })
     }
 
@@ -224,4 +226,14 @@ pub fn tidemark() -> Command {
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).env("RUST_LOG", "info");
     command
+}
+
+/// Whatever is refused, and by whomever, is explained in the guide.
+fn is_in_the_table(status: u16, text: &str) {
+    let body: Value = serde_json::from_str(text).unwrap_or_default();
+    if let (400.., Some(code), Some(_)) = (status, body["code"].as_str(), body["type"].as_str()) {
+        let known =
+            problem_codes::find(code).unwrap_or_else(|| panic!("{code} is not in the table of problems: {body}"));
+        assert!(known.statuses.contains(&status), "{code} comes with {status}: {body}");
+    }
 }

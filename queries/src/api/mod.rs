@@ -22,6 +22,8 @@ pub mod lint;
 pub mod preview;
 /// Problems.
 pub mod problem;
+/// Every problem there is.
+pub mod problem_codes;
 /// Descriptions of sources.
 pub mod source;
 /// Rows of a table.

@@ -10,6 +10,7 @@ use engine::source::SourceError;
 
 use super::description::Progress;
 use super::explanation::Unanswered;
+use super::problem_codes::PROBLEMS_PAGE;
 use crate::inlet::Taken;
 use crate::query::{Fault, QueryError};
 use crate::read::ReadFailure;
@@ -36,7 +37,7 @@ impl DerefMut for Problem {
 /// One problem, as its body is written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProblemBody {
-    /// A URI that names the kind of problem.
+    /// Where the kind of problem is explained; relative to the server that said it.
     #[serde(rename = "type")]
     pub kind: String,
     /// The kind of problem, in a few words.
@@ -107,7 +108,7 @@ impl Problem {
     pub fn new(status: u16, code: impl Into<String>, detail: impl Into<String>) -> Self {
         let code = code.into();
         Problem(Box::new(ProblemBody {
-            kind: format!("urn:tidemark:problem:{code}"),
+            kind: format!("{PROBLEMS_PAGE}#{code}"),
             title: title(status),
             status,
             detail: detail.into(),
@@ -263,7 +264,7 @@ mod tests {
         assert_eq!(
             serde_json::to_value(Problem::from(error)).unwrap(),
             json!({
-                "type": "urn:tidemark:problem:does_not_nest",
+                "type": "/docs/problems#does_not_nest",
                 "title": "The request is understood and refused",
                 "status": 422,
                 "detail": "granularity: a week can lie in two",

@@ -299,7 +299,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Tidemark",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Exact, live totals of a Postgres table. Decimals and sums are JSON strings; times are RFC 3339, `from` inclusive, `to` exclusive. Errors are application/problem+json with a stable `code` and a `hint`.",
+            "description": "Exact, live totals of a Postgres table. Decimals and sums are JSON strings; times are RFC 3339, `from` inclusive, `to` exclusive. Errors are application/problem+json with a stable `code` and a `hint`; `type` leads to what is said of the code at /docs/problems.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -583,6 +583,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::router::Route;
     use super::*;
+    use crate::api::problem_codes::PROBLEMS_PAGE;
 
     /// `TIDEMARK_APPROVE=1 cargo test -p queries openapi` writes the copy anew.
     #[test]
@@ -600,7 +601,7 @@ mod tests {
     fn every_route_is_documented() {
         let served = routes();
         assert!(served.len() > 15);
-        let own = ["/openapi.json", "/docs", "/docs.js"];
+        let own = ["/openapi.json", "/docs", "/docs.js", PROBLEMS_PAGE];
         for route in served.iter().filter(|route| !own.contains(&route.path)) {
             let documents = |operation: &Operation| operation.path == route.path && route.answers(operation.method);
             assert!(OPERATIONS.iter().any(documents), "{} is not documented", route.path);

@@ -17,6 +17,7 @@ use super::routes::{
 };
 use super::state::AppState;
 use crate::api::Problem;
+use crate::api::problem_codes::PROBLEMS_PAGE;
 use crate::dashboard;
 use crate::query::suggestion::did_you_mean;
 
@@ -92,6 +93,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(GET, "/openapi.json", Nothing, docs::contract),
         route(GET, "/docs", Nothing, docs::page),
         route(GET, "/docs.js", Nothing, docs::script),
+        route(GET, PROBLEMS_PAGE, Nothing, docs::problems),
         route(GET, "/healthz", Nothing, health::healthz),
         route(GET, "/readyz", Nothing, health::readyz),
         route(GET, "/metrics", ReadAll, metrics::scrape),

@@ -252,7 +252,7 @@ impl Reading<'_> {
             let message = format!("{} is neither a column nor a bucket of time", group.expression);
             return Err(self.refused(group.at, "group_expression", message).hint(
                 "group by columns, and by one of date_trunc, date_bin, time_bucket, CTUMBLE, EXTRACT; keep other expressions \
-                 in a generated column of the table",
+                 in a column that is written; generated ones are not in the log",
             ));
         };
         match &group.alias {
@@ -332,7 +332,7 @@ impl Reading<'_> {
     fn measured_expression(&self, name: &str, at: Location) -> SqlError {
         self.refused(at, "measured_expression", format!("{name} is over one column of the table")).hint(
             "for a condition write SUM(x) FILTER (WHERE ...), for a scale SUM(x::numeric(38,2)); keep other expressions in a \
-             generated column of the table",
+             column that is written; generated ones are not in the log",
         )
     }
 

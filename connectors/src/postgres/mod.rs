@@ -45,6 +45,7 @@ use engine::source::{
     SourceStatus, TableState,
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
 
 pub use config::{DEFAULT_SNAPSHOT_READERS, PostgresConfig};
 pub use held_log::{hold_log, release_log};
@@ -79,11 +80,13 @@ pub async fn run(config: PostgresConfig, context: SourceContext) {
     let status = context.status.clone();
     // Whoever drops this future ends the thread too: its end of the channel goes with it.
     let (_wanted, unwanted) = oneshot::channel::<()>();
+    // What it logs is of this source, on that thread too.
+    let source = tracing::Span::current();
     let thread = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             tokio::select! {
-                () = run_here(config, context) => {}
+                () = run_here(config, context).instrument(source) => {}
                 _ = unwanted => {}
             }
         });

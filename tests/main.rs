@@ -85,10 +85,10 @@ mod operator;
 /// What those who run it build on: metrics, alerts, the supervisor, the log.
 mod operations;
 
-/// The commands that read, for people and for programs.
-mod command_line;
 /// Backups, and what is restored of them.
 mod backup;
+/// The commands that read, for people and for programs.
+mod command_line;
 
 /// A disk that fills up.
 mod disk;

@@ -13,7 +13,7 @@ use queries::api::problem_codes::{ProblemCode, ProblemSection, SECTIONS, find, s
 use crate::tidy::code;
 
 /// How a problem is made in the sources, which arguments may be its code, and where that is so.
-const MAKERS: [(&str, &[usize], &str); 21] = [
+const MAKERS: [(&str, &[usize], &str); 23] = [
     ("Problem::new(", &[1], ""),
     ("QueryError::refused(", &[1], ""),
     ("SqlError::refused(", &[2], ""),
@@ -32,6 +32,8 @@ const MAKERS: [(&str, &[usize], &str); 21] = [
     ("refusal(", &[0], ""),
     ("OpenError::new(", &[0], ""),
     ("halt(", &[0], ""),
+    ("BackupError::refused(", &[0], ""),
+    ("not_now(", &[0], ""),
     ("wait(", &[0], ""),
     ("=> (", &[0], "engine/src/"),
     ("return (", &[0], "engine/src/"),

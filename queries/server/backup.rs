@@ -7,16 +7,18 @@ use engine::engine::BACKUPS;
 use serde_json::json;
 
 use crate::cli::BackupArguments;
-use crate::client::{Client, print};
+use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{say, say_document};
 
 /// Takes one, and prints where it is.
 pub fn run(arguments: &BackupArguments) -> Result<(), Failure> {
     let BackupArguments { name, hold_log, data, backup_dir, server } = arguments;
     match data {
         Some(data) => of_stopped(data, backup_dir.as_deref(), name.clone().unwrap_or_else(name_of_now)),
-        None => print(&Client::new(server)?.back_up(&json!({"name": name, "hold_log": hold_log}))?.into_success()?),
+        None => {
+            say_document(&Client::new(server)?.back_up(&json!({"name": name, "hold_log": hold_log}))?.into_success()?)
+        }
     }
 }
 

@@ -106,8 +106,14 @@ fn literal(argument: &str) -> Option<String> {
 fn every_code_of_the_sources_is_in_the_table_with_its_status() {
     let made = made();
     assert!(made.len() > 250, "{}: the sources are not read as they are written", made.len());
+    let missing: Vec<String> = made
+        .iter()
+        .filter(|made| find(&made.code).is_none())
+        .map(|made| format!("{} ({}, {:?})", made.code, made.file, made.status))
+        .collect();
+    assert!(missing.is_empty(), "not in queries/src/api/problem_codes.rs: {missing:#?}");
     for Made { code, status, file } in made {
-        let known = find(&code).unwrap_or_else(|| panic!("{code} ({file}) is not in queries/src/api/problem_codes.rs"));
+        let Some(known) = find(&code) else { continue };
         let fits = status.is_none_or(|status| known.statuses.contains(&status));
         assert!(fits, "{file} answers {code} with {status:?}, the table says {:?}", known.statuses);
     }

@@ -280,6 +280,9 @@ impl Committer {
         if phase != Phase::Snapshot {
             Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut batch);
         }
+        if torture::planted(Bug::AcknowledgesReceived) && phase == Phase::Streaming {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         torture::reached(Failpoint::BatchBuilt);
         if phase == Phase::SnapshotDone {
             torture::reached(Failpoint::SnapshotTakenIn);
@@ -289,9 +292,6 @@ impl Committer {
             Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut ahead);
             self.store.write(ahead)?;
             std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        if torture::planted(Bug::AcknowledgesReceived) && phase == Phase::Streaming {
-            std::thread::sleep(std::time::Duration::from_millis(5));
         }
         if torture::planted(Bug::PublishesTooEarly) && phase == Phase::Streaming {
             self.publish(sequence, position, phase, None);

@@ -82,13 +82,19 @@ fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
 ///
 /// A log that failed is not synced once more: nobody knows what the kernel believes of its pages. What was written is still
 /// in memory, so it goes into table files from there, and needs the log no more; where the disk is full, once there is space.
-/// Where the store itself will not go on, it refuses that too.
+/// Where the store itself will not go on, it refuses that too. While the committer waits for space, nothing is tried: the store
+/// replaces its failed log by itself, and writing table files in the middle of that would end it for good.
 pub fn make_durable(store: &Store, shared: &Shared) -> Result<(), StoreError> {
     let Err(error) = store.sync() else { return Ok(()) };
     tracing::warn!(%error, "the log cannot be synced: table files are written in its place");
     loop {
+        // The committer may be about to say so.
+        std::thread::sleep(TRY_AGAIN);
+        if shared.waits_for_space.load(Ordering::Acquire) && !shared.stopping.load(Ordering::Acquire) {
+            continue;
+        }
         match store.flush() {
-            Err(StoreError::NoSpace(_)) if !shared.stopping.load(Ordering::Acquire) => std::thread::sleep(TRY_AGAIN),
+            Err(StoreError::NoSpace(_)) if !shared.stopping.load(Ordering::Acquire) => {}
             flushed => return flushed,
         }
     }

@@ -550,6 +550,8 @@ sections! {
         "Do what it says."
 }
 "Backups" "Of `tidemark backup` and `restore`." {
+    "invalid_checkpoint_request" [422] "The body is JSON and asks for no backup: a field is unknown or of another type."
+        "Send `name` and `hold_log`, or neither."
     "backup_exists" [409] "A backup of this name is there already."
         "Use another name, or remove it first."
     "bad_backup_name" [422] "This cannot be the name of a backup."
@@ -564,6 +566,8 @@ sections! {
         "Use another name, or drop it: `tidemark drop-slot --slot NAME`."
     "log_not_held" [422, 503] "The slot cannot be copied, so the log cannot be held for the backup."
         "Take the backup without held log."
+    "backup_interrupted" [503] "The server ended before the backup was taken."
+        "Try again."
     "backup_failed" [503] "The backup could not be written or read; the message has the reason."
         "See that the disk has space and works, and try again."
     "backup_damaged" [422] "A file of the backup is missing, or is not what its checksum says."

@@ -53,6 +53,7 @@ fn failpoint(rng: &mut ChaCha8Rng, planted: Option<Bug>) -> Option<(Failpoint, u
     match planted {
         // The only moment at which it shows is short.
         Some(Bug::KeepsHalfAFilling) => Some((Failpoint::Filled, 1)),
+        Some(Bug::AcknowledgesReceived) => Some((Failpoint::BatchBuilt, rng.random_range(16..64))),
         _ => drawn,
     }
 }

@@ -329,7 +329,7 @@ fn a_process_that_hangs_loses_its_slot_to_the_one_that_takes_its_place() {
     let reader = "SELECT active_pid FROM pg_replication_slots";
     let before = database.value(reader);
 
-    first.signal(Signal::STOP);
+    first.hang();
     copy(&hung, &fresh);
     database.sql("UPDATE payments SET amount = amount + 1 WHERE id % 3 = 0; DELETE FROM payments WHERE id % 50 = 0");
     let second = Server::start(&fresh, &url, &["payments"], &[]);

@@ -191,6 +191,22 @@ impl Server {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// SIGSTOP, and returns when every thread stands still: the signal alone lets them run on until they are scheduled.
+    pub fn hang(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.child.id());
+        // The state is behind the name, which may hold anything but ends with the last parenthesis.
+        let runs = |status: &str| !status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+        let any_runs = || {
+            std::fs::read_dir(&threads).unwrap().any(|thread| {
+                std::fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(|status| runs(&status))
+            })
+        };
+        while any_runs() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

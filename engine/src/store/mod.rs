@@ -12,6 +12,7 @@ pub mod cursor;
 pub mod format;
 /// The map of the disk.
 pub mod key;
+mod log;
 /// Tables and aggregates on disk.
 pub mod registry;
 /// Rows of an initial snapshot, past the memtable.
@@ -65,6 +66,13 @@ pub enum StoreError {
     /// A value is not of this format.
     #[error("store: damaged {0}")]
     Damaged(&'static str),
+}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        let text = error.to_string();
+        if error.kind() == std::io::ErrorKind::StorageFull { StoreError::NoSpace(text) } else { StoreError::Io(text) }
+    }
 }
 
 impl From<rocksdb::Error> for StoreError {
@@ -182,7 +190,7 @@ impl Store {
 
     /// Makes everything written so far with [`Store::write`] survive a crash of the machine.
     pub fn sync(&self) -> Result<(), StoreError> {
-        Ok(self.db.flush_wal(true)?)
+        Ok(log::sync(self.db.path())?)
     }
 
     /// Makes everything written so far, logged or not, survive a crash of the machine.

@@ -71,7 +71,7 @@ impl RowFiles {
             yield_to_the_source();
             write_all(&store, &received)
         };
-        let thread = std::thread::Builder::new().name("tidemark-rows".to_owned()).spawn(run).map_err(io_error)?;
+        let thread = std::thread::Builder::new().name("tidemark-rows".to_owned()).spawn(run)?;
         Ok(RowFiles { groups: Some(groups), thread: Some(thread) })
     }
 
@@ -108,7 +108,7 @@ impl Drop for RowFiles {
 /// Removes the files that an earlier process did not finish.
 pub(super) fn remove_leftovers(store: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(directory(store)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
 }
@@ -117,14 +117,10 @@ fn directory(store: &Path) -> PathBuf {
     store.with_file_name("snapshot")
 }
 
-fn io_error(error: std::io::Error) -> StoreError {
-    StoreError::Io(error.to_string())
-}
-
 fn write_all(store: &Store, groups: &Receiver<Arc<GroupRows>>) -> Result<(), StoreError> {
     remove_leftovers(store.db.path())?;
     let directory = directory(store.db.path());
-    fs::create_dir_all(&directory).map_err(io_error)?;
+    fs::create_dir_all(&directory)?;
     let kinds = Kinds::default();
     let mut files = Files::new(store, &kinds, directory, LIMITS);
     for rows in groups {
@@ -267,7 +263,7 @@ impl<'o> Files<'o> {
         }
         torture::reached(Failpoint::SnapshotFilesWritten);
         self.take_in()?;
-        fs::remove_dir_all(&self.directory).map_err(io_error)
+        Ok(fs::remove_dir_all(&self.directory)?)
     }
 
     fn complete_oldest(&mut self) -> Result<(), StoreError> {

@@ -24,7 +24,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
+};
 
 pub use cursor::Cursor;
 pub use key::{KeyKind, Range};
@@ -275,13 +277,24 @@ impl Batch {
     }
 }
 
-fn options(memory: StoreMemory) -> Options {
+/// How table files are made. Indexes and filters lie in them in small parts: those of a large file are megabytes, and where the
+/// cache cannot hold one, every look-up would read and check all of it.
+fn table_format() -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(memory.block_cache));
+    table.set_format_version(TABLE_FORMAT);
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
+    table
+}
+
+fn options(memory: StoreMemory) -> Options {
+    let mut table = table_format();
+    table.set_bloom_filter(BITS_PER_KEY, false);
+    table.set_block_cache(&Cache::new_hyper_clock_cache(memory.block_cache, 0));
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table.set_bloom_filter(BITS_PER_KEY, false);
-    table.set_format_version(TABLE_FORMAT);
+    table.set_pin_top_level_index_and_filter(true);
 
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -299,4 +312,40 @@ fn options(memory: StoreMemory) -> Options {
     options.set_max_log_file_size(16 << 20);
     options.set_periodic_compaction_seconds(14 * 24 * 3_600);
     options
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    use rocksdb::{BottommostLevelCompaction, CompactOptions};
+
+    use super::{Batch, Store, StoreMemory};
+
+    #[test]
+    fn a_look_up_reads_little_where_the_cache_is_smaller_than_the_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), StoreMemory { block_cache: 1 << 20, write_buffer: 1 << 20 }).unwrap();
+        let keys: Vec<[u8; 8]> = (0..2_000_000u64).map(u64::to_be_bytes).collect();
+        for chunk in keys.chunks(10_000) {
+            let mut batch = Batch::default();
+            chunk.iter().for_each(|key| batch.put(key, &key.repeat(3)));
+            store.write(batch).unwrap();
+        }
+        let mut into_one_file = CompactOptions::default();
+        into_one_file.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        store.db.compact_range_opt::<&[u8], &[u8]>(None, None, &into_one_file);
+
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut counted = PerfContext::default();
+        counted.reset();
+        // Far from each other, as the groups of a question are.
+        let asked: Vec<&[u8; 8]> = keys.iter().cycle().step_by(79_193).take(1_000).collect();
+        for key in &asked {
+            assert!(store.get(*key).unwrap().is_some());
+        }
+        let read_bytes = counted.metric(PerfMetric::BlockReadByte) / asked.len() as u64;
+        assert!(read_bytes < 32 << 10, "{read_bytes} bytes for each look-up");
+    }
 }

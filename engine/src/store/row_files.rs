@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use rocksdb::{BlockBasedOptions, DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::{Store, StoreError};
 use crate::commit_group::GroupRows;
@@ -315,8 +315,7 @@ struct Kinds {
 impl Default for Kinds {
     fn default() -> Self {
         let options = |filter: bool| {
-            let mut table = BlockBasedOptions::default();
-            table.set_format_version(super::TABLE_FORMAT);
+            let mut table = super::table_format();
             if filter {
                 table.set_bloom_filter(super::BITS_PER_KEY, false);
             }

@@ -515,7 +515,7 @@ fn schemas() -> Value {
         "Query": query_schema(),
     });
     schemas["CheckpointRequest"] = json!({"type": "object", "additionalProperties": false, "properties": {
-        "name": {"type": "string", "pattern": "^[a-z0-9_]{1,40}$"}, "hold_log": {"type": "boolean"}}});
+        "name": {"type": ["string", "null"], "pattern": "^[a-z0-9_]{1,40}$"}, "hold_log": {"type": "boolean"}}});
     schemas["Checkpoint"] = object(
         &["name", "path", "lsn", "files", "bytes", "took_ms"],
         json!({

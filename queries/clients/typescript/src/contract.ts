@@ -527,7 +527,7 @@ export interface components {
         };
         CheckpointRequest: {
             hold_log?: boolean;
-            name?: string;
+            name?: string | null;
         };
         Definition: {
             dimensions?: string[];

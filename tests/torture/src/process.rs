@@ -9,17 +9,22 @@ use std::time::{Duration, Instant};
 
 use engine::torture::{Bug, Failpoint};
 
+use crate::life::HALTED;
+use crate::tracer::Tracer;
+
 const ABORTED: i32 = 6;
 /// Longest time for one thing it is told.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a life is born with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fate {
     /// The mistake it makes.
     pub planted: Option<Bug>,
     /// Where it aborts, and at which hit.
     pub failpoint: Option<(Failpoint, u64)>,
+    /// Who watches it, and spoils its calls.
+    pub tracer: Option<Tracer>,
 }
 
 /// A running life.
@@ -28,6 +33,7 @@ pub struct Life {
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
     fate: Fate,
+    patience: Duration,
 }
 
 /// How a life ended that was told something.
@@ -35,6 +41,10 @@ pub struct Life {
 pub enum End {
     /// At its failpoint.
     Aborted,
+    /// It says that it cannot go on, and why.
+    Halted(String),
+    /// It neither answered nor ended.
+    Silent(String),
     /// Of something that must not be.
     Violated(String),
 }
@@ -42,7 +52,9 @@ pub enum End {
 impl Life {
     /// Starts one over a data directory; it says `started` once it is there.
     pub fn start(data: &Path, url: &str, fate: Fate) -> Life {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let program = std::env::current_exe().unwrap();
+        let mut command =
+            fate.tracer.as_ref().map_or_else(|| Command::new(&program), |tracer| tracer.command(&program));
         command.arg("life").arg(data).arg(url);
         if let Some(bug) = fate.planted {
             command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
@@ -55,7 +67,12 @@ impl Life {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let input = child.stdin.take().unwrap();
-        Life { child, input, lines: said, fate }
+        Life { child, input, lines: said, fate, patience: PATIENCE }
+    }
+
+    /// Waits no longer than this from here on.
+    pub fn patience(&mut self, time: Duration) {
+        self.patience = time;
     }
 
     /// Tells it something, and waits until it says this.
@@ -67,7 +84,7 @@ impl Life {
 
     /// Waits until it says this.
     pub fn hears(&mut self, answer: &str) -> Result<String, End> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.starts_with(answer) => return Ok(line),
@@ -75,8 +92,7 @@ impl Life {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.end()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    return Err(End::Violated(format!("never {answer}")));
+                    return Err(End::Silent(format!("never {answer}: {:?}", self.end())));
                 }
             }
         }
@@ -89,7 +105,7 @@ impl Life {
             if self.child.try_wait().unwrap().is_some() {
                 return match self.end() {
                     End::Aborted => Ok(true),
-                    End::Violated(why) => Err(why),
+                    End::Halted(why) | End::Silent(why) | End::Violated(why) => Err(why),
                 };
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -97,10 +113,10 @@ impl Life {
         Ok(false)
     }
 
-    /// `kill -9`.
+    /// `kill -9`. Where it is traced, the journal is complete afterwards: the tracer ends last, and holds its stderr.
     pub fn kill(mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 
     /// How it ended by itself.
@@ -109,10 +125,10 @@ impl Life {
         let mut said = String::new();
         let _ = self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
         if self.fate.failpoint.is_some() && status.signal() == Some(ABORTED) {
-            End::Aborted
-        } else {
-            End::Violated(format!("{status}: {}", said.trim().chars().take(600).collect::<String>()))
+            return End::Aborted;
         }
+        let why = format!("{status}: {}", said.trim().chars().take(600).collect::<String>());
+        if status.code() == Some(HALTED) { End::Halted(why) } else { End::Violated(why) }
     }
 }
 

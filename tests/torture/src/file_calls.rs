@@ -18,20 +18,8 @@ use crate::process::{End, Fate, Life};
 use crate::tracer::{Failure, Tracer};
 
 /// Calls that the store makes, those that decide more often.
-const CALLS: [&str; 12] = [
-    "write",
-    "write",
-    "pwrite64",
-    "fdatasync",
-    "fdatasync",
-    "fsync",
-    "fsync",
-    "openat",
-    "rename",
-    "unlink",
-    "ftruncate",
-    "mkdir",
-];
+const CALLS: [&str; 9] =
+    ["write", "write", "fdatasync", "fdatasync", "fsync", "openat", "rename", "unlink", "ftruncate"];
 /// Files that the store may name while a life lasts.
 const AHEAD: u64 = 40;
 /// What a life whose disk is full is given to go on.
@@ -94,7 +82,7 @@ fn draw(rng: &mut ChaCha8Rng, data: &Path) -> Failure {
     Failure {
         call: CALLS[rng.random_range(0..CALLS.len())],
         error: if rng.random_bool(0.7) { "EIO" } else { "ENOSPC" },
-        nth: 1 << rng.random_range(0..6),
+        nth: 1 << rng.random_range(0..4),
         sticky: rng.random_bool(0.3),
         paths: paths(data),
     }

@@ -35,6 +35,7 @@ pub fn run(data: &Path, url: &str) {
         eprintln!("{panic}");
         std::process::exit(status(panic));
     }));
+    println!("pid {}", std::process::id());
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock().lines();

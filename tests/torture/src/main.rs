@@ -100,8 +100,8 @@ enum What {
 }
 
 /// In the ordinary run.
-const CUTS: u64 = 40;
-const FAILURES: u64 = 20;
+const CUTS: u64 = 30;
+const FAILURES: u64 = 16;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();

@@ -55,7 +55,7 @@ pub async fn run(bench: &mut Bench, cuts: u64, planted: Option<Bug>) -> Result<(
         power.hold();
         let ended = live(bench, &fate).await;
         let compared =
-            ended.map_err(|why| format!("life {lives}, after {cut} cuts, the last {:?}: {why}", power.last))?;
+            ended.map_err(|why| format!("after {cut} cuts, the last {:?}, life {lives}: {why}", power.last))?;
         cells += compared;
         power.read();
         if bench.rng.random_bool(0.8) {

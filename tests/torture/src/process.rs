@@ -34,6 +34,8 @@ pub struct Life {
     lines: mpsc::Receiver<String>,
     fate: Fate,
     patience: Duration,
+    /// Its own, where the child is the one that traces it.
+    traced: Option<String>,
 }
 
 /// How a life ended that was told something.
@@ -67,7 +69,9 @@ impl Life {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let input = child.stdin.take().unwrap();
-        Life { child, input, lines: said, fate, patience: PATIENCE }
+        let traced = fate.tracer.is_some().then(|| said.recv_timeout(PATIENCE).unwrap_or_default());
+        let traced = traced.and_then(|line| Some(line.strip_prefix("pid ")?.to_owned()));
+        Life { child, input, lines: said, fate, patience: PATIENCE, traced }
     }
 
     /// Waits no longer than this from here on.
@@ -91,7 +95,7 @@ impl Life {
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.end()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let _ = self.child.kill();
+                    self.end_it();
                     return Err(End::Silent(format!("never {answer}: {:?}", self.end())));
                 }
             }
@@ -113,10 +117,21 @@ impl Life {
         Ok(false)
     }
 
-    /// `kill -9`. Where it is traced, the journal is complete afterwards: the tracer ends last, and holds its stderr.
+    /// `kill -9`. Where it is traced, the journal is complete afterwards.
     pub fn kill(mut self) {
-        let _ = self.child.kill();
+        self.end_it();
         self.end();
+    }
+
+    fn end_it(&mut self) {
+        // Its number may be another's by now.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = match &self.traced {
+            Some(pid) => Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status().map(drop),
+            None => self.child.kill(),
+        };
     }
 
     /// How it ended by itself.
@@ -134,7 +149,7 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        self.end_it();
         let _ = self.child.wait();
     }
 }

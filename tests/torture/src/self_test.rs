@@ -39,8 +39,9 @@ pub async fn run(bench: &mut Bench, seeds: u64) -> Vec<String> {
         found_after.sort_unstable();
         let lives = found_after.get(found_after.len() / 2).copied().unwrap_or_default();
         println!(
-            "{bug:?}: found in {} of {seeds}, after {lives} lives; {}",
+            "{bug:?}: found in {} of {seeds}, after {lives} {}; {}",
             found_after.len(),
+            if by_power { "cuts" } else { "lives" },
             said.replace('\n', " ").chars().take(300).collect::<String>()
         );
     }

@@ -1,7 +1,8 @@
 //! `strace` before a life: what it does to files goes into a journal, and single calls are made to fail.
 //!
-//! The tracer is the grandchild (`-D`), so the life keeps its own process id, its signals and its status. It holds the life's
-//! stderr: once that ends, the journal is complete. Where tracing is forbidden, as in some containers, this says so.
+//! The tracer is the parent, ends last and as the life did, by the same signal or status: then the journal is complete. It is
+//! the life that has to be killed, not the tracer; so the life says its process id. (A tracer as a grandchild, `-D`, would leave
+//! everything as it is, but one start of some thirty hangs.) Where tracing is forbidden, as in some containers, this says so.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,7 +50,7 @@ impl Tracer {
     /// The command that runs a program with its arguments under it.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("strace");
-        command.args(["-D", "-f", "--seccomp-bpf", "-y", "-s", "0", "-e", "signal=none", "-o"]).arg(&self.journal);
+        command.args(["-f", "--seccomp-bpf", "-y", "-s", "0", "-e", "signal=none", "-o"]).arg(&self.journal);
         match &self.failure {
             None => drop(command.arg("-e").arg(format!("trace={CALLS}"))),
             Some(failure) => {
@@ -67,7 +68,7 @@ impl Tracer {
 /// Why nothing can be traced here; nothing where it can.
 pub fn why_not() -> Option<String> {
     let mut tried = Command::new("strace");
-    tried.args(["-D", "-f", "--seccomp-bpf", "-e", "trace=openat", "-o", "/dev/null", "true"]);
+    tried.args(["-f", "--seccomp-bpf", "-e", "trace=openat", "-o", "/dev/null", "true"]);
     match tried.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() && output.stderr.is_empty() => None,
         Ok(output) => Some(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())),

@@ -14,6 +14,7 @@ demo: build      ## A private Postgres with live payments, totals at http://127.
 	@$(TIDEMARK) demo
 
 test: needs      ## All tests; they start and remove their own Postgres
+	cargo test --release -p torture --features torture
 	cargo run --release -p torture --features torture -- ci
 	cargo test --release --workspace --no-fail-fast
 
@@ -46,10 +47,12 @@ lint: needs      ## Format and lints, as CI wants them
 load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run
 	$(CARGO_TARGET_DIR)/release/load
 
-# Both take --seed; the log of a long run is kept in tests/reports.
-torture: needs   ## An hour of lives ended at the worst moments, failpoints, planted mistakes
+# All take --seed; the log of a long run is kept in tests/reports.
+torture: needs   ## Two hours of lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
 	cargo run --release -p torture --features torture -- run --cycles 2000
 	cargo run --release -p torture --features torture -- sweep --rounds 12
+	cargo run --release -p torture --features torture -- power-cut --cuts 1000
+	cargo run --release -p torture --features torture -- file-calls --failures 500
 	cargo run --release -p torture --features torture -- self-test --seeds 5
 
 bench: needs     ## The engine alone, in memory

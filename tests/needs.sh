@@ -16,6 +16,8 @@ libclang '/usr/lib/llvm-*/lib' || libclang '/usr/lib/*' || libclang /usr/lib64 |
 # For the demo and the tests: a server of their own, which the kernel ends with them (setpriv), and pgbench.
 any /usr/lib/postgresql/*/bin/initdb || command -v initdb >/dev/null || missing="$missing postgresql"
 command -v setpriv >/dev/null || missing="$missing util-linux"
+# For power cuts and failing file calls; where tracing is forbidden, they are skipped.
+command -v strace >/dev/null || missing="$missing strace"
 # For the page's tests: a browser, and what drives it; the packages themselves come from npm, once, outside the clone.
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
     missing="$missing chromium"
@@ -27,7 +29,7 @@ command -v python3 >/dev/null || missing="$missing python3"
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null; then
         echo "Please install with your system's package manager: a C++ compiler, libclang (clang's development package)," >&2
-        echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), Chromium, python3, and node with npm. Missing, by Debian's names:$missing" >&2
+        echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), strace, Chromium, python3, and node with npm. Missing, by Debian's names:$missing" >&2
         exit 1
     fi
     as_root=""

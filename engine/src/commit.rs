@@ -208,7 +208,9 @@ impl Committer {
                 self.stash(message);
             }
             while let Some(run) = self.take_run() {
-                if let Err(error) = self.commit(run, dirty) {
+                // Whoever waits for an answer learns of its end only after the reason is there.
+                let mut registry = Vec::new();
+                if let Err(error) = self.commit(run, &mut registry, dirty) {
                     self.shared.halt(
                         "store_failed",
                         format!("writing failed, nothing after it is shown: {error}"),
@@ -256,15 +258,20 @@ impl Committer {
         (!run.is_empty()).then_some(run)
     }
 
-    fn commit(&mut self, mut run: Vec<(Commit, Vec<WriteSet>)>, dirty: &Sender<Lsn>) -> Result<(), StoreError> {
+    fn commit(
+        &mut self,
+        mut run: Vec<(Commit, Vec<WriteSet>)>,
+        registry: &mut Vec<RegistryChange>,
+        dirty: &Sender<Lsn>,
+    ) -> Result<(), StoreError> {
         let Some((last, _)) = run.last() else { return Ok(()) };
         let (sequence, position, phase) = (last.sequence, last.position, last.phase);
-        let registry: Vec<RegistryChange> = run.iter_mut().flat_map(|(commit, _)| commit.registry.drain(..)).collect();
+        registry.extend(run.iter_mut().flat_map(|(commit, _)| commit.registry.drain(..)));
         let mut batch = Batch::default();
         for (commit, _) in &run {
             self.truncate(&mut batch, commit.rows.truncated())?;
         }
-        self.change_registry(&mut batch, &registry)?;
+        self.change_registry(&mut batch, registry)?;
         self.halt_aggregates(&mut batch, &run)?;
         if phase == Phase::Snapshot {
             self.add_to_files(&run)?;
@@ -306,7 +313,7 @@ impl Committer {
         }
         torture::reached(Failpoint::Published);
         self.count(&run);
-        self.answer(registry);
+        self.answer(std::mem::take(registry));
         if phase != Phase::Snapshot {
             let _ = dirty.send(position.lsn);
         }

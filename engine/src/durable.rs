@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::change::Lsn;
 use crate::shared::Shared;
 use crate::store::{Store, StoreError};
-use crate::torture::{self, Failpoint};
+use crate::torture::{self, Bug, Failpoint};
 
 /// Longest time between a write and its sync.
 const SYNC_INTERVAL: Duration = Duration::from_millis(200);
@@ -55,7 +55,8 @@ pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
 
 fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
     torture::reached(Failpoint::BeforeSync);
-    match make_durable(store, shared) {
+    let synced = if torture::planted(Bug::AcknowledgesUnsynced) { Ok(()) } else { make_durable(store, shared) };
+    match synced {
         Ok(()) => {
             torture::reached(Failpoint::Synced);
             shared.durable.send_if_modified(|durable| {

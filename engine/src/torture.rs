@@ -96,11 +96,13 @@ pub enum Bug {
     KeepsHalfAFilling,
     /// The coarser levels are not told of rows that go away.
     RollsUpInsertsOnly,
+    /// What was written is taken for durable, and never synced. Only a power cut shows it.
+    AcknowledgesUnsynced,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::AcknowledgesReceived,
         Bug::CursorAhead,
         Bug::KeepsTheOldRow,
@@ -112,6 +114,7 @@ impl Bug {
         Bug::AddsDoubles,
         Bug::KeepsHalfAFilling,
         Bug::RollsUpInsertsOnly,
+        Bug::AcknowledgesUnsynced,
     ];
 }
 

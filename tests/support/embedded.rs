@@ -28,7 +28,7 @@ impl Embedded {
     /// Starts with these settings. As the binary does, it looks for mistakes upstream only where the data directory is new.
     pub async fn start_with(config: &EngineConfig, postgres: PostgresConfig) -> Embedded {
         let connector = ConnectorConfig::Postgres(postgres);
-        let (engine, context) = Engine::start(config).unwrap_or_else(|error| panic!("{error}"));
+        let (engine, context) = Engine::start(config).unwrap_or_else(|error| panic!("{}: {error}", error.code));
         if matches!(context.resume, ResumePoint::Fresh) {
             connectors::preflight(&connector).await.unwrap_or_else(|error| panic!("{error}"));
         }
@@ -58,12 +58,13 @@ impl Embedded {
         }
     }
 
-    /// Registers, and fails the test where that is refused.
-    pub async fn register(&self, name: &str, definition: Definition) {
+    /// Registers, and fails the test where that is refused. Returns whether it is new.
+    pub async fn register(&self, name: &str, definition: Definition) -> bool {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             match self.engine.register(name, definition.clone()).await {
-                Ok(Registered::Created(_) | Registered::Unchanged(_)) => return,
+                Ok(Registered::Created(_)) => return true,
+                Ok(Registered::Unchanged(_)) => return false,
                 // The slot of a new source waits for those who write.
                 Err(RegisterError::Unavailable(reason)) if reason.code == "starting" => {
                     assert!(tokio::time::Instant::now() < deadline, "{name}: {reason}");

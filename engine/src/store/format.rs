@@ -80,6 +80,13 @@ pub(crate) fn check(text: &str, shown: &str) -> Result<String, OpenError> {
     }
 }
 
+/// Makes the names in a data directory survive a crash of the machine.
+pub fn sync_names(directory: &Path) -> Result<(), OpenError> {
+    fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| not_writable(&directory.display().to_string(), &error))
+}
+
 fn not_writable(shown: &str, error: &io::Error) -> OpenError {
     OpenError::new(
         "data_not_writable",

@@ -134,6 +134,8 @@ impl Store {
                 )
             }
         })?;
+        // RocksDB syncs what is in its directory, not that directory's name in ours. Without the name all of it is gone.
+        format::sync_names(directory)?;
         Ok(Store { db: Arc::new(db) })
     }
 

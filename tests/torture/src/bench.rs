@@ -1,5 +1,7 @@
 //! What all lives share: Postgres, those who write to it, and the data directory that one life leaves to the next.
 
+use std::path::PathBuf;
+
 use connectors::postgres::throwaway::ThrowawayPostgres;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -24,6 +26,8 @@ pub struct Bench {
     client: Client,
     shop: Shop,
     data: TempDir,
+    /// Whether a life of this data directory answered that the aggregates are registered.
+    registered: bool,
 }
 
 impl Bench {
@@ -32,7 +36,14 @@ impl Bench {
         let postgres = sql::postgres(&["wal_sender_timeout=5s", "deadlock_timeout=20ms", "autovacuum=off"]);
         let client = sql::connect(&postgres.url()).await;
         let shop = Shop::open(&postgres.url(), seed).await;
-        Bench { rng: ChaCha8Rng::seed_from_u64(seed), postgres, client, shop, data: tempfile::tempdir().unwrap() }
+        Bench {
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            postgres,
+            client,
+            shop,
+            data: tempfile::tempdir().unwrap(),
+            registered: false,
+        }
     }
 
     /// Ends the writers.
@@ -44,16 +55,32 @@ impl Bench {
     pub async fn begin_anew(&mut self) {
         sql::drop_slot(&self.client, SLOT).await;
         self.data = tempfile::tempdir().unwrap();
+        self.registered = false;
     }
 
     /// A life with what the one before left.
-    pub fn life(&self, fate: Fate) -> Life {
-        Life::start(self.data.path(), &self.postgres.url(), fate)
+    pub fn life(&self, fate: &Fate) -> Life {
+        Life::start(&self.data(), &self.postgres.url(), fate.clone())
+    }
+
+    /// The data directory, by the name that the kernel has for it.
+    pub fn data(&self) -> PathBuf {
+        self.data.path().canonicalize().unwrap()
     }
 
     /// A statement beside those of the writers.
     pub async fn sql(&self, statement: &str) {
         sql::run(&self.client, statement).await;
+    }
+
+    /// Registers the aggregates. What a life before answered is not new to this one.
+    pub fn register(&mut self, life: &mut Life) -> Result<(), End> {
+        let line = life.ask("register", "done")?;
+        if self.registered && !line.ends_with(" 0") {
+            return Err(End::Violated(format!("registrations are lost: {line}")));
+        }
+        self.registered = true;
+        Ok(())
     }
 
     /// Compares every cell, with the writers at rest. Returns how many there were.

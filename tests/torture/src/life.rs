@@ -2,11 +2,14 @@
 //! it finds. A panic anywhere is such a death; what it says is the verdict.
 
 use std::io::BufRead;
+use std::panic::PanicHookInfo;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use engine::Engine;
 use engine::change::Lsn;
-use engine::source::SourceState;
+use engine::engine::Unavailable;
 
 use crate::bench::SLOT;
 use crate::support::embedded::Embedded;
@@ -16,12 +19,23 @@ use crate::support::sql;
 /// Which of the shop's aggregates is registered late, too.
 const LATE: &str = "by_day";
 
+/// Its status where it does not start, or does not go on, and says why.
+pub const HALTED: i32 = 3;
+const VIOLATED: i32 = 101;
+
+/// Reasons not to answer that end by themselves.
+const PASSING: [&str; 5] = ["starting", "snapshotting", "checking_store", "catching_up", "connecting"];
+
+/// For the last words.
+static ENGINE: OnceLock<Engine> = OnceLock::new();
+
 /// Runs until a line says stop.
 pub fn run(data: &Path, url: &str) {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
-        std::process::exit(101);
+        std::process::exit(status(panic));
     }));
+    println!("pid {}", std::process::id());
     let (lines, mut told) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock().lines();
@@ -32,12 +46,14 @@ pub fn run(data: &Path, url: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let tidemark = Embedded::start(data, url, &TABLES, SLOT, 2).await;
+        let _ = ENGINE.set(tidemark.engine.clone());
         let reader = Reader::start(&tidemark.engine);
         println!("started");
         while let Some(line) = told.recv().await {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("compare", lsn) => println!("equal {}", compare(&tidemark, url, lsn.parse().unwrap()).await),
                 ("stop", _) => break,
+                ("register", _) => println!("done register {}", register(&tidemark).await),
                 (command, name) => {
                     obey(&tidemark, command, name).await;
                     println!("done {line}");
@@ -49,16 +65,32 @@ pub fn run(data: &Path, url: &str) {
     });
 }
 
+/// A wrong number is one, whatever else is the matter.
+fn status(panic: &PanicHookInfo) -> i32 {
+    let of_the_shop = panic.location().is_some_and(|place| place.file().ends_with("shop.rs"));
+    let halted = |engine: &Engine| reason_to_halt(engine).is_some();
+    if !of_the_shop && ENGINE.get().is_none_or(halted) { HALTED } else { VIOLATED }
+}
+
+/// Why it does not go on, and never will.
+fn reason_to_halt(engine: &Engine) -> Option<Unavailable> {
+    engine.status().ready.err().filter(|reason| !PASSING.contains(&reason.code.as_str()))
+}
+
+/// Returns how many are new.
+async fn register(tidemark: &Embedded) -> u64 {
+    let mut new = 0;
+    for (name, definition) in definitions() {
+        new += u64::from(tidemark.register(name, serde_json::from_value(definition).unwrap()).await);
+    }
+    new
+}
+
 async fn obey(tidemark: &Embedded, command: &str, name: &str) {
     let late = definitions().into_iter().find(|(name, _)| *name == LATE).unwrap().1;
     let engine = &tidemark.engine;
     match command {
-        "register" => {
-            for (name, definition) in definitions() {
-                tidemark.register(name, serde_json::from_value(definition).unwrap()).await;
-            }
-        }
-        "late" => tidemark.register(name, serde_json::from_value(late).unwrap()).await,
+        "late" => drop(tidemark.register(name, serde_json::from_value(late).unwrap()).await),
         "rebuild" => drop(engine.rebuild(name).await.unwrap_or_else(|error| panic!("{name}: {error:?}"))),
         "drop" => {
             assert!(engine.drop_aggregate(name).await.unwrap_or_else(|error| panic!("{name}: {error:?}")), "{name}")
@@ -72,9 +104,10 @@ async fn obey(tidemark: &Embedded, command: &str, name: &str) {
 async fn compare(tidemark: &Embedded, url: &str, lsn: Lsn) -> u64 {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !tidemark.engine.wait_for(lsn, Duration::from_millis(200)).await {
-        let state = tidemark.engine.status().source.state;
-        assert!(!matches!(state, SourceState::Halted { .. }), "{state:?}");
-        assert!(tokio::time::Instant::now() < deadline, "{lsn} is not reached: {state:?}");
+        let halted = reason_to_halt(&tidemark.engine);
+        assert!(halted.is_none(), "{halted:?}");
+        let status = tidemark.engine.status();
+        assert!(tokio::time::Instant::now() < deadline, "{lsn} is not reached: {status:?}");
     }
     compare_at(tidemark, &sql::connect(url).await, lsn, "after its last death").await
 }

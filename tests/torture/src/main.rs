@@ -9,17 +9,24 @@
 //!   verdict                <-- a line out --  what became of it; or it dies, and says why
 //! ```
 //!
+//! `strace` before a life makes two more nemeses: the power goes (`power_cut`), and single file calls fail (`file_calls`).
+//!
 //! A tester that is not tested counts for nothing: `self-test` plants mistakes in the engine (`engine::torture::Bug`) and
 //! fails where one is not found. `sweep` fails where a failpoint is never reached.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod bench;
+mod disk;
+mod file_calls;
+mod journal;
 mod life;
 mod nemesis;
+mod power_cut;
 mod process;
 mod self_test;
 mod sweep;
+mod tracer;
 
 /// What the integration tests share, as far as it is needed here.
 #[allow(dead_code)]
@@ -68,7 +75,19 @@ enum What {
         #[arg(long, default_value_t = 1)]
         seeds: u64,
     },
-    /// What the ordinary test run does: all three, briefly.
+    /// The power is cut, again and again.
+    PowerCut {
+        /// So often.
+        #[arg(long, default_value_t = CUTS)]
+        cuts: u64,
+    },
+    /// File calls of the store fail.
+    FileCalls {
+        /// So many.
+        #[arg(long, default_value_t = FAILURES)]
+        failures: u64,
+    },
+    /// What the ordinary test run does: all of them, briefly.
     Ci,
     /// One life; started by the others.
     #[command(hide = true)]
@@ -79,6 +98,10 @@ enum What {
         url: String,
     },
 }
+
+/// In the ordinary run.
+const CUTS: u64 = 30;
+const FAILURES: u64 = 16;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
@@ -97,9 +120,13 @@ fn main() -> ExitCode {
             What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
             What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
             What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
+            What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
+            What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
                 failures.extend(nemesis::run(&mut bench, 40, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
+                failures.extend(cut_power(&mut bench, CUTS).await.err());
+                failures.extend(fail_calls(&mut bench, FAILURES).await.err());
                 failures.extend(self_test::run(&mut bench, 1).await);
             }
             What::Life { .. } => {}
@@ -116,4 +143,23 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn cut_power(bench: &mut Bench, cuts: u64) -> Result<(), String> {
+    match tracer::why_not() {
+        Some(why) => println!("skipped: power cuts; nothing can be traced here: {why}"),
+        None => power_cut::run(bench, cuts, None).await.map_err(|why| format!("power-cut --cuts {cuts}: {why}"))?,
+    }
+    Ok(())
+}
+
+async fn fail_calls(bench: &mut Bench, failures: u64) -> Result<(), String> {
+    match tracer::why_not() {
+        Some(why) => println!("skipped: failing file calls; nothing can be traced here: {why}"),
+        None => {
+            let failed = file_calls::run(bench, failures).await;
+            failed.map_err(|why| format!("file-calls --failures {failures}: {why}"))?;
+        }
+    }
+    Ok(())
 }

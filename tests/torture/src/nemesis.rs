@@ -11,7 +11,7 @@ use crate::bench::Bench;
 use crate::process::{End, Fate, Life};
 
 /// Lives from one initial snapshot to the next.
-const GENERATION: u64 = 12;
+pub const GENERATION: u64 = 12;
 /// A life that does not get to its failpoint is killed after this.
 const LONGEST: Duration = Duration::from_millis(1_500);
 
@@ -23,17 +23,17 @@ pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result
             bench.begin_anew().await;
         }
         let failpoint = failpoint(&mut bench.rng, planted);
-        match one(bench, Fate { planted, failpoint }).await {
+        match one(bench, &Fate { planted, failpoint, tracer: None }).await {
             Ok((compared, true)) => (cells, aborted) = (cells + compared, aborted + 1),
             Ok((compared, false)) => cells += compared,
             Err(why) => return Err(format!("life {} of {cycles}, {failpoint:?}: {why}", cycle + 1)),
         }
     }
     // The last death, too, has to be survived.
-    let mut life = bench.life(Fate { planted, failpoint: None });
+    let mut life = bench.life(&Fate { planted, ..Fate::default() });
     let last = async {
         life.hears("started")?;
-        life.ask("register", "done")?;
+        bench.register(&mut life)?;
         bench.compare(&mut life).await
     };
     match last.await {
@@ -46,7 +46,8 @@ pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result
     Ok(())
 }
 
-fn failpoint(rng: &mut ChaCha8Rng, planted: Option<Bug>) -> Option<(Failpoint, u64)> {
+/// Where a life aborts, if it does; where a mistake is planted that shows nowhere else, there.
+pub fn failpoint(rng: &mut ChaCha8Rng, planted: Option<Bug>) -> Option<(Failpoint, u64)> {
     let drawn = rng
         .random_bool(0.4)
         .then(|| (Failpoint::ALL[rng.random_range(0..Failpoint::ALL.len())], 1 << rng.random_range(0..8)));
@@ -60,13 +61,13 @@ fn failpoint(rng: &mut ChaCha8Rng, planted: Option<Bug>) -> Option<(Failpoint, u
 
 /// One life: compared first, which looks at what the one before left. Returns how many cells there were, and whether it ended
 /// at its failpoint.
-async fn one(bench: &mut Bench, fate: Fate) -> Result<(u64, bool), String> {
+pub async fn one(bench: &mut Bench, fate: &Fate) -> Result<(u64, bool), String> {
     let mut life = bench.life(fate);
     let began = begin(bench, &mut life).await;
     let compared = match began {
         Ok(compared) => compared,
         Err(End::Aborted) => return Ok((0, true)),
-        Err(End::Violated(why)) => return Err(why),
+        Err(End::Halted(why) | End::Silent(why) | End::Violated(why)) => return Err(why),
     };
     let time = if fate.failpoint.is_some() {
         LONGEST
@@ -83,7 +84,7 @@ async fn one(bench: &mut Bench, fate: Fate) -> Result<(u64, bool), String> {
 
 async fn begin(bench: &mut Bench, life: &mut Life) -> Result<u64, End> {
     life.hears("started")?;
-    life.ask("register", "done")?;
+    bench.register(life)?;
     let compared = bench.compare(life).await?;
     match bench.rng.random_range(0..5) {
         0 => drop(life.ask("rebuild by_day", "done")?),

@@ -9,17 +9,22 @@ use std::time::{Duration, Instant};
 
 use engine::torture::{Bug, Failpoint};
 
+use crate::life::HALTED;
+use crate::tracer::Tracer;
+
 const ABORTED: i32 = 6;
 /// Longest time for one thing it is told.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a life is born with.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fate {
     /// The mistake it makes.
     pub planted: Option<Bug>,
     /// Where it aborts, and at which hit.
     pub failpoint: Option<(Failpoint, u64)>,
+    /// Who watches it, and spoils its calls.
+    pub tracer: Option<Tracer>,
 }
 
 /// A running life.
@@ -28,6 +33,9 @@ pub struct Life {
     input: ChildStdin,
     lines: mpsc::Receiver<String>,
     fate: Fate,
+    patience: Duration,
+    /// Its own, where the child is the one that traces it.
+    traced: Option<String>,
 }
 
 /// How a life ended that was told something.
@@ -35,6 +43,10 @@ pub struct Life {
 pub enum End {
     /// At its failpoint.
     Aborted,
+    /// It says that it cannot go on, and why.
+    Halted(String),
+    /// It neither answered nor ended.
+    Silent(String),
     /// Of something that must not be.
     Violated(String),
 }
@@ -42,7 +54,9 @@ pub enum End {
 impl Life {
     /// Starts one over a data directory; it says `started` once it is there.
     pub fn start(data: &Path, url: &str, fate: Fate) -> Life {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let program = std::env::current_exe().unwrap();
+        let mut command =
+            fate.tracer.as_ref().map_or_else(|| Command::new(&program), |tracer| tracer.command(&program));
         command.arg("life").arg(data).arg(url);
         if let Some(bug) = fate.planted {
             command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
@@ -55,7 +69,14 @@ impl Life {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let input = child.stdin.take().unwrap();
-        Life { child, input, lines: said, fate }
+        let traced = fate.tracer.is_some().then(|| said.recv_timeout(PATIENCE).unwrap_or_default());
+        let traced = traced.and_then(|line| Some(line.strip_prefix("pid ")?.to_owned()));
+        Life { child, input, lines: said, fate, patience: PATIENCE, traced }
+    }
+
+    /// Waits no longer than this from here on.
+    pub fn patience(&mut self, time: Duration) {
+        self.patience = time;
     }
 
     /// Tells it something, and waits until it says this.
@@ -67,16 +88,15 @@ impl Life {
 
     /// Waits until it says this.
     pub fn hears(&mut self, answer: &str) -> Result<String, End> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.starts_with(answer) => return Ok(line),
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.end()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let _ = self.child.kill();
-                    let _ = self.child.wait();
-                    return Err(End::Violated(format!("never {answer}")));
+                    self.end_it();
+                    return Err(End::Silent(format!("never {answer}: {:?}", self.end())));
                 }
             }
         }
@@ -89,7 +109,7 @@ impl Life {
             if self.child.try_wait().unwrap().is_some() {
                 return match self.end() {
                     End::Aborted => Ok(true),
-                    End::Violated(why) => Err(why),
+                    End::Halted(why) | End::Silent(why) | End::Violated(why) => Err(why),
                 };
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -97,10 +117,21 @@ impl Life {
         Ok(false)
     }
 
-    /// `kill -9`.
+    /// `kill -9`. Where it is traced, the journal is complete afterwards.
     pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end_it();
+        self.end();
+    }
+
+    fn end_it(&mut self) {
+        // Its number may be another's by now.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let _ = match &self.traced {
+            Some(pid) => Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status().map(drop),
+            None => self.child.kill(),
+        };
     }
 
     /// How it ended by itself.
@@ -109,16 +140,16 @@ impl Life {
         let mut said = String::new();
         let _ = self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
         if self.fate.failpoint.is_some() && status.signal() == Some(ABORTED) {
-            End::Aborted
-        } else {
-            End::Violated(format!("{status}: {}", said.trim().chars().take(600).collect::<String>()))
+            return End::Aborted;
         }
+        let why = format!("{status}: {}", said.trim().chars().take(600).collect::<String>());
+        if status.code() == Some(HALTED) { End::Halted(why) } else { End::Violated(why) }
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        self.end_it();
         let _ = self.child.wait();
     }
 }

@@ -15,10 +15,12 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
         for point in Failpoint::ALL {
             let nth = if round == 0 { 1 } else { bench.rng.random_range(2..12) };
             bench.begin_anew().await;
-            let mut life = bench.life(Fate { planted: None, failpoint: Some((point, nth)) });
+            let mut life = bench.life(&Fate { failpoint: Some((point, nth)), ..Fate::default() });
             match everything(bench, &mut life).await {
                 Err(End::Aborted) => reached += 1,
-                Err(End::Violated(why)) => failures.push(format!("{point:?}:{nth}: {why}")),
+                Err(End::Halted(why) | End::Silent(why) | End::Violated(why)) => {
+                    failures.push(format!("{point:?}:{nth}: {why}"))
+                }
                 Ok(()) if round == 0 => failures.push(format!("{point:?} is never reached")),
                 Ok(()) => {}
             }
@@ -32,9 +34,9 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
     failures
 }
 
-async fn everything(bench: &Bench, life: &mut Life) -> Result<(), End> {
+async fn everything(bench: &mut Bench, life: &mut Life) -> Result<(), End> {
     life.hears("started")?;
-    life.ask("register", "done")?;
+    bench.register(life)?;
     bench.compare(life).await?;
     life.ask("late late", "done")?;
     life.ask("live late", "done")?;
@@ -51,10 +53,10 @@ async fn everything(bench: &Bench, life: &mut Life) -> Result<(), End> {
     }
 }
 
-async fn survives(bench: &Bench) -> Result<(), End> {
-    let mut life = bench.life(Fate::default());
+async fn survives(bench: &mut Bench) -> Result<(), End> {
+    let mut life = bench.life(&Fate::default());
     life.hears("started")?;
-    life.ask("register", "done")?;
+    bench.register(&mut life)?;
     bench.compare(&mut life).await?;
     life.kill();
     Ok(())

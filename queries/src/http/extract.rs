@@ -219,7 +219,15 @@ fn check_objects(
 
 /// What a body says in JSON. What is not JSON is malformed (400); what is JSON and says something else is refused (422).
 fn parse<T: DeserializeOwned>(body: &[u8], refused: &'static str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
+    // serde would take the items of an array for fields, in order.
+    let array = body.trim_ascii_start().starts_with(b"[");
+    let read = if array {
+        serde_json::from_slice::<serde::de::IgnoredAny>(body)
+            .and(Err(serde::de::Error::custom("an object is expected, not an array")))
+    } else {
+        serde_json::from_slice(body)
+    };
+    read.map_err(|error| {
         let message = error.to_string();
         if !error.is_data() {
             return Problem::new(400, "malformed_json", message);
@@ -258,6 +266,8 @@ mod tests {
         assert_eq!((problem.status, problem.code.as_str()), (422, "invalid_table_request"));
         assert_eq!(problem.hint, "did you mean \"table\"?");
         assert_eq!(request(br#"{"table":"a","columns":[]}"#).unwrap_err().status, 422);
+        assert_eq!(request(br#" ["public.orders", null]"#).unwrap_err().status, 422);
+        assert_eq!(request(br#"["public.orders", nul"#).unwrap_err().status, 400);
         assert_eq!(request(b"orders").unwrap_err().status, 400);
     }
 

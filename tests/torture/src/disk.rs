@@ -173,7 +173,7 @@ impl Disk {
                 .retain(|(ended, change)| *ended >= began || !matches!(change, Change::Made(made) if made == path));
         } else {
             self.changes.retain(|(ended, change)| {
-                *ended >= began || !change.names().last().is_some_and(|name| name.parent() == Some(path))
+                *ended >= began || change.names().last().is_none_or(|name| name.parent() != Some(path))
             });
         }
     }

@@ -55,6 +55,8 @@ pub fn failpoint(rng: &mut ChaCha8Rng, planted: Option<Bug>) -> Option<(Failpoin
         // The only moment at which it shows is short.
         Some(Bug::KeepsHalfAFilling) => Some((Failpoint::Filled, 1)),
         Some(Bug::AcknowledgesReceived) => Some((Failpoint::BatchBuilt, rng.random_range(16..64))),
+        // Before that there is nothing to lose, and soon after it a registration syncs everything.
+        Some(Bug::AcknowledgesUnsynced) => Some((Failpoint::Acknowledged, rng.random_range(1..6))),
         _ => drawn,
     }
 }

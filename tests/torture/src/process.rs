@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -95,8 +95,9 @@ impl Life {
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.end()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let threads = self.threads();
                     self.end_it();
-                    return Err(End::Silent(format!("never {answer}: {:?}", self.end())));
+                    return Err(End::Silent(format!("never {answer}: {:?}, {threads}", self.end())));
                 }
             }
         }
@@ -121,6 +122,14 @@ impl Life {
     pub fn kill(mut self) {
         self.end_it();
         self.end();
+    }
+
+    /// What each thread waits for, as the kernel names it; of the tracer, where the life never said its process id.
+    fn threads(&self) -> String {
+        let pid = self.traced.clone().unwrap_or_else(|| self.child.id().to_string());
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        tasks.map(|task| format!("{} {}; ", read(task.path().join("comm")), read(task.path().join("wchan")))).collect()
     }
 
     fn end_it(&mut self) {

@@ -1,7 +1,7 @@
 //! A life as its parent sees it.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc;
@@ -15,6 +15,10 @@ use crate::tracer::Tracer;
 const ABORTED: i32 = 6;
 /// Longest time for one thing it is told.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest time until a tracer has run the program.
+const TRACER_PATIENCE: Duration = Duration::from_secs(30);
+/// Tracers that may stand still.
+const TRACERS: usize = 3;
 
 /// What a life is born with.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +57,34 @@ pub enum End {
 
 impl Life {
     /// Starts one over a data directory; it says `started` once it is there.
+    ///
+    /// A tracer was seen to stand still before it ran the program at all. Nothing was touched then, so it is ended and
+    /// another one begins; a program that did run and is silent is a failure.
     pub fn start(data: &Path, url: &str, fate: Fate) -> Life {
+        for _ in 0..TRACERS {
+            let mut life = Life::spawn(data, url, fate.clone());
+            if fate.tracer.is_none() {
+                return life;
+            }
+            match life.lines.recv_timeout(TRACER_PATIENCE) {
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    println!("a tracer stood still before the program ran ({}): another one begins", life.threads());
+                    life.end_all();
+                }
+                said => {
+                    life.traced = said.ok().and_then(|line| Some(line.strip_prefix("pid ")?.to_owned()));
+                    return life;
+                }
+            }
+        }
+        panic!("{TRACERS} tracers stood still, one after the other");
+    }
+
+    fn spawn(data: &Path, url: &str, fate: Fate) -> Life {
         let program = std::env::current_exe().unwrap();
         let mut command =
             fate.tracer.as_ref().map_or_else(|| Command::new(&program), |tracer| tracer.command(&program));
-        command.arg("life").arg(data).arg(url);
+        command.arg("life").arg(data).arg(url).process_group(0);
         if let Some(bug) = fate.planted {
             command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
         }
@@ -69,9 +96,7 @@ impl Life {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
         let input = child.stdin.take().unwrap();
-        let traced = fate.tracer.is_some().then(|| said.recv_timeout(PATIENCE).unwrap_or_default());
-        let traced = traced.and_then(|line| Some(line.strip_prefix("pid ")?.to_owned()));
-        Life { child, input, lines: said, fate, patience: PATIENCE, traced }
+        Life { child, input, lines: said, fate, patience: PATIENCE, traced: None }
     }
 
     /// Waits no longer than this from here on.
@@ -130,6 +155,13 @@ impl Life {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         tasks.map(|task| format!("{} {}; ", read(task.path().join("comm")), read(task.path().join("wchan")))).collect()
+    }
+
+    /// The tracer and what it traces.
+    fn end_all(&mut self) {
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status();
+        let _ = self.child.wait();
     }
 
     fn end_it(&mut self) {

@@ -1,8 +1,8 @@
 //! `strace` before a life: what it does to files goes into a journal, and single calls are made to fail.
 //!
 //! The tracer is the parent, ends last and as the life did, by the same signal or status: then the journal is complete. It is
-//! the life that has to be killed, not the tracer; so the life says its process id. (A tracer as a
-//! grandchild, `-D`, would leave everything as it is; a start was seen that stood still before the program was even run.) Where tracing is forbidden, as in some containers, this says so.
+//! the life that has to be killed, not the tracer; so the life says its process id. Where tracing is forbidden, as in some
+//! containers, this says so.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -73,8 +73,24 @@ impl Bench {
         sql::run(&self.client, statement).await;
     }
 
+    /// What every life does first: it starts, registers, and is compared, which looks at what the one before left. Returns how
+    /// many cells there were.
+    pub async fn begin(&mut self, life: &mut Life) -> Result<u64, End> {
+        life.hears("started")?;
+        self.register(life)?;
+        self.compare(life).await
+    }
+
+    /// A life to which nothing happens: whether the one before is survived.
+    pub async fn survives(&mut self) -> Result<(), End> {
+        let mut life = self.life(&Fate::default());
+        self.begin(&mut life).await?;
+        life.kill();
+        Ok(())
+    }
+
     /// Registers the aggregates. What a life before answered is not new to this one.
-    pub fn register(&mut self, life: &mut Life) -> Result<(), End> {
+    fn register(&mut self, life: &mut Life) -> Result<(), End> {
         let line = life.ask("register", "done")?;
         if self.registered && !line.ends_with(" 0") {
             return Err(End::Violated(format!("registrations are lost: {line}")));

@@ -65,11 +65,11 @@ pub async fn run(bench: &mut Bench, failures: u64) -> Result<(), String> {
             Outcome::Exact => exact += u64::from(hit),
             Outcome::Halted | Outcome::Waits => {
                 halted += u64::from(matches!(outcome, Outcome::Halted));
-                recover(bench).await.map_err(|end| format!("life {lives}, after {shown}: {end:?}"))?;
+                bench.survives().await.map_err(|end| format!("life {lives}, after {shown}: {end:?}"))?;
             }
         }
     }
-    recover(bench).await.map_err(|end| format!("after life {lives}: {end:?}"))?;
+    bench.survives().await.map_err(|end| format!("after life {lives}: {end:?}"))?;
     println!(
         "{failed} failed file calls in {lives} lives: {exact} went on exactly, {halted} halted with a code, {} waited for \
          space; all exact afterwards",
@@ -112,9 +112,7 @@ fn paths(data: &Path) -> Vec<PathBuf> {
 /// Everything there is to do, compared before and after.
 async fn endure(bench: &mut Bench, life: &mut Life) -> Result<(), End> {
     life.patience(WAITS);
-    life.hears("started")?;
-    bench.register(life)?;
-    bench.compare(life).await?;
+    bench.begin(life).await?;
     match bench.rng.random_range(0..4) {
         0 => drop(life.ask("rebuild by_day", "done")?),
         1 => bench.sql("TRUNCATE payments").await,
@@ -142,15 +140,6 @@ fn judge(ended: Result<(), End>, hit: bool, failure: &str) -> Result<Outcome, St
 fn documented(why: &str) -> bool {
     why.split(|c: char| !c.is_ascii_lowercase() && c != '_')
         .any(|word| word.contains('_') && PROBLEMS.contains(&format!("<a id=\"{word}\">")))
-}
-
-async fn recover(bench: &mut Bench) -> Result<(), End> {
-    let mut life = bench.life(&Fate::default());
-    life.hears("started")?;
-    bench.register(&mut life)?;
-    bench.compare(&mut life).await?;
-    life.kill();
-    Ok(())
 }
 
 #[cfg(test)]

@@ -31,12 +31,7 @@ pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result
     }
     // The last death, too, has to be survived.
     let mut life = bench.life(&Fate { planted, ..Fate::default() });
-    let last = async {
-        life.hears("started")?;
-        bench.register(&mut life)?;
-        bench.compare(&mut life).await
-    };
-    match last.await {
+    match bench.begin(&mut life).await {
         Ok(compared) => println!(
             "{cycles} lives, {aborted} ended at failpoints, the others by kill -9; {} cells compared",
             cells + compared
@@ -85,9 +80,7 @@ pub async fn one(bench: &mut Bench, fate: &Fate) -> Result<(u64, bool), String> 
 }
 
 async fn begin(bench: &mut Bench, life: &mut Life) -> Result<u64, End> {
-    life.hears("started")?;
-    bench.register(life)?;
-    let compared = bench.compare(life).await?;
+    let compared = bench.begin(life).await?;
     match bench.rng.random_range(0..5) {
         0 => drop(life.ask("rebuild by_day", "done")?),
         1 => {

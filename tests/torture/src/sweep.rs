@@ -25,7 +25,7 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
                 Ok(()) => {}
             }
             drop(life);
-            if let Err(end) = survives(bench).await {
+            if let Err(end) = bench.survives().await {
                 failures.push(format!("after {point:?}:{nth}: {end:?}"));
             }
         }
@@ -35,9 +35,7 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
 }
 
 async fn everything(bench: &mut Bench, life: &mut Life) -> Result<(), End> {
-    life.hears("started")?;
-    bench.register(life)?;
-    bench.compare(life).await?;
+    bench.begin(life).await?;
     life.ask("late late", "done")?;
     life.ask("live late", "done")?;
     life.ask("rebuild late", "done")?;
@@ -51,13 +49,4 @@ async fn everything(bench: &mut Bench, life: &mut Life) -> Result<(), End> {
         Err(End::Violated(why)) if why.starts_with("exit status: 0") => Ok(()),
         ended => ended.map(drop),
     }
-}
-
-async fn survives(bench: &mut Bench) -> Result<(), End> {
-    let mut life = bench.life(&Fate::default());
-    life.hears("started")?;
-    bench.register(&mut life)?;
-    bench.compare(&mut life).await?;
-    life.kill();
-    Ok(())
 }

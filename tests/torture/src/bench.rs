@@ -1,6 +1,7 @@
 //! What all lives share: Postgres, those who write to it, and the data directory that one life leaves to the next.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::ThrowawayPostgres;
 use rand::SeedableRng;
@@ -14,6 +15,9 @@ use crate::support::sql;
 
 /// The replication slot of all lives.
 pub const SLOT: &str = "torture";
+/// Many times longer than a life takes to acknowledge.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Sums of these leave the 53 bits of a double.
 const LARGE: &str = "INSERT INTO payments (grp, amount, weight, status, at)
@@ -96,6 +100,25 @@ impl Bench {
             return Err(End::Violated(format!("registrations are lost: {line}")));
         }
         self.registered = true;
+        Ok(())
+    }
+
+    /// Waits until what is committed now is acknowledged upstream: a life that is quick would otherwise end before it had
+    /// acknowledged anything.
+    pub async fn acknowledged(&self, life: &mut Life) -> Result<(), End> {
+        let lsn = sql::current_lsn(&self.client).await;
+        let asked = format!(
+            "SELECT COALESCE(bool_or(confirmed_flush_lsn >= '{lsn}'), false) FROM pg_replication_slots WHERE slot_name = '{SLOT}'"
+        );
+        let deadline = Instant::now() + ACKNOWLEDGED_WITHIN;
+        while sql::value(&self.client, &asked).await != "t" {
+            if life.aborts_within(POLL).map_err(End::Violated)? {
+                return Err(End::Aborted);
+            }
+            if Instant::now() > deadline {
+                return Err(End::Violated(format!("{lsn} is not acknowledged")));
+            }
+        }
         Ok(())
     }
 

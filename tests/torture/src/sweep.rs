@@ -43,6 +43,7 @@ async fn everything(bench: &mut Bench, life: &mut Life) -> Result<(), End> {
     bench.sql("TRUNCATE payments").await;
     bench.compare(life).await?;
     life.ask("drop late", "done")?;
+    bench.acknowledged(life).await?;
     life.ask("stop", "stopped")?;
     // It makes everything durable before it ends.
     match life.hears("nothing more") {

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test torture test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
+.PHONY: demo test test-otel torture test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -17,6 +17,9 @@ test: needs      ## All tests; they start and remove their own Postgres
 	cargo test --release -p torture --features torture
 	cargo run --release -p torture --features torture -- ci
 	cargo test --release --workspace --no-fail-fast
+
+test-otel: needs ## Spans at a collector: the feature otel, which the tests above are built without
+	cargo test --release --workspace --features otel --test tests -- traces::
 
 test-postgres-matrix: needs ## What talks to Postgres, against 14, 15, 16, 17 and 18, fetched with npm
 	@sh tests/postgres-matrix.sh
@@ -42,6 +45,7 @@ screenshots:     ## Pictures of the page for the documentation, of a demo that r
 lint: needs      ## Format and lints, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --workspace --all-targets --features otel -- -D warnings
 	cargo clippy --release -p torture --features torture -- -D warnings
 
 load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run

@@ -1,4 +1,4 @@
-//! The guide: every command in it is run, in order, against the real binary and a Postgres of its own, and prints what the
+//! The guide and the README: every command in them is run, in order, against the real binary and a Postgres of its own, and prints what the
 //! page says it prints. The guide's README says how its blocks are written; [`Kind`] is the same in code.
 //!
 //! Two surprises. Pages go on where the quickstart's mark stands, so its blocks up to there are run before theirs. And what
@@ -25,8 +25,33 @@ const POSTGRES: &str = "postgres://user:password@localhost:5432/shop";
 /// Where in the quickstart the other pages go on.
 const MARK: &str = "<!-- The other pages go on from here. -->";
 
+/// The page at the root, from the guide. Its table is the quickstart's, and no answer in it may be a problem.
+const README: &str = "../README.md";
+const DRAWING: &str =
+    "payments ──▶ logical replication ──▶ ┌───────────────────────── tidemark ─────────────────────────┐";
+const COMMANDS: &str = "tidemark list | describe NAME | drop NAME | register FILE --wait | query NAME granularity=year | explain NAME ...     from the command line";
+const READ_ANEW: &str = "curl -X POST http://127.0.0.1:7171/v1/sources/postgres/tables -H 'Content-Type: application/json' -d '{\"table\":\"public.payments\"}'";
+const DIRECTORIES: &str = "engine/       change events -> stored cells; ARCHITECTURE.md has the drawing, the invariants and the crash argument";
+
 /// Blocks that cannot be run here, by page and first line, and why.
-const NOT_RUN: [(&str, &str, &str); 4] = [
+const NOT_RUN: [(&str, &str, &str); 13] = [
+    (README, DRAWING, "a drawing"),
+    (README, "make demo", "brings a Postgres and a server of its own; `command_line` and `dashboard` run it"),
+    (README, "make test", "this test is part of it"),
+    (README, "make build", "builds what the test has built, and would put another binary on the path"),
+    (
+        README,
+        "curl -N 'http://127.0.0.1:7171/v1/aggregates/payments_by_month/live?granularity=month'",
+        "goes on until Ctrl-C",
+    ),
+    (README, COMMANDS, "a list of what there is, with words to be replaced"),
+    (
+        README,
+        "tidemark serve --listen 0.0.0.0:7171 --tls-certificate tls.crt --tls-key tls.key ...",
+        "a host and a certificate that are nobody's; `security.md` runs it",
+    ),
+    (README, READ_ANEW, "the server of the page has been stopped by then"),
+    (README, DIRECTORIES, "a list of directories"),
     ("quickstart.md", "make build", "builds what the test has built, and would put another binary on the path"),
     (
         "coming-from.md",
@@ -49,6 +74,7 @@ macro_rules! pages {
 }
 
 pages! {
+    readme "../README.md" false;
     index "README.md" false;
     quickstart "quickstart.md" false;
     concepts "concepts.md" true;
@@ -117,7 +143,9 @@ fn blocks(file: &str, page: &str) -> Vec<Block> {
             "console" | "yaml" => Kind::Never,
             other => panic!("{place}: nobody runs a block of {other:?}"),
         };
-        let text: Vec<&str> = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").collect();
+        let margin = line.len() - line.trim_start().len();
+        let text = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```");
+        let text: Vec<&str> = text.map(|line| line.get(margin..).unwrap_or_default()).collect();
         assert!(!text.is_empty(), "{place}: an empty block");
         if let Kind::Output { .. } = kind {
             let said = blocks
@@ -163,6 +191,7 @@ impl Reader {
         command.args(["-euo", "pipefail", "-c", &lines]).current_dir(self.directory.path().join("shop"));
         command.env("PATH", format!("{}:{path}", self.directory.path().join("bin").display()));
         command.env("TIDEMARK_LISTEN", &self.address).env("TIDEMARK_SERVER", format!("http://{}", self.address));
+        command.env("CURL_HOME", self.directory.path());
         command.env("PGTZ", "UTC").env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }
@@ -185,6 +214,12 @@ impl Reader {
         (child.wait().unwrap().success(), text)
     }
 
+    /// From here on curl fails where the answer is a problem; one that asks to come again is asked again.
+    fn refuse_problems(&self) {
+        let settings = "fail-with-body\nsilent\nshow-error\nretry = 20\n";
+        std::fs::write(self.directory.path().join(".curlrc"), settings).unwrap();
+    }
+
     fn psql(&self, statements: &str, place: &str) -> (bool, String) {
         let mut command = self.bash("psql -X -v ON_ERROR_STOP=1 -d \"$SHOP\" -f statements.sql");
         let mut file = std::fs::File::create(self.directory.path().join("shop/statements.sql")).unwrap();
@@ -202,7 +237,7 @@ impl Reader {
         self.server = Some((child, log));
         let deadline = Instant::now() + Duration::from_secs(60);
         let scheme = if text.contains("--tls-certificate") { "https" } else { "http" };
-        let ready = format!("curl -skf {scheme}://{ADDRESS}/readyz");
+        let ready = format!("curl -q -skf {scheme}://{ADDRESS}/readyz");
         while !self.run(&mut self.bash(&ready), place).0 {
             let (child, log) = self.server.as_mut().unwrap();
             let ended = child.try_wait().unwrap().is_some();
@@ -313,6 +348,12 @@ fn run_page(file: &str, goes_on: bool) {
         return;
     }
     let mut reader = Reader::new();
+    if file == README {
+        let quickstart = blocks("quickstart.md", &read("quickstart.md"));
+        let table = quickstart.into_iter().find(|block| block.kind == Kind::Sql);
+        reader.follow(&[table.expect("the quickstart has lost its table")]);
+        reader.refuse_problems();
+    }
     if goes_on {
         let quickstart = read("quickstart.md");
         let (before, _) = quickstart.split_once(MARK).expect("the quickstart has lost its mark");
@@ -328,9 +369,10 @@ fn every_page_is_run() {
     for entry in std::fs::read_dir(guide()).unwrap().map(Result::unwrap) {
         pages.extend(entry.file_name().to_str().filter(|name| name.ends_with(".md")).map(str::to_owned));
     }
-    assert_eq!(pages, PAGES.iter().map(|(file, _)| (*file).to_owned()).collect());
+    let of_the_guide = || PAGES.iter().filter(|(file, _)| *file != README);
+    assert_eq!(pages, of_the_guide().map(|(file, _)| (*file).to_owned()).collect());
     let index = read("README.md");
-    for (file, goes_on) in PAGES {
+    for (file, goes_on) in of_the_guide() {
         assert!(*file == "README.md" || index.contains(&format!("]({file})")), "{file} is not in the index");
         assert_eq!(
             *goes_on,
@@ -361,7 +403,8 @@ fn links_lead_somewhere() {
             if path.contains("://") {
                 continue;
             }
-            let target = if path.is_empty() { guide().join(file) } else { guide().join(path) };
+            let page = guide().join(file);
+            let target = if path.is_empty() { page } else { page.with_file_name(path) };
             assert!(target.exists(), "docs/{file}: {link} leads nowhere");
             if !anchor.is_empty() {
                 assert!(anchors(&std::fs::read_to_string(&target).unwrap()).contains(anchor), "docs/{file}: {link}");

@@ -111,5 +111,8 @@ mod hostile;
 /// Every problem code, in the sources and in the guide.
 mod problems;
 
+/// Spans at a collector.
+mod traces;
+
 /// The layer rules.
 mod tidy;

@@ -341,3 +341,55 @@ fn a_preview_creates_nothing_and_an_applied_directory_is_what_there_is() {
     assert_eq!(nothing.status.code(), Some(2));
     assert_eq!(registry.server.get("/v1/aggregates").1["data"].as_array().unwrap().len(), 1);
 }
+
+/// A table that was asked for is no mistake of whoever registers over it, however long Postgres keeps it waiting.
+#[test]
+fn a_table_that_joins_is_waited_for() {
+    let registry = Registry::start(
+        "CREATE TABLE t (id int8 PRIMARY KEY, at timestamptz); CREATE TABLE u (id int8 PRIMARY KEY, at timestamptz);
+         CREATE TABLE gone (id int8 PRIMARY KEY); INSERT INTO u VALUES (1, '2026-01-01Z')",
+        &["t"],
+    );
+    let ask = |table: &str| {
+        let body = json!({"table": table}).to_string();
+        let (status, body) = registry.server.try_post("/v1/sources/postgres/tables", body.as_bytes()).unwrap();
+        assert_eq!(status, 202, "{body}");
+    };
+    let monthly = "CREATE MATERIALIZED VIEW over_u AS SELECT date_trunc('month', at, 'UTC') AS m, count(*) AS n FROM u GROUP BY 1";
+    registry.refuse("over_u", monthly, "unknown_table");
+
+    // An older transaction goes on: its reading cannot begin.
+    let older = registry.runtime.block_on(sql::connect(registry._postgres.url().as_str()));
+    registry.runtime.block_on(sql::run(&older, "BEGIN; INSERT INTO t VALUES (1, '2026-01-01Z')"));
+    ask("public.u");
+    ask("public.gone");
+    for (method, path) in [("PUT", "/v1/aggregates/over_u"), ("POST", "/v1/aggregates:preview")] {
+        let reply =
+            registry.server.exchange(method, path, &[("content-type", "application/sql")], monthly.as_bytes()).unwrap();
+        assert!(reply.status == 503 && reply.text.contains("table_joining"), "{}", reply.text);
+        assert_eq!(reply.headers["retry-after"], "1", "{}", reply.text);
+    }
+    let question = json!({"table": "u", "measures": ["count(*)"]}).to_string();
+    let (status, body) = registry.server.try_post("/v1/query", question.as_bytes()).unwrap();
+    assert_eq!((status, body["code"].as_str()), (503, Some("table_joining")), "{body}");
+    // Only that table is waited for.
+    registry.register("over_t", "CREATE MATERIALIZED VIEW over_t AS SELECT count(*) AS n FROM t");
+
+    registry.sql("DROP TABLE gone");
+    registry.runtime.block_on(sql::run(&older, "COMMIT"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let until = |statement: &str, path: &str, awaited: u16| loop {
+        let (status, body) = registry.send("PUT", path, statement);
+        if status == awaited {
+            return body;
+        }
+        assert_eq!((status, body["code"].as_str()), (503, Some("table_joining")), "{body}");
+        assert!(std::time::Instant::now() < deadline, "{body}");
+    };
+    until(monthly, "/v1/aggregates/over_u", 202);
+    assert_eq!(registry.compare("over_u"), 1);
+    // One that cannot join any more says why, in place of being waited for.
+    let over_gone = "CREATE MATERIALIZED VIEW over_gone AS SELECT count(*) AS n FROM gone";
+    let refused = until(over_gone, "/v1/aggregates/over_gone", 422);
+    assert_eq!(refused["code"], "table_missing", "{refused}");
+}

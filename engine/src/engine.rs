@@ -26,6 +26,10 @@ use crate::store::{OpenError, StoreMemory};
 /// How long a registration or a drop waits for a source that has just been started to announce its tables.
 const TABLES_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a caller waits for a table that it had read. Mostly it is there at once; a transaction upstream that is older
+/// holds it up for as long as that goes on.
+const JOIN_WAIT: Duration = Duration::from_secs(2);
+
 /// A handle on the running engine; cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -46,6 +50,17 @@ pub struct Unavailable {
     pub message: String,
     /// What to do; may be empty where waiting is all there is to do.
     pub remedy: String,
+}
+
+/// Why a table that was asked for is not there.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NotJoined {
+    /// It comes.
+    #[error(transparent)]
+    Joining(Unavailable),
+    /// It does not: what was found when its turn came.
+    #[error(transparent)]
+    Refused(SourceError),
 }
 
 /// What became of a registration.
@@ -311,7 +326,32 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let command = SourceCommand::ReadTable { table: table.to_owned(), row_image, reply };
         self.commands.send(command).await.map_err(|_| fixed())?;
-        answer.await.map_err(|_| fixed())?
+        let name = answer.await.map_err(|_| fixed())??;
+        self.shared.asked_for().insert(name.clone());
+        Ok(name)
+    }
+
+    /// Waits a moment for a table whose reading was asked for and has not begun; others are not waited for.
+    pub async fn wait_for_join(&self, table: &str) -> Result<(), NotJoined> {
+        let mut committed = self.shared.committed_changed.subscribe();
+        let joined = committed.wait_for(|_| self.joining(table).is_ok());
+        let _ = tokio::time::timeout(JOIN_WAIT, joined).await;
+        self.joining(table)
+    }
+
+    /// Whether nothing is to be waited for: the table, by its qualified name, is there, or nobody asked for it.
+    pub fn joining(&self, table: &str) -> Result<(), NotJoined> {
+        if self.shared.catalog.load().tables.contains_key(table) || !self.shared.asked_for().contains(table) {
+            return Ok(());
+        }
+        match self.shared.source.borrow().refused_tables.get(table) {
+            Some(reason) => Err(NotJoined::Refused(reason.clone())),
+            None => Err(NotJoined::Joining(Unavailable {
+                code: "table_joining".to_owned(),
+                message: format!("table {table} is to be followed, and its reading has not begun yet"),
+                remedy: "ask again; it begins once tables that were asked for before are read and transactions upstream that are older have ended".to_owned(),
+            })),
+        }
     }
 
     async fn request(&self, request: Request) -> Result<(), Unavailable> {

@@ -45,6 +45,8 @@ pub struct Shared {
     pub building: Mutex<HashMap<AggregateId, BuildProgress>>,
     /// Aggregates whose filling is held; written by callers.
     pub paused: Mutex<HashSet<AggregateId>>,
+    /// Tables that callers had read, by qualified name; those that are not known yet are joining.
+    pub asked_for: Mutex<HashSet<String>>,
     /// The newest Partitions were scrubbed; written by the scrubber.
     pub scrubbed: AtomicBool,
     /// Aggregates whose reading failed; written by readers.
@@ -102,6 +104,7 @@ impl Shared {
             identity: ArcSwap::default(),
             building: Mutex::default(),
             paused: Mutex::default(),
+            asked_for: Mutex::default(),
             scrubbed: AtomicBool::new(true),
             suspects: Arc::default(),
             boundaries: Boundaries::default(),
@@ -179,6 +182,11 @@ impl Shared {
     /// Aggregates whose filling is held.
     pub fn paused(&self) -> std::sync::MutexGuard<'_, HashSet<AggregateId>> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tables that callers had read.
+    pub fn asked_for(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.asked_for.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The totals as of now.

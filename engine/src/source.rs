@@ -26,6 +26,8 @@
 //! - Between a table's `TableBegin` and `TableDone` its rows come in `TableRows` only, never in a `Transaction`; `TableDone`
 //!   says that with them it stands where the last `Transaction` or `Progress` left the source.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -324,6 +326,9 @@ pub struct SourceStatus {
     pub slot_status: Option<SlotStatus>,
     /// What was last found upstream, the failed ones first.
     pub checks: Vec<Check>,
+    /// Tables that were to join and cannot, by qualified name: what was found when their turn came.
+    #[serde(skip)]
+    pub refused_tables: BTreeMap<String, SourceError>,
 }
 
 impl Default for SourceStatus {
@@ -338,6 +343,7 @@ impl Default for SourceStatus {
             reconnects: 0,
             slot_status: None,
             checks: Vec::new(),
+            refused_tables: BTreeMap::new(),
         }
     }
 }

@@ -59,9 +59,8 @@ const AGGREGATES: [(&str, &str); 3] = [
 
 /// Runs until Ctrl-C.
 pub fn run(listen: SocketAddr) -> Result<(), Failure> {
-    if std::env::var_os("RUST_LOG").is_some() {
-        logging::start(LogFormat::Pretty);
-    }
+    let logged = std::env::var_os("RUST_LOG").is_some();
+    let _exporting = logged.then(|| logging::start(LogFormat::Pretty)).transpose()?;
     pipeline::abort_on_engine_panic();
     check_listen_address(listen, Protection::default(), false).map_err(|error| Failure::Usage(error.to_string()))?;
     let listener = runtime()?.block_on(async { bind(listen).await.map(drop) });

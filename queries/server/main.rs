@@ -20,6 +20,8 @@ mod live;
 mod logging;
 mod manual;
 mod open_files;
+#[cfg(feature = "otel")]
+mod otlp;
 mod output;
 mod progress;
 mod query;
@@ -27,6 +29,11 @@ mod recount;
 mod register;
 mod restore;
 mod serve;
+#[cfg(feature = "otel")]
+mod spans;
+#[cfg(not(feature = "otel"))]
+#[path = "no_spans.rs"]
+mod spans;
 mod story;
 mod supervisor;
 mod table;

@@ -32,7 +32,8 @@ use crate::{logging, open_files, supervisor};
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(config: ServeConfig) -> Result<(), Failure> {
-    logging::start(config.log);
+    // To the very end: the last spans are sent when it is dropped.
+    let _exporting = logging::start(config.log)?;
     abort_on_engine_panic();
     let gate = config.tokens.clone().map_or(Ok(Gate::default()), Gate::of_file).map_err(Failure::Usage)?;
     let tls = config.tls.clone().map(|(certificate, key)| Tls::open(certificate, key));

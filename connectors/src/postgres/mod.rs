@@ -324,6 +324,14 @@ impl Link {
         self.status.send_modify(|status| status.state = state);
     }
 
+    /// A table that was to join cannot, or may try again.
+    fn note_refusal(&self, table: &str, refusal: Option<SourceError>) {
+        self.status.send_modify(|status| match refusal {
+            Some(error) => drop(status.refused_tables.insert(table.to_owned(), error)),
+            None => drop(status.refused_tables.remove(table)),
+        });
+    }
+
     fn durable(&self) -> Lsn {
         *self.durable.borrow()
     }

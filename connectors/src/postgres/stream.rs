@@ -458,6 +458,7 @@ impl<'s> Follower<'s> {
             ));
         }
         self.publish_checked(&wanted).await?;
+        self.link.note_refusal(&qualified, None);
         self.course.joins.wait_for(wanted);
         Ok(qualified)
     }
@@ -494,7 +495,10 @@ impl<'s> Follower<'s> {
         tracing::error!(table = %name, code = error.code, message = %error.message, remedy = %error.remedy, "a table cannot be read");
         match self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) {
             Some(id) => self.halt(id, error).await,
-            None => Ok(()),
+            None => {
+                self.link.note_refusal(&name.to_string(), Some(error));
+                Ok(())
+            }
         }
     }
 

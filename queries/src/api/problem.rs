@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::Serialize;
 
-use engine::engine::{BuildProgress, Unavailable};
+use engine::engine::{BuildProgress, NotJoined, Unavailable};
 use engine::materialization::DefinitionError;
 use engine::source::SourceError;
 
@@ -230,6 +230,15 @@ impl From<SourceError> for Problem {
         let mut problem = Problem::new(status, error.code, error.message).hint(error.remedy);
         problem.retry_after_s = retry;
         problem
+    }
+}
+
+impl From<NotJoined> for Problem {
+    fn from(why: NotJoined) -> Self {
+        match why {
+            NotJoined::Joining(why) => why.into(),
+            NotJoined::Refused(error) => Problem::from(error).at("/table"),
+        }
     }
 }
 

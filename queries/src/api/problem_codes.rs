@@ -350,6 +350,8 @@ sections! {
         "Wait; `GET .../backfill` says how far it is."
     "not_covered" [409] "The aggregate is being filled, newest first, and this question is about older times."
         "Ask from `coverage.from` on, or wait."
+    "table_joining" [503] "The table is to be followed, and its reading has not begun yet."
+        "Ask again. It begins once tables that were asked for before are read, and transactions in Postgres that are older have ended."
     "source_busy" [422] "Postgres could not be asked about the table at this moment."
         "Try again."
     "stopping" [422, 503] "The process is on its way down, or the source has ended."

@@ -72,15 +72,23 @@ pub(super) async fn observe(State(around): State<Around>, mut request: Request, 
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     // What is logged on the way stands within it, whatever RUST_LOG leaves. Nothing of the question: it holds values of rows.
-    let span =
-        tracing::error_span!("request", request_id, route, aggregate = aggregate_of(&route, request.uri().path()));
+    let span = tracing::error_span!(
+        "request",
+        request_id,
+        route,
+        aggregate = aggregate_of(&route, request.uri().path()),
+        otel.name = tracing::field::Empty,
+        otel.kind = tracing::field::Empty,
+    );
+    #[cfg(feature = "otel")]
+    super::trace_context::begin(&span, &method, &route, request.headers());
     let answer = async {
         match hosts.check(request.uri(), request.headers()) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }
     }
-    .instrument(span);
+    .instrument(span.clone());
     let mut response = match tokio::time::timeout(time_limit(&route), answer).await {
         Ok(response) => response,
         Err(_) => {
@@ -99,6 +107,8 @@ pub(super) async fn observe(State(around): State<Around>, mut request: Request, 
     }
     let (status, took) = (response.status().as_u16(), started.elapsed());
     metrics.count_request(&route, &method, status, took);
+    #[cfg(feature = "otel")]
+    super::trace_context::end(&span, status);
     if status >= 500 && status != 503 {
         tracing::error!(request_id, route, %method, status, "request failed");
     } else {

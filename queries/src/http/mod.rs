@@ -36,6 +36,8 @@ pub mod state;
 mod subscription;
 /// Encryption of our own.
 pub mod tls;
+#[cfg(feature = "otel")]
+mod trace_context;
 mod turns;
 
 pub use connections::ConnectionLimits;

@@ -37,11 +37,27 @@ impl FromRequest<AppState> for Wanted {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let media_type = media_type(request.headers())?;
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let tables = state.engine.tables_when_known().await;
+        let wanted = Wanted::read(state, media_type, &body, state.engine.tables_when_known().await)?;
+        if wanted.table().is_some() {
+            return Ok(wanted);
+        }
+        state.engine.wait_for_join(&wanted.definition.qualified_table()).await?;
+        // What SQL means depends on the types of columns: it is read again, as the table is there now.
+        Wanted::read(state, media_type, &body, state.engine.tables())
+    }
+}
+
+impl Wanted {
+    fn read(
+        state: &AppState,
+        media_type: MediaType,
+        body: &[u8],
+        tables: Vec<Arc<FollowedTable>>,
+    ) -> Result<Wanted, Problem> {
         match media_type {
-            MediaType::Json => Ok(Wanted { definition: parse_definition(&body)?, registration: None, tables }),
+            MediaType::Json => Ok(Wanted { definition: parse_definition(body)?, registration: None, tables }),
             MediaType::Sql => {
-                let text = std::str::from_utf8(&body)
+                let text = std::str::from_utf8(body)
                     .map_err(|_| Problem::new(400, "malformed_sql", "the statement is not UTF-8"))?;
                 let look = TableLook { state, tables: &tables };
                 let registration = Registration::parse(text, &look)?;
@@ -49,9 +65,7 @@ impl FromRequest<AppState> for Wanted {
             }
         }
     }
-}
 
-impl Wanted {
     /// Refuses a statement that names another aggregate than the URL.
     pub(super) fn check_name(&self, name: &str) -> Result<(), Problem> {
         match &self.registration {
@@ -113,7 +127,9 @@ impl Wanted {
         let message = error.to_string();
         match error {
             RegisterError::UnknownTable { table, known } => {
-                let hint = did_you_mean(&table, known.iter().map(String::as_str));
+                let near = did_you_mean(&table, known.iter().map(String::as_str));
+                let follow = format!("to have another one followed: POST /v1/sources/{}/tables", state.source_name);
+                let hint = if near.is_empty() { follow } else { format!("{near}; {follow}") };
                 self.invalid(
                     state,
                     DefinitionError { pointer: "/table".to_owned(), code: "unknown_table", message, hint },

@@ -44,7 +44,7 @@ export function Totals({ of, view }: { of: Description; view: View }) {
         {seen.panels.map((panel) => <PanelView key={panel.title ?? ""} of={of} view={view} seen={seen} panel={panel} before={before} alone={seen.panels.length === 1} />)}
       </div>
       {seen.panels.length > 0 && <TotalsTable of={of} view={view} seen={seen} before={before} />}
-      <p class="exports"><a href={csv} download={`${of.name}.csv`}>CSV</a> <a href={csv.replace(".csv", ".json")}>JSON</a></p>
+      <p class="exports"><a href={csv} download={`${of.name}.csv`}>CSV</a> <a href={csv.replace(".csv", ".json")}>JSON</a> <a href={csv.replace(".csv", ".arrow")} download={`${of.name}.arrow`}>Arrow</a></p>
     </>
   );
 }

@@ -168,6 +168,9 @@ fn cheapest(
     let schema = catalog.tables.get(&qualified).map(|table| &table.schema);
     // A pinned token hears of the tables of its aggregates only.
     let Some(schema) = schema.filter(|_| !(over.is_empty() && caller.is_pinned())) else {
+        if !caller.is_pinned() {
+            state.engine.joining(&qualified)?;
+        }
         let problem = Problem::new(422, "unknown_table", format!("there is no table {table}"));
         let known = catalog.tables.keys().filter(|_| !caller.is_pinned()).map(String::as_str);
         return Err(problem.hint(did_you_mean(&qualified, known)));

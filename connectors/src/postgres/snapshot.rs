@@ -4,7 +4,8 @@
 //! the ALTER is followed by no event at all. A lock taken before the slot would prevent it, and can hang forever: a
 //! TRUNCATE that waits for the lock has a transaction id, and the slot waits for every transaction that has one. So the
 //! lock comes after the import, and then the catalog as of the snapshot must be the catalog of now, down to the files.
-//! If it is not, slot and snapshot are made again.
+//! If it is not, slot and snapshot are made again. And so they are where the source's own slot saw a change while it was
+//! made, as Postgres does not decode what comes after that reliably.
 
 use engine::change::{Changes, Lsn, TableId, TableSchema};
 use engine::source::{SourceEvent, SourceIdentity, SourceState, TableState};
@@ -35,30 +36,31 @@ pub(super) struct Exported {
 
 impl Exported {
     /// Makes the slot and opens the reader. Transient where a table changed meanwhile.
+    ///
+    /// A slot whose changes are to be decoded must not have seen one at all while it was made: Postgres decodes a
+    /// transaction that begins before the slot is consistent and ends after it by a catalog that lacks what was committed
+    /// earlier in the making (`DecodeXactOp` passes over commits until `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot
+    /// fails for ever, "could not map filenode"; after ALTER its rows have the old shape.
     pub(super) async fn open(
         config: &PostgresConfig,
         client: &Client,
         wanted: &[Wanted],
         new_slot: NewSlot<'_>,
     ) -> Result<Exported, Failure> {
-        // Only what to lock: between slot and lock nothing else may take time.
-        let to_lock = relations(&resolve_tables(client, config, wanted).await?);
         let (mut replication, server) = replication_session(config).await?;
+        let before = Catalog::read(client, config, wanted).await?;
+        // Only what to lock: between slot and lock nothing else may take time.
+        let to_lock = relations(&before.tables);
         let created = slot::create(&mut replication, client, config, new_slot).await?;
         let reader = import(config, &created.snapshot).await?;
         reader.batch_execute(&lock_statement(to_lock.iter().map(String::as_str))).await?;
-        let tables = resolve_tables(&reader, config, wanted).await?;
-        let ids: Vec<TableId> = tables.iter().map(|table| table.schema.id).collect();
-        let then = Look::take(&reader, &config.publication, &ids).await?;
-        let look = Look::take(client, &config.publication, &ids).await?;
-        let now = resolve_tables(client, config, wanted).await?;
-        let unchanged = tables.iter().map(CatalogTable::version).eq(now.iter().map(CatalogTable::version));
-        if !unchanged
-            || relations(&tables) != to_lock
-            || (&then.publication, &then.tables) != (&look.publication, &look.tables)
-        {
+        let then = Catalog::read(&reader, config, wanted).await?;
+        let now = Catalog::read(client, config, wanted).await?;
+        let streamed = matches!(new_slot, NewSlot::Permanent(_));
+        if !then.equals(&now) || relations(&then.tables) != to_lock || (streamed && !before.equals(&now)) {
             return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
         }
+        let (tables, look) = (then.tables, now.look);
         Ok(Exported { reader, tables, look, lsn: created.consistent_point, server, replication })
     }
 
@@ -75,6 +77,27 @@ impl Exported {
 
     pub(super) fn rows_estimated(&self) -> u64 {
         self.tables.iter().map(|table| table.rows_estimated).sum()
+    }
+}
+
+/// What the catalog says about tables at one moment.
+struct Catalog {
+    tables: Vec<CatalogTable>,
+    look: Look,
+}
+
+impl Catalog {
+    async fn read(client: &Client, config: &PostgresConfig, wanted: &[Wanted]) -> Result<Catalog, Failure> {
+        let tables = resolve_tables(client, config, wanted).await?;
+        let ids: Vec<TableId> = tables.iter().map(|table| table.schema.id).collect();
+        let look = Look::take(client, &config.publication, &ids).await?;
+        Ok(Catalog { tables, look })
+    }
+
+    /// Whether nothing was altered, truncated or written anew in between.
+    fn equals(&self, other: &Catalog) -> bool {
+        self.tables.iter().map(CatalogTable::version).eq(other.tables.iter().map(CatalogTable::version))
+            && (&self.look.publication, &self.look.tables) == (&other.look.publication, &other.look.tables)
     }
 }
 

@@ -9,6 +9,7 @@ mod tables;
 mod tls;
 mod transport;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -596,6 +597,42 @@ async fn log_that_postgres_cannot_decode_halts() {
     }
     let mut engine = FakeEngine::start(settings, resume);
     assert_eq!(engine.until_halted().await, "log_undecodable");
+}
+
+/// Postgres cannot decode what was written to a table that was truncated while the slot was made, where the writer began
+/// before the slot was consistent and ended after it. Such a slot is made again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn table_truncated_while_the_slot_is_made() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    client.batch_execute(PAYMENTS).await.unwrap();
+    let (first, second, writer) = (server.client().await, server.client().await, server.client().await);
+    let begin = async |session: &Client, statement: &str| -> String {
+        session.batch_execute(&format!("BEGIN; {statement}")).await.unwrap();
+        session.query_one("SELECT pg_current_xact_id()::text", &[]).await.unwrap().get(0)
+    };
+    let made_or_waits_for = async |xid: &str| -> bool {
+        let asked = format!(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE transactionid = '{xid}' AND NOT granted)
+                 OR EXISTS (SELECT FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL)"
+        );
+        client.query_one(&asked, &[]).await.unwrap().get(0)
+    };
+    let xid = begin(&first, "").await;
+    let mut engine = FakeEngine::start(config(&server.url(), &["payments"], "tidemark_made"), ResumePoint::Fresh);
+    wait_for("the slot waits for the first", async || made_or_waits_for(&xid).await).await;
+    let xid = begin(&second, "").await;
+    client.batch_execute("TRUNCATE payments").await.unwrap();
+    first.batch_execute("COMMIT").await.unwrap();
+    wait_for("the slot waits for the second", async || made_or_waits_for(&xid).await).await;
+    let xid = begin(&writer, "INSERT INTO payments VALUES (1, 'm', 1, 's')").await;
+    second.batch_execute("COMMIT").await.unwrap();
+    wait_for("the slot is made, or waits for the writer", async || made_or_waits_for(&xid).await).await;
+    writer.batch_execute("COMMIT").await.unwrap();
+    engine.until(now(&client).await).await;
+    let rows: Vec<usize> = engine.rows.values().map(BTreeMap::len).collect();
+    assert_eq!(rows, [1]);
+    engine.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -87,7 +87,7 @@ pub fn sync_names(directory: &Path) -> Result<(), OpenError> {
         .map_err(|error| not_writable(&directory.display().to_string(), &error))
 }
 
-fn not_writable(shown: &str, error: &io::Error) -> OpenError {
+pub(super) fn not_writable(shown: &str, error: &io::Error) -> OpenError {
     OpenError::new(
         "data_not_writable",
         format!("cannot use {shown}: {error}"),

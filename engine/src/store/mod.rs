@@ -111,7 +111,9 @@ impl Store {
     pub fn open(directory: &Path, memory: StoreMemory) -> Result<Store, OpenError> {
         format::claim(directory)?;
         let shown = directory.display();
-        let db = DB::open(&options(memory), directory.join("store")).map_err(|error| {
+        let path = directory.join("store");
+        log::mend(&path).map_err(|error| format::not_writable(&shown.to_string(), &error))?;
+        let db = DB::open(&options(memory), path).map_err(|error| {
             let text = error.into_string();
             // Not just "lock": of a damaged file RocksDB says that a block mismatches.
             if text.contains("lock file") || text.contains("lock hold") {

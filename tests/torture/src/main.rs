@@ -87,7 +87,7 @@ enum What {
         #[arg(long, default_value_t = FAILURES)]
         failures: u64,
     },
-    /// What the ordinary test run does: lives, failpoints and planted mistakes, briefly, and nothing that is traced.
+    /// What the ordinary test run does: all of them, briefly.
     Ci,
     /// One life; started by the others.
     #[command(hide = true)]
@@ -99,7 +99,7 @@ enum What {
     },
 }
 
-/// Where nothing else is said.
+/// In the ordinary run.
 const CUTS: u64 = 30;
 const FAILURES: u64 = 16;
 
@@ -119,15 +119,15 @@ fn main() -> ExitCode {
         match command {
             What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
             What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
-            What::SelfTest { seeds } => {
-                failures.extend(self_test::run(&mut bench, seeds, self_test::Nemeses::All).await)
-            }
+            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
             What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
             What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
                 failures.extend(nemesis::run(&mut bench, 40, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
-                failures.extend(self_test::run(&mut bench, 1, self_test::Nemeses::Kills).await);
+                failures.extend(cut_power(&mut bench, CUTS).await.err());
+                failures.extend(fail_calls(&mut bench, FAILURES).await.err());
+                failures.extend(self_test::run(&mut bench, 1).await);
             }
             What::Life { .. } => {}
         }

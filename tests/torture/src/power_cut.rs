@@ -24,6 +24,10 @@ use crate::nemesis::{GENERATION, failpoint, one};
 use crate::process::Fate;
 use crate::tracer::Tracer;
 
+/// A log's blocks, and where a block's first record has its type.
+const BLOCK_BYTES: u64 = 32_768;
+const TYPE_AT: usize = 6;
+
 /// What is lost with the power.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
@@ -220,10 +224,21 @@ fn tear(path: &Path, synced: u64, length: u64, how: u32, rng: &mut ChaCha8Rng) -
     if how == 3 {
         let mut anything = vec![0; (length - kept) as usize];
         rng.fill_bytes(&mut anything);
+        mislead(&mut anything, kept, rng);
         file.seek(SeekFrom::Start(kept))?;
         file.write_all(&anything)?;
     }
     Ok(())
+}
+
+/// Makes any bytes look like records of a reused log where its reader looks for one, in half of the blocks.
+fn mislead(anything: &mut [u8], from: u64, rng: &mut ChaCha8Rng) {
+    let first = (from.next_multiple_of(BLOCK_BYTES) - from) as usize + TYPE_AT;
+    for kind in anything.iter_mut().skip(first).step_by(BLOCK_BYTES as usize) {
+        if rng.random_bool(0.5) {
+            *kind = rng.random_range(5..9);
+        }
+    }
 }
 
 fn files(directory: &Path) -> io::Result<Vec<(PathBuf, u64)>> {

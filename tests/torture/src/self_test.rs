@@ -8,24 +8,12 @@ use crate::{nemesis, power_cut, tracer};
 /// Lives within which a mistake has to be found.
 const LIVES: u64 = 100;
 
-/// What may end lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nemeses {
-    /// `kill -9` and failpoints.
-    Kills,
-    /// Power cuts, too.
-    All,
-}
-
 /// Plants every mistake with so many seeds; returns those that were not found.
-pub async fn run(bench: &mut Bench, seeds: u64, nemeses: Nemeses) -> Vec<String> {
+pub async fn run(bench: &mut Bench, seeds: u64) -> Vec<String> {
     let mut missed = Vec::new();
     for bug in Bug::ALL {
         // Whatever the kernel was given survives a kill.
         let by_power = bug == Bug::AcknowledgesUnsynced;
-        if by_power && nemeses == Nemeses::Kills {
-            continue;
-        }
         if by_power && let Some(why) = tracer::why_not() {
             println!("skipped: {bug:?}; nothing can be traced here: {why}");
             continue;

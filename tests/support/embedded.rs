@@ -69,7 +69,7 @@ impl Embedded {
                 Err(RegisterError::Unavailable(reason)) if reason.code == "starting" => {
                     assert!(tokio::time::Instant::now() < deadline, "{name}: {reason}");
                 }
-                Err(error) => panic!("{name}: {error}"),
+                Err(error) => panic!("{name}: {error:?}"),
             }
         }
     }

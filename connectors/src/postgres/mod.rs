@@ -188,6 +188,11 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         ),
         other => other,
     })?;
+    let rows = match link.status.borrow().state {
+        SourceState::Snapshotting { rows_done, .. } => rows_done,
+        _ => 0,
+    };
+    tracing::info!(rows, slot = %config.slot, lsn = %position, "the rows that were there are read; changes are followed from here on");
     Ok(Started { identity, following, joins: Joins::default(), position, announced: true })
 }
 
@@ -261,6 +266,7 @@ async fn follow(
                         return failure;
                     }
                     announced = true;
+                    tracing::info!(slot = %config.slot, lsn = %course.handed_over, "changes are followed");
                 }
                 if connections > 0 {
                     link.status.send_modify(|status| status.reconnects += 1);

@@ -100,8 +100,8 @@ enum What {
 }
 
 /// In the ordinary run.
-const CUTS: u64 = 30;
-const FAILURES: u64 = 16;
+const CUTS: u64 = 100;
+const FAILURES: u64 = 50;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::change::{ColumnType, Lsn, TableSchema};
-use engine::source::{Check, ResumePoint, SourceError, SourceStatus};
+use engine::source::{Check, CheckOutcome, ResumePoint, SourceError, SourceStatus};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -164,12 +164,23 @@ async fn look_and_tell(config: &PostgresConfig, fresh: bool, status: &watch::Sen
     let findings = check(config, if fresh { Stage::Fresh } else { Stage::InUse }).await;
     let settled = !fresh && !findings.iter().any(Finding::is_failed);
     let checks: Vec<Check> = findings.into_iter().map(|finding| finding.check).collect();
+    for check in new_troubles(&status.borrow().checks, &checks) {
+        tracing::warn!(check = check.name, message = %check.message, remedy = %check.remedy, "something to do upstream");
+    }
     // Nobody waits for checks: who wants them looks.
     status.send_if_modified(|status| {
         status.checks = checks;
         false
     });
     settled
+}
+
+/// What is not in order and was not said before; a number in a message is no news.
+fn new_troubles<'c>(before: &'c [Check], now: &'c [Check]) -> impl Iterator<Item = &'c Check> {
+    let known = |check: &Check| {
+        before.iter().any(|old| (old.name, old.outcome, &old.remedy) == (check.name, check.outcome, &check.remedy))
+    };
+    now.iter().filter(move |check| check.outcome != CheckOutcome::Ok && !known(check))
 }
 
 /// All checks in the order looked at.
@@ -295,4 +306,26 @@ fn useless_columns(table: &TableSchema) -> Option<Finding> {
     let message =
         format!("of {}, these columns cannot be used in aggregates: {}", table.qualified_name(), names.join(", "));
     Some(Finding::ok("columns", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_news_once() {
+        let check = |outcome, message: &str, remedy: &str| Check {
+            name: "free_slots",
+            outcome,
+            message: message.to_owned(),
+            remedy: remedy.to_owned(),
+        };
+        let few = check(CheckOutcome::Warning, "9 of 10 are in use", "raise max_replication_slots");
+        let fewer = check(CheckOutcome::Warning, "10 of 10 are in use", "raise max_replication_slots");
+        let none = check(CheckOutcome::Failed, "none is free", "raise max_replication_slots");
+        let fine = check(CheckOutcome::Ok, "0 of 10 are in use", "");
+        let news =
+            |before: &Check, now: &Check| new_troubles(std::slice::from_ref(before), std::slice::from_ref(now)).count();
+        assert_eq!((news(&fine, &few), news(&few, &fewer), news(&fewer, &none), news(&none, &fine)), (1, 0, 1, 0));
+    }
 }

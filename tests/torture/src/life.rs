@@ -12,7 +12,7 @@ use engine::change::Lsn;
 use engine::engine::Unavailable;
 
 use crate::bench::SLOT;
-use crate::support::embedded::Embedded;
+use crate::support::embedded::{Embedded, PASSING};
 use crate::support::shop::{Reader, TABLES, compare_at, definitions};
 use crate::support::sql;
 
@@ -22,9 +22,6 @@ const LATE: &str = "by_day";
 /// Its status where it does not start, or does not go on, and says why.
 pub const HALTED: i32 = 3;
 const VIOLATED: i32 = 101;
-
-/// Reasons not to answer that end by themselves.
-const PASSING: [&str; 5] = ["starting", "snapshotting", "checking_store", "catching_up", "connecting"];
 
 /// For the last words.
 static ENGINE: OnceLock<Engine> = OnceLock::new();

@@ -99,7 +99,8 @@ enum What {
     },
 }
 
-/// In the ordinary run.
+/// In the ordinary run; `crash` has 65 lives more.
+const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
 
@@ -123,7 +124,7 @@ fn main() -> ExitCode {
             What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
             What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
-                failures.extend(nemesis::run(&mut bench, 40, None).await.err());
+                failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
                 failures.extend(cut_power(&mut bench, CUTS).await.err());
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());

@@ -107,7 +107,7 @@ fn reused_type(block: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
     use std::io::Write;
     use std::path::PathBuf;
@@ -126,7 +126,7 @@ mod tests {
         let (opened, waits) = mpsc::channel();
         let directory = directory.to_owned();
         std::thread::spawn(move || opened.send(Store::open(&directory, MEMORY)));
-        waits.recv_timeout(PATIENCE).expect("opens").unwrap()
+        waits.recv_timeout(PATIENCE).unwrap().unwrap()
     }
 
     fn store_with_a_record() -> (tempfile::TempDir, PathBuf) {

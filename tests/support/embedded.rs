@@ -73,7 +73,11 @@ impl Embedded {
                 Ok(Registered::Unchanged(_)) => return false,
                 // The slot of a new source waits for those who write.
                 Err(RegisterError::Unavailable(reason)) if reason.code == "starting" => {
-                    assert!(tokio::time::Instant::now() < deadline, "{name}: {reason}");
+                    assert!(
+                        tokio::time::Instant::now() < deadline,
+                        "{name}: {reason}: {:?}",
+                        self.engine.status().source.state
+                    );
                 }
                 Err(error) => panic!("{name}: {error:?}"),
             }

@@ -96,7 +96,7 @@ async fn open(config: &PostgresConfig, wanted: &[Wanted]) -> Result<Recount, Fai
 async fn open_once(config: &PostgresConfig, wanted: &[Wanted], client: &Client) -> Result<Recount, Failure> {
     // Gone with its session, and of a name of its own: the one before may not be gone yet.
     let slot = format!("{:.45}_recount_{:08x}", config.slot, rand::random::<u32>());
-    let opening = Exported::open(config, client, wanted, NewSlot::Temporary(&slot));
+    let opening = Exported::open(config, client, wanted, NewSlot::OfSnapshot(&slot, None));
     match tokio::time::timeout(PATIENCE, opening).await {
         Ok(exported) => {
             let Exported { reader, lsn, .. } = exported?;

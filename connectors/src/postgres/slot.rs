@@ -174,8 +174,30 @@ pub(super) struct CreatedSlot {
 pub(super) enum NewSlot<'n> {
     /// The source's own; whom it waits for is the source's state.
     Permanent(&'n Link),
-    /// Of this name, and gone with its session.
+    /// Of this name, and gone with its session; its changes are followed until then.
     Temporary(&'n str),
+    /// Of this name, and gone with its session; only its snapshot is read. Whom it waits for is the source's state, too.
+    OfSnapshot(&'n str, Option<&'n Link>),
+}
+
+impl<'n> NewSlot<'n> {
+    /// Whether its changes are decoded.
+    pub(super) fn is_followed(self) -> bool {
+        !matches!(self, NewSlot::OfSnapshot(..))
+    }
+
+    /// One for a snapshot after this one.
+    pub(super) fn later(self, name: &'n str) -> NewSlot<'n> {
+        NewSlot::OfSnapshot(name, self.link())
+    }
+
+    fn link(self) -> Option<&'n Link> {
+        match self {
+            NewSlot::Permanent(link) => Some(link),
+            NewSlot::Temporary(_) => None,
+            NewSlot::OfSnapshot(_, link) => link,
+        }
+    }
 }
 
 /// Waits for every transaction that is writing now, without a time limit: that is Postgres' price for a consistent point.
@@ -187,7 +209,7 @@ pub(super) async fn create(
 ) -> Result<CreatedSlot, Failure> {
     // The spelling that all versions from 14 take; the one in parentheses came with 15.
     let command = match new_slot {
-        NewSlot::Temporary(name) => {
+        NewSlot::Temporary(name) | NewSlot::OfSnapshot(name, _) => {
             format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", quote_identifier(name))
         }
         NewSlot::Permanent(_) if config.failover => {
@@ -251,7 +273,7 @@ pub(super) async fn keep_on_standbys(
 async fn show_who_is_waited_for(observer: &Client, new_slot: NewSlot<'_>) -> Result<(), Failure> {
     let Waiting { transactions, oldest_pid, age_s } = who_is_waited_for(observer).await?;
     tracing::info!(transactions, oldest_pid, age_s, "slot creation waits for transactions that were writing before it");
-    if let NewSlot::Permanent(link) = new_slot {
+    if let Some(link) = new_slot.link() {
         link.set_state(SourceState::CreatingSlot { waiting_for: transactions, oldest_pid, oldest_age_s: age_s });
     }
     Ok(())

@@ -4,8 +4,7 @@
 //! the ALTER is followed by no event at all. A lock taken before the slot would prevent it, and can hang forever: a
 //! TRUNCATE that waits for the lock has a transaction id, and the slot waits for every transaction that has one. So the
 //! lock comes after the import, and then the catalog as of the snapshot must be the catalog of now, down to the files.
-//! If it is not, slot and snapshot are made again. And so they are where the source's own slot saw a change while it was
-//! made, as Postgres does not decode what comes after that reliably.
+//! If it is not, slot and snapshot are made again.
 
 use engine::change::{Changes, Lsn, TableId, TableSchema};
 use engine::source::{SourceEvent, SourceIdentity, SourceState, TableState};
@@ -20,7 +19,7 @@ use super::following::Following;
 use super::preflight::{check_publication, check_server};
 use super::readers::{Reading, import, lock_statement, read_all};
 use super::signs::Look;
-use super::slot::{self, NewSlot};
+use super::slot::{self, CreatedSlot, NewSlot};
 use super::transport::{ReplicationClient, ServerIdentity};
 
 /// A reader that sees tables exactly as they were at `lsn`, where the new slot begins.
@@ -35,12 +34,13 @@ pub(super) struct Exported {
 }
 
 impl Exported {
-    /// Makes the slot and opens the reader. Transient where a table changed meanwhile.
+    /// Makes the slot and opens the reader. Transient where a table changed between the two.
     ///
-    /// A slot whose changes are to be decoded must not have seen one at all while it was made: Postgres decodes a
-    /// transaction that begins before the slot is consistent and ends after it by a catalog that lacks what was committed
-    /// earlier in the making (`DecodeXactOp` passes over commits until `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot
-    /// fails for ever, "could not map filenode"; after ALTER its rows have the old shape.
+    /// Where one changed while the slot was made, the rows are read as of a later slot, which is gone afterwards, and the
+    /// changes are followed from there: Postgres decodes a transaction that begins before a slot is consistent and ends after
+    /// it by a catalog that lacks what was committed earlier in the making (`DecodeXactOp` passes over commits until
+    /// `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot fails for ever, "could not map filenode"; after ALTER its rows
+    /// have the old shape. All such transactions have ended when the later slot is made.
     pub(super) async fn open(
         config: &PostgresConfig,
         client: &Client,
@@ -49,19 +49,21 @@ impl Exported {
     ) -> Result<Exported, Failure> {
         let (mut replication, server) = replication_session(config).await?;
         let before = Catalog::read(client, config, wanted).await?;
-        // Only what to lock: between slot and lock nothing else may take time.
-        let to_lock = relations(&before.tables);
         let created = slot::create(&mut replication, client, config, new_slot).await?;
-        let reader = import(config, &created.snapshot).await?;
-        reader.batch_execute(&lock_statement(to_lock.iter().map(String::as_str))).await?;
-        let then = Catalog::read(&reader, config, wanted).await?;
-        let now = Catalog::read(client, config, wanted).await?;
-        let streamed = matches!(new_slot, NewSlot::Permanent(_));
-        if !then.equals(&now) || relations(&then.tables) != to_lock || (streamed && !before.equals(&now)) {
-            return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
+        let mut view = View::open(config, client, wanted, &created, &before).await?;
+        if new_slot.is_followed() && !before.equals(&view.catalog) {
+            tracing::info!(
+                "a table was altered or truncated while the slot was made: its rows are read as of a later one"
+            );
+            // Whoever waits for its locks is waited for by the later slot.
+            view.reader.batch_execute("ROLLBACK").await?;
+            let (mut later, _) = replication_session(config).await?;
+            let name = format!("{:.45}_later_{:08x}", config.slot, rand::random::<u32>());
+            let created = slot::create(&mut later, client, config, new_slot.later(&name)).await?;
+            view = View::open(config, client, wanted, &created, &view.catalog).await?;
         }
-        let (tables, look) = (then.tables, now.look);
-        Ok(Exported { reader, tables, look, lsn: created.consistent_point, server, replication })
+        let View { reader, catalog: Catalog { tables, look }, lsn } = view;
+        Ok(Exported { reader, tables, look, lsn, server, replication })
     }
 
     /// Reads every row; `emit` gets them with the number of rows so far. Consumes the reader's transaction.
@@ -98,6 +100,35 @@ impl Catalog {
     fn equals(&self, other: &Catalog) -> bool {
         self.tables.iter().map(CatalogTable::version).eq(other.tables.iter().map(CatalogTable::version))
             && (&self.look.publication, &self.look.tables) == (&other.look.publication, &other.look.tables)
+    }
+}
+
+/// The tables as they were when a slot became consistent.
+struct View {
+    reader: Client,
+    catalog: Catalog,
+    lsn: Lsn,
+}
+
+impl View {
+    /// Imports the slot's snapshot and locks what was there before; between slot and lock nothing else may take time.
+    async fn open(
+        config: &PostgresConfig,
+        client: &Client,
+        wanted: &[Wanted],
+        created: &CreatedSlot,
+        before: &Catalog,
+    ) -> Result<View, Failure> {
+        let to_lock = relations(&before.tables);
+        let reader = import(config, &created.snapshot).await?;
+        reader.batch_execute(&lock_statement(to_lock.iter().map(String::as_str))).await?;
+        let then = Catalog::read(&reader, config, wanted).await?;
+        let now = Catalog::read(client, config, wanted).await?;
+        if !then.equals(&now) || relations(&then.tables) != to_lock {
+            return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
+        }
+        let catalog = Catalog { tables: then.tables, look: now.look };
+        Ok(View { reader, catalog, lsn: created.consistent_point })
     }
 }
 

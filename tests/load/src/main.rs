@@ -3,7 +3,7 @@
 //!
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
-//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers]
+//!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -23,6 +23,7 @@ mod live;
 mod payments;
 mod process;
 mod queries;
+mod restart;
 mod snapshot;
 mod sql;
 mod tidemark;
@@ -42,6 +43,7 @@ struct Scale {
     accounts: u64,
     /// Of each combination of server, question and clients.
     query_milliseconds: u64,
+    restarts: u64,
 }
 
 const FULL: Scale = Scale {
@@ -52,6 +54,7 @@ const FULL: Scale = Scale {
     visible_seconds: 22,
     accounts: 100_000,
     query_milliseconds: 4_000,
+    restarts: 100,
 };
 
 const QUICK: Scale = Scale {
@@ -62,6 +65,7 @@ const QUICK: Scale = Scale {
     visible_seconds: 5,
     accounts: 10_000,
     query_milliseconds: 400,
+    restarts: 5,
 };
 
 /// Postgres as both sides of every comparison meet it: no pauses of its own in the middle of a round.
@@ -88,9 +92,9 @@ fn main() -> anyhow::Result<()> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
     if let Some(unknown) =
-        chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live", "answers"].contains(part))
+        chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live", "answers", "restart"].contains(part))
     {
-        bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live] [answers]");
+        bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]");
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
     let scale = if quick { QUICK } else { FULL };
@@ -122,6 +126,9 @@ fn main() -> anyhow::Result<()> {
         }
         if wanted("answers") {
             tables.push(answers::measure(&postgres, scale).await.context("answers")?);
+        }
+        if wanted("restart") {
+            tables.push(restart::measure(&postgres, scale).await.context("restart")?);
         }
         anyhow::Ok(())
     })?;

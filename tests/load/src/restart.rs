@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const LIFE: Duration = Duration::from_millis(700);
 
 /// Of each payment, by its number.
-const CENTS: &str = "(i * 7919 % 1000000)";
+const CENTS: &str = "(i::bigint * 7919 % 1000000)";
 
 fn cents(payment: u64) -> u64 {
     payment * 7_919 % 1_000_000

@@ -58,7 +58,7 @@ fn checks_name_every_mistake_and_fix_what_can_be_fixed() {
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.contains("warning  max_slot_wal_keep_size"), "{out}");
     assert!(out.contains("ALTER SYSTEM SET max_slot_wal_keep_size"), "{out}");
-    assert!(out.trim_end().ends_with("ok") && out.contains("0 failed, 1 warnings"), "{out}");
+    assert!(out.trim_end().ends_with("ok") && out.contains("0 failed, 1 warning,"), "{out}");
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
     // Without a table it is about the server.
     assert_eq!(run(check(&database.postgres.url(), &[]).current_dir(parent.path())).0, Some(0));

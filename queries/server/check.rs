@@ -122,10 +122,11 @@ fn print(findings: &[Finding], repairs: &[Repair]) -> Result<(), Failure> {
     if repairs.iter().any(|repair| repair.needs_restart && repair.refused.is_none()) {
         say("restart Postgres for the changed settings to count, then check again")?;
     }
+    let warnings = count(findings, CheckOutcome::Warning);
     say(&format!(
-        "{} failed, {} warnings, {} ok",
+        "{} failed, {warnings} {}, {} ok",
         count(findings, CheckOutcome::Failed),
-        count(findings, CheckOutcome::Warning),
+        if warnings == 1 { "warning" } else { "warnings" },
         count(findings, CheckOutcome::Ok)
     ))
 }

@@ -179,7 +179,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
         "application/json" => Ok(MediaType::Json),
         "application/sql" => Ok(MediaType::Sql),
         other => Err(Problem::new(415, "unsupported_media_type", format!("a body cannot be read from {other:?}"))
-            .hint("send application/json, or a definition as application/sql")),
+            .hint("say what it is: -H 'Content-Type: application/json', or for a definition in SQL application/sql")),
     }
 }
 

@@ -512,6 +512,12 @@ fn refuse_others(
         .hint("ask with order=-amount, and granularity=all or a range of one bucket"))
 }
 
+/// Four digits, two and two.
+fn is_written_as_a_day(text: &str) -> bool {
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    shape == "0000-00-00"
+}
+
 fn bound(
     parameter: &str,
     text: Option<&str>,
@@ -526,7 +532,8 @@ fn bound(
     }
     let bound = instant::parse_bound(text, calendar, now_us).ok_or_else(|| {
         let text: String = text.chars().take(64).collect();
-        QueryError::malformed(parameter, format!("{text:?} is not a time"))
+        let what = if is_written_as_a_day(&text) { "is no day of the calendar" } else { "is not a time" };
+        QueryError::malformed(parameter, format!("{text:?} {what}"))
             .hint("use 2026, 2026-03, 2026-03-01, 2026-03-01T00:00:00Z, now or -30d")
     })?;
     let snapped = match bound {

@@ -15,7 +15,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::config::{PostgresConfig, TableName, Wanted};
 use super::connect::sql_session;
 use super::error::{Failure, source_error};
-use super::slot::{NewSlot, who_is_waited_for};
+use super::slot::{NewSlot, passing_name, who_is_waited_for};
 use super::snapshot::Exported;
 
 /// How long transactions that are writing are waited for.
@@ -94,8 +94,7 @@ async fn open(config: &PostgresConfig, wanted: &[Wanted]) -> Result<Recount, Fai
 }
 
 async fn open_once(config: &PostgresConfig, wanted: &[Wanted], client: &Client) -> Result<Recount, Failure> {
-    // Gone with its session, and of a name of its own: the one before may not be gone yet.
-    let slot = format!("{:.45}_recount_{:08x}", config.slot, rand::random::<u32>());
+    let slot = passing_name(config, "recount");
     let opening = Exported::open(config, client, wanted, NewSlot::OfSnapshot(&slot, None));
     match tokio::time::timeout(PATIENCE, opening).await {
         Ok(exported) => {

@@ -200,6 +200,11 @@ impl<'n> NewSlot<'n> {
     }
 }
 
+/// A name for a slot that goes with its session. Another one each time: the one before may not be gone yet.
+pub(super) fn passing_name(config: &PostgresConfig, purpose: &str) -> String {
+    format!("{:.45}_{purpose}_{:08x}", config.slot, rand::random::<u32>())
+}
+
 /// Waits for every transaction that is writing now, without a time limit: that is Postgres' price for a consistent point.
 pub(super) async fn create(
     replication: &mut ReplicationClient,

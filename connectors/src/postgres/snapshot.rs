@@ -58,7 +58,7 @@ impl Exported {
             // Whoever waits for its locks is waited for by the later slot.
             view.reader.batch_execute("ROLLBACK").await?;
             let (mut later, _) = replication_session(config).await?;
-            let name = format!("{:.45}_later_{:08x}", config.slot, rand::random::<u32>());
+            let name = slot::passing_name(config, "later");
             let created = slot::create(&mut later, client, config, new_slot.later(&name)).await?;
             view = View::open(config, client, wanted, &created, &view.catalog).await?;
         }

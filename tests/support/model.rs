@@ -1,33 +1,27 @@
-//! Random histories against a naive model: after every few transactions each cell of each aggregate and level equals a
-//! recomputation from scratch, for one to three workers, with aggregates registered and dropped in the middle and the
-//! engine stopped and opened again. A failure prints its seed; run that one with `TIDEMARK_SEED=...`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+//! A table in memory with its log, and what aggregates over it should hold, recomputed from scratch: the naive model that histories
+//! in one process are compared with. Nothing in it is shared with the engine but the encoding of group keys.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
 use chrono::{DateTime, Datelike, TimeZone, Utc};
+use engine::Snapshot;
 use engine::aggregate::Cell;
 use engine::change::event::{OldRow, TooLarge};
 use engine::change::{
     Changes, Column, ColumnType, Lsn, Numeric, RowWriter, TableId, TableSchema, Transaction, ValueRef,
 };
-use engine::engine::EngineConfig;
-use engine::materialization::{AggregateState, Bucket, Definition, group_key};
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
-use engine::store::StoreMemory;
-use engine::{Engine, Snapshot};
-use rand::seq::{IndexedRandom, SliceRandom};
-use rand::{Rng, SeedableRng};
+use engine::materialization::{Bucket, Definition, group_key};
+use rand::Rng;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-const TABLE: TableId = TableId(4242);
-const DAY_US: i64 = 86_400_000_000;
+pub const TABLE: TableId = TableId(4242);
+pub const DAY_US: i64 = 86_400_000_000;
 
 #[derive(Clone, Debug, PartialEq)]
-struct Row {
-    id: i64,
+pub struct Row {
+    pub id: i64,
     account: Option<String>,
     currency: String,
     /// Cents; `None` is NULL, `Some(None)` is NaN.
@@ -38,7 +32,7 @@ struct Row {
     note: String,
 }
 
-fn schema() -> TableSchema {
+pub fn schema() -> TableSchema {
     let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
     TableSchema {
         id: TABLE,
@@ -60,7 +54,7 @@ fn schema() -> TableSchema {
 }
 
 impl Row {
-    fn random(rng: &mut ChaCha8Rng, id: i64) -> Row {
+    pub fn random(rng: &mut ChaCha8Rng, id: i64) -> Row {
         let at = match rng.random_range(0..20) {
             0 => None,
             1 => Some(i64::MAX),
@@ -89,7 +83,7 @@ impl Row {
         }
     }
 
-    fn write(&self, buffer: &mut Vec<u8>, note_unchanged: bool) -> Result<(), TooLarge> {
+    pub fn write(&self, buffer: &mut Vec<u8>, note_unchanged: bool) -> Result<(), TooLarge> {
         let mut row = RowWriter::new(buffer);
         row.push(ValueRef::Int(self.id));
         row.push(self.account.as_deref().map_or(ValueRef::Null, ValueRef::Text));
@@ -106,7 +100,7 @@ impl Row {
         Ok(())
     }
 
-    fn write_key(id: i64, buffer: &mut Vec<u8>) -> Result<(), TooLarge> {
+    pub fn write_key(id: i64, buffer: &mut Vec<u8>) -> Result<(), TooLarge> {
         let mut row = RowWriter::new(buffer);
         row.push(ValueRef::Int(id));
         (0..7).for_each(|_| row.push(ValueRef::Null));
@@ -115,15 +109,39 @@ impl Row {
 }
 
 /// Upstream: the table, and the log.
-struct Upstream {
-    rows: BTreeMap<i64, Row>,
-    lsn: u64,
-    next_id: i64,
-    log: Vec<Transaction>,
+pub struct Upstream {
+    /// As of the end of the log.
+    pub rows: BTreeMap<i64, Row>,
+    /// Where the log ends.
+    pub lsn: u64,
+    pub next_id: i64,
+    pub log: Vec<Transaction>,
 }
 
 impl Upstream {
-    fn transaction(&mut self, rng: &mut ChaCha8Rng) -> Transaction {
+    /// With some rows, which no transaction wrote.
+    pub fn new(rng: &mut ChaCha8Rng, rows: usize) -> Upstream {
+        let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
+        for _ in 0..rows {
+            let row = Row::random(rng, upstream.next_id);
+            upstream.next_id += 1;
+            upstream.rows.insert(row.id, row);
+        }
+        upstream
+    }
+
+    /// Its rows, as a snapshot of it brings them.
+    pub fn snapshot<'r>(rows: impl Iterator<Item = &'r Row>) -> Changes {
+        let mut changes = Changes::default();
+        for row in rows {
+            let written = changes.write_row::<TooLarge>(|b| row.write(b, false)).unwrap();
+            changes.insert(TABLE, written);
+        }
+        changes
+    }
+
+    /// Commits a random transaction.
+    pub fn transaction(&mut self, rng: &mut ChaCha8Rng) -> Transaction {
         let mut changes = Changes::default();
         if rng.random_ratio(1, 60) {
             self.rows.clear();
@@ -190,9 +208,9 @@ impl Upstream {
 }
 
 /// What an aggregate should hold, from scratch.
-type Expected = BTreeMap<(usize, i64, Vec<u8>), (i64, String)>;
+pub type Expected = BTreeMap<(usize, i64, Vec<u8>), (i64, String)>;
 
-fn definitions() -> Vec<Definition> {
+pub fn definitions() -> Vec<Definition> {
     let parse = |json: &str| serde_json::from_str(json).unwrap();
     vec![
         parse(
@@ -213,16 +231,16 @@ fn definitions() -> Vec<Definition> {
     ]
 }
 
-fn instant(us: i64) -> Option<DateTime<Utc>> {
+pub fn instant(us: i64) -> Option<DateTime<Utc>> {
     Utc.timestamp_micros(us.checked_add(946_684_800_000_000)?).single()
 }
 
-fn micros(time: &DateTime<impl TimeZone>) -> i64 {
+pub fn micros(time: &DateTime<impl TimeZone>) -> i64 {
     time.timestamp_micros() - 946_684_800_000_000
 }
 
 /// The start of a civil period, by chrono.
-fn civil_start(us: i64, zone: chrono_tz::Tz, unit: &str) -> i64 {
+pub fn civil_start(us: i64, zone: chrono_tz::Tz, unit: &str) -> i64 {
     let local = instant(us).unwrap().with_timezone(&zone).date_naive();
     let first = match unit {
         "day" => local,
@@ -232,7 +250,7 @@ fn civil_start(us: i64, zone: chrono_tz::Tz, unit: &str) -> i64 {
     micros(&zone.from_local_datetime(&first.and_hms_opt(0, 0, 0).unwrap()).earliest().unwrap())
 }
 
-fn expected(which: usize, rows: &BTreeMap<i64, Row>) -> Expected {
+pub fn expected(which: usize, rows: &BTreeMap<i64, Row>) -> Expected {
     let mut groups: BTreeMap<(usize, i64, Vec<u8>), Vec<&Row>> = BTreeMap::new();
     for row in rows.values() {
         let special = match row.at {
@@ -282,7 +300,7 @@ fn expected(which: usize, rows: &BTreeMap<i64, Row>) -> Expected {
     groups.into_iter().map(|(key, rows)| (key, (rows.len() as i64, measures(which, &rows)))).collect()
 }
 
-fn measures(which: usize, rows: &[&Row]) -> String {
+pub fn measures(which: usize, rows: &[&Row]) -> String {
     let amounts: Vec<Option<i64>> = rows.iter().filter_map(|row| row.amount).collect();
     let amount = if amounts.is_empty() {
         String::new()
@@ -312,7 +330,7 @@ fn measures(which: usize, rows: &[&Row]) -> String {
     }
 }
 
-fn stored(snapshot: &Snapshot, name: &str) -> Expected {
+pub fn stored(snapshot: &Snapshot, name: &str) -> Expected {
     let aggregate = &snapshot.catalog().aggregates[name];
     let mut cells = Expected::new();
     for level in 0..aggregate.plan.levels.len() {
@@ -331,222 +349,4 @@ fn stored(snapshot: &Snapshot, name: &str) -> Expected {
             .unwrap();
     }
     cells
-}
-
-fn config(directory: &std::path::Path, workers: usize, cells_in_memory: usize) -> EngineConfig {
-    EngineConfig {
-        workers,
-        cells_in_memory,
-        store_memory: StoreMemory { block_cache: 8 << 20, write_buffer: 1 << 20 },
-        ..EngineConfig::new(directory)
-    }
-}
-
-/// Plays one source: announces itself, and keeps the engine's view of upstream up to date.
-struct Session {
-    engine: Engine,
-    context: SourceContext,
-}
-
-impl Session {
-    async fn open(directory: &std::path::Path, workers: usize, cells: usize, upstream: &Upstream) -> Session {
-        let (engine, context) = Engine::start(&config(directory, workers, cells)).unwrap();
-        context.status.send_modify(|status| {
-            status.state = SourceState::Live;
-            status.upstream_lsn_at_start = Some(Lsn(upstream.lsn));
-        });
-        let identity = SourceIdentity { connector: "model".to_owned(), ..SourceIdentity::default() };
-        context.events.send(SourceEvent::Tables { identity, tables: vec![schema()] }).await.unwrap();
-        Session { engine, context }
-    }
-
-    /// What a source sends first: on a resume what was still on its way and a little more than that, else the rows.
-    async fn feed(&self, upstream: &Upstream, durable: Lsn, what: &str) {
-        if let ResumePoint::Resume { lsn, .. } = &self.context.resume {
-            assert_eq!(*lsn, durable, "{what}");
-            let from = upstream.log.partition_point(|transaction| transaction.end_lsn <= *lsn);
-            for transaction in &upstream.log[from.saturating_sub(3)..] {
-                self.send(SourceEvent::Transaction(transaction.clone())).await;
-            }
-            return;
-        }
-        let mut rows = Changes::default();
-        for row in upstream.rows.values() {
-            let written = rows.write_row::<TooLarge>(|b| row.write(b, false)).unwrap();
-            rows.insert(TABLE, written);
-        }
-        self.send(SourceEvent::SnapshotRows(rows)).await;
-        self.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
-    }
-
-    async fn send(&self, event: SourceEvent) {
-        self.context.events.send(event).await.unwrap();
-    }
-
-    async fn check(&self, upstream: &Upstream, registered: &BTreeMap<String, usize>, what: &str) {
-        assert!(
-            self.engine.wait_for(Lsn(upstream.lsn), Duration::from_secs(20)).await,
-            "{what}: {:?}",
-            self.engine.status()
-        );
-        for (name, which) in registered {
-            loop {
-                let snapshot = self.engine.snapshot().unwrap();
-                match &snapshot.catalog().aggregates[name].state {
-                    AggregateState::Live => {
-                        assert_eq!(
-                            stored(&snapshot, name),
-                            expected(*which, &upstream.rows),
-                            "{what}: {name} ({which})"
-                        );
-                        break;
-                    }
-                    AggregateState::Building => {
-                        let mut applied = self.engine.applied();
-                        let sequence = snapshot.as_of().sequence;
-                        let _ = applied.wait_for(|as_of| as_of.sequence > sequence).await;
-                    }
-                    state => panic!("{what}: {name}: {state:?}"),
-                }
-            }
-        }
-        self.engine.snapshot().unwrap().scrub().unwrap_or_else(|error| panic!("{what}: {error}"));
-    }
-}
-
-async fn history(seed: u64, workers: usize) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let directory = tempfile::tempdir().unwrap();
-    let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
-    for _ in 0..rng.random_range(0..50) {
-        let row = Row::random(&mut rng, upstream.next_id);
-        upstream.next_id += 1;
-        upstream.rows.insert(row.id, row);
-    }
-    // A tiny memory makes cells leave it and come back.
-    let cells = *[0, 20, 1_000_000].choose(&mut rng).unwrap();
-    let mut session = Session::open(directory.path(), workers, cells, &upstream).await;
-    let mut registered = BTreeMap::new();
-    let all = definitions();
-    session.feed(&upstream, Lsn::ZERO, "start").await;
-    for step in 0..rng.random_range(3..10) {
-        let what = format!("seed {seed}, {workers} workers, step {step}");
-        for _ in 0..rng.random_range(1..25) {
-            let transaction = upstream.transaction(&mut rng);
-            let again = rng.random_ratio(1, 10).then(|| transaction.clone());
-            session.send(SourceEvent::Transaction(transaction)).await;
-            if let Some(again) = again {
-                session.send(SourceEvent::Transaction(again)).await;
-            }
-        }
-        match rng.random_range(0..6) {
-            0..=2 => {
-                let which = rng.random_range(0..all.len());
-                let name = format!("a{step}");
-                session.engine.register(&name, all[which].clone()).await.unwrap();
-                registered.insert(name, which);
-            }
-            3 => {
-                let names: Vec<String> = registered.keys().cloned().collect();
-                if let Some(name) = names.choose(&mut rng) {
-                    assert!(session.engine.drop_aggregate(name).await.unwrap());
-                    registered.remove(name);
-                }
-            }
-            4 => {
-                if rng.random_bool(0.5) {
-                    session.check(&upstream, &registered, &what).await;
-                }
-                session.engine.stop().await;
-                let durable = *session.context.durable.borrow();
-                drop(session);
-                session = Session::open(directory.path(), workers, cells, &upstream).await;
-                session.feed(&upstream, durable, &what).await;
-            }
-            _ => {}
-        }
-        if rng.random_bool(0.7) {
-            session.check(&upstream, &registered, &what).await;
-        }
-    }
-    session.check(&upstream, &registered, &format!("seed {seed}, {workers} workers, end")).await;
-    session.engine.stop().await;
-}
-
-/// Rows of a snapshot in any order, in pieces of any size, with registrations between them, after a try that was given up;
-/// the stream's first transactions change rows of it.
-async fn snapshot(seed: u64) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let directory = tempfile::tempdir().unwrap();
-    let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
-    for _ in 0..rng.random_range(0..4_000) {
-        let row = Row::random(&mut rng, upstream.next_id);
-        upstream.next_id += rng.random_range(1..3);
-        upstream.rows.insert(row.id, row);
-    }
-    let mut registered = BTreeMap::new();
-    let all = definitions();
-    for given_up in [true, false] {
-        let what = format!("seed {seed}, given up: {given_up}");
-        let session = Session::open(directory.path(), rng.random_range(1..3), 1_000_000, &upstream).await;
-        let mut ids: Vec<i64> = upstream.rows.keys().copied().collect();
-        if rng.random_bool(0.5) {
-            ids.shuffle(&mut rng);
-        }
-        let mut pieces: Vec<&[i64]> = ids.chunks(rng.random_range(1..1_000)).collect();
-        if rng.random_bool(0.5) {
-            pieces.shuffle(&mut rng);
-        }
-        for piece in pieces {
-            let mut rows = Changes::default();
-            for id in piece {
-                let written = rows.write_row::<TooLarge>(|b| upstream.rows[id].write(b, false)).unwrap();
-                rows.insert(TABLE, written);
-            }
-            session.send(SourceEvent::SnapshotRows(rows)).await;
-            if registered.len() < 6 && rng.random_bool(0.3) {
-                let (name, which) = (format!("a{}", registered.len()), rng.random_range(0..all.len()));
-                session.engine.register(&name, all[which].clone()).await.unwrap();
-                registered.insert(name, which);
-            }
-        }
-        if !given_up {
-            session.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
-            for _ in 0..rng.random_range(0..10) {
-                let transaction = upstream.transaction(&mut rng);
-                session.send(SourceEvent::Transaction(transaction)).await;
-            }
-            session.check(&upstream, &registered, &what).await;
-        }
-        session.engine.stop().await;
-        assert!(!directory.path().join("snapshot").exists(), "{what}");
-    }
-}
-
-#[test]
-fn rows_of_a_snapshot_count_once_in_any_order() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let pasted = std::env::var("TIDEMARK_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = pasted.map_or_else(|| (0..60).collect(), |seed| vec![seed]);
-    runtime.block_on(async {
-        for seed in seeds {
-            let run = tokio::time::timeout(Duration::from_secs(60), snapshot(seed));
-            assert!(run.await.is_ok(), "seed {seed}: no progress for a minute");
-        }
-    });
-}
-
-#[test]
-fn every_cell_equals_a_recomputation() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let pasted = std::env::var("TIDEMARK_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds: Vec<u64> = pasted.map_or_else(|| (0..60).collect(), |seed| vec![seed]);
-    runtime.block_on(async {
-        for seed in seeds {
-            for workers in 1..=3 {
-                let run = tokio::time::timeout(Duration::from_secs(60), history(seed, workers));
-                assert!(run.await.is_ok(), "seed {seed}, {workers} workers: no progress for a minute");
-            }
-        }
-    });
 }

@@ -155,7 +155,7 @@ pub struct Committer {
     shared: Arc<Shared>,
     workers: usize,
     input: Receiver<ToCommit>,
-    fill: Sender<FillRequest>,
+    fill: async_mpsc::UnboundedSender<FillRequest>,
     stopped: async_mpsc::UnboundedSender<AggregateId>,
     waiting: BTreeMap<u64, Waiting>,
     next: u64,
@@ -176,7 +176,7 @@ impl Committer {
         shared: Arc<Shared>,
         workers: usize,
         input: Receiver<ToCommit>,
-        fill: Sender<FillRequest>,
+        fill: async_mpsc::UnboundedSender<FillRequest>,
         stopped: async_mpsc::UnboundedSender<AggregateId>,
         next_aggregate: u32,
     ) -> Self {
@@ -208,20 +208,34 @@ impl Committer {
                 self.stash(message);
             }
             while let Some(run) = self.take_run() {
-                // Whoever waits for an answer learns of its end only after the reason is there.
-                let mut registry = Vec::new();
-                if let Err(error) = self.commit(run, &mut registry, dirty) {
-                    self.shared.halt(
-                        "store_failed",
-                        format!("writing failed, nothing after it is shown: {error}"),
-                        "see that the disk has space and works, then restart tidemark; nothing is lost, upstream still holds it",
-                    );
-                    // Whoever waits for a commit looks again.
-                    self.shared.committed_changed.send_modify(|_| {});
+                if !self.commit_or_halt(run, dirty) {
                     return;
                 }
             }
         }
+    }
+
+    /// What [`Committer::run`] does with what is there, one batch at most. False where a write failed.
+    #[cfg(feature = "torture")]
+    pub fn step(&mut self, dirty: &Sender<Lsn>) -> bool {
+        while let Ok(message) = self.input.try_recv() {
+            self.stash(message);
+        }
+        self.take_run().is_none_or(|run| self.commit_or_halt(run, dirty))
+    }
+
+    fn commit_or_halt(&mut self, run: Vec<(Commit, Vec<WriteSet>)>, dirty: &Sender<Lsn>) -> bool {
+        // Whoever waits for an answer learns of its end only after the reason is there.
+        let mut registry = Vec::new();
+        let Err(error) = self.commit(run, &mut registry, dirty) else { return true };
+        self.shared.halt(
+            "store_failed",
+            format!("writing failed, nothing after it is shown: {error}"),
+            "see that the disk has space and works, then restart tidemark; nothing is lost, upstream still holds it",
+        );
+        // Whoever waits for a commit looks again.
+        self.shared.committed_changed.send_modify(|_| {});
+        false
     }
 
     fn stash(&mut self, message: ToCommit) {

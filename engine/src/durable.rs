@@ -53,12 +53,12 @@ pub fn keep_durable(store: &Store, shared: &Shared, dirty: &Receiver<Lsn>) {
     }
 }
 
-fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
+/// Makes what was written up to here durable, and says so. False where it cannot.
+pub fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
     torture::reached(Failpoint::BeforeSync);
     let synced = if torture::planted(Bug::AcknowledgesUnsynced) { Ok(()) } else { make_durable(store, shared) };
     match synced {
         Ok(()) => {
-            torture::reached(Failpoint::Synced);
             shared.durable.send_if_modified(|durable| {
                 let newer = lsn > *durable;
                 if newer {
@@ -86,7 +86,10 @@ fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
 /// Where the store itself will not go on, it refuses that too. While the committer waits for space, nothing is tried: the store
 /// replaces its failed log by itself, and writing table files in the middle of that would end it for good.
 pub fn make_durable(store: &Store, shared: &Shared) -> Result<(), StoreError> {
-    let Err(error) = store.sync() else { return Ok(()) };
+    let Err(error) = store.sync() else {
+        torture::reached(Failpoint::Synced);
+        return Ok(());
+    };
     tracing::warn!(%error, "the log cannot be synced: table files are written in its place");
     loop {
         // The committer may be about to say so.

@@ -219,14 +219,15 @@ impl Engine {
         crate::pipeline::start(config)
     }
 
+    /// Without threads where somebody else has it go on.
     pub(crate) fn new(
         shared: Arc<Shared>,
         requests: mpsc::Sender<Request>,
         commands: mpsc::Sender<SourceCommand>,
-        threads: Threads,
+        threads: Option<Threads>,
         backups: &Path,
     ) -> Engine {
-        Engine { shared, requests, commands, threads: Arc::new(Mutex::new(Some(threads))), backups: backups.into() }
+        Engine { shared, requests, commands, threads: Arc::new(Mutex::new(threads)), backups: backups.into() }
     }
 
     /// The newest Snapshot, or why there is no answer now.

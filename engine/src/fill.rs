@@ -12,11 +12,11 @@
 pub mod windows;
 
 use std::ops::ControlFlow;
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::Sender;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 
 use self::windows::{Run, Survey, Window, instant};
 use crate::change::{RowRef, TableId, ValueRef};
@@ -73,27 +73,39 @@ const MAX_YIELDS: u32 = 40;
 /// Groups in flight from which on the stream has the engine to itself.
 const BUSY_IN_FLIGHT: u64 = 3;
 
-/// Fills aggregates until the committer is gone. Each has a thread, and they take turns by chunks, so that one that is held
-/// holds no other.
-pub fn run(requests: &Receiver<FillRequest>, to_sequencer: &Sender<FillMessage>, shared: &Shared, workers: usize) {
-    let turn = Mutex::new(());
-    std::thread::scope(|scope| {
-        while let Ok(request) = requests.recv() {
-            let turn = &turn;
-            scope.spawn(move || {
-                let (id, name) = (request.aggregate.id, request.aggregate.name.clone());
-                let aggregate = Arc::clone(&request.aggregate);
-                let outcome = Filling::new(Reading { request, to_sequencer, shared, turn }, workers).run();
-                shared.building().remove(&id);
-                shared.paused().remove(&id);
-                if let Err(Ended::Failed(error)) = outcome {
-                    tracing::error!(aggregate = %name, %error, "the rows to fill an aggregate from cannot be read");
-                    // Nobody is left to be told where the engine has ended.
-                    let _ = to_sequencer.blocking_send(FillMessage::Failed(aggregate, error));
-                }
-            });
+/// Fills aggregates until the committer is gone. They take turns by chunks on the thread this runs on, so that one that is
+/// held holds no other.
+pub async fn run(
+    mut requests: UnboundedReceiver<FillRequest>,
+    to_sequencer: &Sender<FillMessage>,
+    shared: &Shared,
+    workers: usize,
+) {
+    let mut fillings = FuturesUnordered::new();
+    let mut more = true;
+    while more || !fillings.is_empty() {
+        tokio::select! {
+            biased;
+            request = requests.recv(), if more => match request {
+                Some(request) => fillings.push(fill(Reading { request, to_sequencer, shared }, workers)),
+                None => more = false,
+            },
+            Some(()) = fillings.next() => {}
         }
-    });
+    }
+}
+
+async fn fill(reading: Reading<'_>, workers: usize) {
+    let (to_sequencer, shared) = (reading.to_sequencer, reading.shared);
+    let aggregate = Arc::clone(&reading.request.aggregate);
+    let outcome = Filling::new(reading, workers).run().await;
+    shared.building().remove(&aggregate.id);
+    shared.paused().remove(&aggregate.id);
+    if let Err(Ended::Failed(error)) = outcome {
+        tracing::error!(aggregate = %aggregate.name, %error, "the rows to fill an aggregate from cannot be read");
+        // Nobody is left to be told where the engine has ended.
+        let _ = to_sequencer.send(FillMessage::Failed(aggregate, error)).await;
+    }
 }
 
 /// Why a filling ends before its end.
@@ -109,19 +121,19 @@ struct Reading<'s> {
     request: FillRequest,
     to_sequencer: &'s Sender<FillMessage>,
     shared: &'s Shared,
-    turn: &'s Mutex<()>,
 }
 
 impl Reading<'_> {
     /// Visits rows of a range until the visitor has enough for one turn; returns what is left of the range.
-    fn read(
+    async fn read(
         &self,
         range: &Range,
         mut visit: impl FnMut(&[u8], RowRef<'_>) -> Result<ControlFlow<()>, StoreError>,
     ) -> Result<Option<Range>, Ended> {
-        self.wait()?;
+        // The others' turn, also where nothing is to be waited for.
+        tokio::task::yield_now().await;
+        self.wait().await?;
         torture::reached(Failpoint::Filling);
-        let waiting = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rest = None;
         let mut failed = None;
         let scanned = self.request.view.scan(range, |row_key, row| match visit(row_key, RowRef(row)) {
@@ -136,12 +148,11 @@ impl Reading<'_> {
                 ControlFlow::Break(())
             }
         });
-        drop(waiting);
         scanned.and(failed.map_or(Ok(rest), Err)).map_err(Ended::Failed)
     }
 
     /// Waits while the filling is held, and a while for a stream that is behind.
-    fn wait(&self) -> Result<(), Ended> {
+    async fn wait(&self) -> Result<(), Ended> {
         let aggregate = &self.request.aggregate;
         let mut yields = 0;
         loop {
@@ -156,16 +167,16 @@ impl Reading<'_> {
                 return Ok(());
             }
             yields += u32::from(!held);
-            std::thread::sleep(LOOK_AGAIN);
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    fn send(&self, message: FillMessage) -> Result<(), Ended> {
-        self.to_sequencer.blocking_send(message).map_err(|_| Ended::Gone)
+    async fn send(&self, message: FillMessage) -> Result<(), Ended> {
+        self.to_sequencer.send(message).await.map_err(|_| Ended::Gone)
     }
 
     /// Looks at the times of some rows, here and there.
-    fn glance(&self, time: TimePlan) -> Result<Survey, Ended> {
+    async fn glance(&self, time: TimePlan) -> Result<Survey, Ended> {
         let mut survey = Survey::default();
         for part in &self.request.parts {
             let range = key::rows(*part);
@@ -175,7 +186,8 @@ impl Reading<'_> {
                 self.read(&range, |_, row| {
                     survey.note(&mut run, instant(time, row.columns().nth(time.column).and_then(Result::ok)));
                     Ok(if run.rows() == GLANCE_ROWS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-                })?;
+                })
+                .await?;
                 survey.runs.push(run);
             }
         }
@@ -183,16 +195,18 @@ impl Reading<'_> {
     }
 
     /// Looks at the times of all rows.
-    fn survey(&self, time: TimePlan) -> Result<Survey, Ended> {
+    async fn survey(&self, time: TimePlan) -> Result<Survey, Ended> {
         let mut survey = Survey::default();
         for part in &self.request.parts {
             let mut rest = Some(key::rows(*part));
             while let Some(range) = rest {
                 let mut run = Run::empty(range.clone());
-                rest = self.read(&range, |_, row| {
-                    survey.note(&mut run, instant(time, row.columns().nth(time.column).and_then(Result::ok)));
-                    Ok(if run.rows() == CHUNK_ROWS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-                })?;
+                rest = self
+                    .read(&range, |_, row| {
+                        survey.note(&mut run, instant(time, row.columns().nth(time.column).and_then(Result::ok)));
+                        Ok(if run.rows() == CHUNK_ROWS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                    })
+                    .await?;
                 if let Some(rest) = &rest {
                     run.range.to.clone_from(&rest.from);
                 }
@@ -224,62 +238,65 @@ impl<'s> Filling<'s> {
         Filling { reading, aggregate, workers, sums, entries: Vec::new(), progress, started: Instant::now() }
     }
 
-    fn run(mut self) -> Result<(), Ended> {
+    async fn run(mut self) -> Result<(), Ended> {
         let id = self.aggregate.id;
         let parts = self.reading.request.parts.iter();
         let mut runs: Vec<Run> = parts.map(|part| Run::unseen(key::rows(*part))).collect();
         let mut windows = vec![Window::ALL];
         if let Some(time) = self.aggregate.plan.time
             && self.progress.rows_estimated >= MANY_ROWS
-            && self.reading.glance(time)?.windows(&self.aggregate.plan).len() > 1
+            && self.reading.glance(time).await?.windows(&self.aggregate.plan).len() > 1
         {
-            let survey = self.reading.survey(time)?;
+            let survey = self.reading.survey(time).await?;
             windows = survey.windows(&self.aggregate.plan);
             runs = survey.runs;
         }
         for window in windows {
             for run in runs.iter().filter(|run| window.meets(run)) {
-                self.fold(run, window)?;
+                self.fold(run, window).await?;
             }
-            self.reading.send(match window.from {
+            let filled = match window.from {
                 i64::MIN => FillMessage::Done(id),
                 from => FillMessage::Covered(id, from),
-            })?;
+            };
+            self.reading.send(filled).await?;
         }
         Ok(())
     }
 
     /// Adds up the rows of a run that a window holds, and hands them on chunk by chunk.
-    fn fold(&mut self, run: &Run, window: Window) -> Result<(), Ended> {
+    async fn fold(&mut self, run: &Run, window: Window) -> Result<(), Ended> {
         let time = self.aggregate.plan.time.filter(|_| !window.holds_all(run));
         let mut rest = Some(run.range.clone());
         while let Some(range) = rest {
             let mut read = 0;
             let Filling { reading, aggregate, sums, entries, progress, .. } = self;
-            rest = reading.read(&range, |row_key, row| {
-                read += 1;
-                let mut values = Vec::with_capacity(32);
-                row.decode_into(&mut values).map_err(|_| StoreError::Damaged("row image"))?;
-                if time.is_none_or(|time| window.holds(instant(time, values.get(time.column).copied()))) {
-                    add(aggregate, row_key, &values, sums, entries);
-                    progress.rows_done += 1;
-                }
-                let enough = read == CHUNK_ROWS || sums.len() >= CHUNK_ENTRIES;
-                Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            })?;
-            self.hand_on()?;
+            rest = reading
+                .read(&range, |row_key, row| {
+                    read += 1;
+                    let mut values = Vec::with_capacity(32);
+                    row.decode_into(&mut values).map_err(|_| StoreError::Damaged("row image"))?;
+                    if time.is_none_or(|time| window.holds(instant(time, values.get(time.column).copied()))) {
+                        add(aggregate, row_key, &values, sums, entries);
+                        progress.rows_done += 1;
+                    }
+                    let enough = read == CHUNK_ROWS || sums.len() >= CHUNK_ENTRIES;
+                    Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })
+                .await?;
+            self.hand_on().await?;
         }
         Ok(())
     }
 
     /// Hands on what was added up.
-    fn hand_on(&mut self) -> Result<(), Ended> {
+    async fn hand_on(&mut self) -> Result<(), Ended> {
         note(&mut self.progress, self.started);
         let aggregate = &self.aggregate;
         self.reading.shared.building().insert(aggregate.id, self.progress);
         let blocks = self.sums.take(aggregate.id, aggregate.plan.measures.len(), self.workers);
         let filled = Filled { aggregate: aggregate.id, blocks };
-        self.reading.send(FillMessage::Chunk(filled, std::mem::take(&mut self.entries)))
+        self.reading.send(FillMessage::Chunk(filled, std::mem::take(&mut self.entries))).await
     }
 }
 

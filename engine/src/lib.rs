@@ -44,6 +44,9 @@ pub mod scrubber;
 pub mod sequencer;
 /// What threads and callers share.
 pub mod shared;
+/// An engine step by step.
+#[cfg(feature = "torture")]
+pub mod simulation;
 /// What a reader sees.
 pub mod snapshot;
 /// The port that connectors implement.

@@ -15,20 +15,21 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::change::Lsn;
 use crate::commit::{Committer, ToCommit};
 use crate::commit_group::Position;
-use crate::dataflow::worker::{Dataflow, DataflowConfig};
+use crate::dataflow::worker::{Dataflow, DataflowConfig, StartError};
 use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
-use crate::fill;
+use crate::fill::{self, FillMessage, FillRequest};
 use crate::free_space::FreeSpaceWatch;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::row_image::RowImages;
 use crate::scrubber::Scrubber;
-use crate::sequencer::{Inputs, Sequencer, Stored};
+use crate::sequencer::{Inputs, Request, Sequencer, Stored};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
-use crate::source::{ResumePoint, SourceContext, SourceStatus};
+use crate::source::{ResumePoint, SourceCommand, SourceContext, SourceStatus};
 use crate::store::registry;
 use crate::store::{Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug};
@@ -52,8 +53,29 @@ impl Threads {
     }
 }
 
-/// Starts everything; see [`Engine::start`].
-pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
+/// Everything of an engine that runs, before any of it does: the threads below run them, and a simulation runs them step by step.
+pub(crate) struct Parts {
+    pub store: Store,
+    pub shared: Arc<Shared>,
+    pub requests: mpsc::Sender<Request>,
+    pub commands: mpsc::Sender<SourceCommand>,
+    pub context: SourceContext,
+    pub sequencer: Sequencer,
+    pub committer: Committer,
+    /// Committed, and to be synced.
+    pub dirty_in: sync_mpsc::Sender<Lsn>,
+    pub dirty: sync_mpsc::Receiver<Lsn>,
+    /// To be filled.
+    pub fills: mpsc::UnboundedReceiver<FillRequest>,
+    pub filled_in: mpsc::Sender<FillMessage>,
+    pub workers: usize,
+}
+
+/// Opens the store, sees what it holds, and wires everything; `start_dataflow` starts the workers.
+pub(crate) fn assemble(
+    config: &EngineConfig,
+    start_dataflow: impl FnOnce(DataflowConfig, sync_mpsc::Sender<ToCommit>) -> Result<Dataflow, StartError>,
+) -> Result<Parts, OpenError> {
     let store = Store::open(&config.data, config.store_memory)?;
     let stored = recover(&store).map_err(|error| damaged(&config.data, &error))?;
     let resume = match (&stored.identity, stored.streaming) {
@@ -82,23 +104,52 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     let (filled_in, filled) = mpsc::channel(CHUNKS);
     let (stopped_in, stopped) = mpsc::unbounded_channel();
     let (commit_in, commits) = sync_mpsc::channel();
-    let (fill_in, fills) = sync_mpsc::channel();
+    let (fill_in, fills) = mpsc::unbounded_channel();
     let (dirty_in, dirty) = sync_mpsc::channel();
 
     let workers = config.workers.max(1);
-    let written = commit_in.clone();
-    let dataflow = Dataflow::start(
+    let dataflow = start_dataflow(
         DataflowConfig {
             workers,
             store: store.clone(),
             cells_per_worker: config.cells_in_memory / workers,
             committed: Arc::clone(&shared.committed),
         },
-        move |set| {
-            let _ = written.send(ToCommit::Written(set));
-        },
+        commit_in.clone(),
     )
     .map_err(|error| OpenError::new("cannot_start", error.to_string(), "try again; lower --workers"))?;
+    let next_aggregate = stored.next_aggregate;
+    let committer =
+        Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, next_aggregate);
+    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
+    let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
+    let images = RowImages::new(store.clone());
+    let sequencer = Sequencer::new(Arc::clone(&shared), images, dataflow, commit_in, inputs, stored);
+    Ok(Parts {
+        store,
+        shared,
+        requests: requests_in,
+        commands,
+        context,
+        sequencer,
+        committer,
+        dirty_in,
+        dirty,
+        fills,
+        filled_in,
+        workers,
+    })
+}
+
+/// Starts everything; see [`Engine::start`].
+pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
+    let parts = assemble(config, |dataflow, written| {
+        Dataflow::start(dataflow, move |set| {
+            let _ = written.send(ToCommit::Written(set));
+        })
+    })?;
+    let Parts { store, shared, requests, commands, context, sequencer, committer, workers, .. } = parts;
+    let (dirty_in, dirty, fills, filled_in) = (parts.dirty_in, parts.dirty, parts.fills, parts.filled_in);
 
     let mut threads = Vec::new();
     let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -113,20 +164,12 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
                 OpenError::new("cannot_start", format!("no thread: {error}"), "raise the limit of threads")
             })
     };
-    let next_aggregate = stored.next_aggregate;
-    let committer =
-        Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, next_aggregate);
     spawn("commit", Box::new(move || committer.run(&dirty_in)))?;
-    let (durable_store, durable_shared) = (store.clone(), Arc::clone(&shared));
-    spawn("durable", Box::new(move || keep_durable(&durable_store, &durable_shared, &dirty)))?;
-    let fill_shared = Arc::clone(&shared);
-    spawn("fill", Box::new(move || fill::run(&fills, &filled_in, &fill_shared, workers)))?;
-    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
-    let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
-    let sequencer = Sequencer::new(Arc::clone(&shared), RowImages::new(store), dataflow, commit_in, inputs, stored);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
-        OpenError::new("cannot_start", format!("no runtime: {error}"), "raise the limit of open files")
-    })?;
+    let durable_shared = Arc::clone(&shared);
+    spawn("durable", Box::new(move || keep_durable(&store, &durable_shared, &dirty)))?;
+    let (runtime, fill_shared) = (one_thread()?, Arc::clone(&shared));
+    spawn("fill", Box::new(move || runtime.block_on(fill::run(fills, &filled_in, &fill_shared, workers))))?;
+    let runtime = one_thread()?;
     // Disconnected when the sequencer ends.
     let (running_in, running) = sync_mpsc::channel::<()>();
     let (watched_in, watched) = sync_mpsc::channel::<()>();
@@ -140,12 +183,19 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
     )?;
     spawn("space", Box::new(move || space.run()))?;
     if config.scrub_cells_per_s > 0 {
-        let (shared, requests) = (Arc::clone(&shared), requests_in.downgrade());
+        let (shared, requests) = (Arc::clone(&shared), requests.downgrade());
         let scrubber = Scrubber { shared, requests, running, cells_per_s: config.scrub_cells_per_s };
         spawn("scrub", Box::new(move || scrubber.run()))?;
     }
 
-    Ok((Engine::new(shared, requests_in, commands, Threads(threads), &config.backups), context))
+    Ok((Engine::new(shared, requests, commands, Some(Threads(threads)), &config.backups), context))
+}
+
+/// What runs the futures of one thread.
+fn one_thread() -> Result<tokio::runtime::Runtime, OpenError> {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
+        OpenError::new("cannot_start", format!("no runtime: {error}"), "raise the limit of open files")
+    })
 }
 
 /// Gives the calling engine thread less weight than the connector's. Between Postgres and us lies a socket buffer of a few

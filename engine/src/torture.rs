@@ -118,11 +118,28 @@ impl Bug {
     ];
 }
 
+/// Told of every failpoint that is reached; one of a process.
+#[cfg(feature = "torture")]
+type Witness = Box<dyn FnMut(Failpoint) + Send>;
+
+#[cfg(feature = "torture")]
+static WITNESS: std::sync::Mutex<Option<Witness>> = std::sync::Mutex::new(None);
+
+/// From here on this is told of every failpoint that is reached, on the thread that reaches it.
+#[cfg(feature = "torture")]
+pub fn witness(witness: impl FnMut(Failpoint) + Send + 'static) {
+    *WITNESS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Box::new(witness));
+}
+
 /// `TIDEMARK_FAILPOINT=BatchWritten:3`: the third time, the process aborts.
 #[cfg(feature = "torture")]
 pub fn reached(point: Failpoint) {
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{OnceLock, PoisonError};
+
+    if let Some(witness) = WITNESS.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        witness(point);
+    }
 
     static SET: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static HITS: AtomicU64 = AtomicU64::new(0);

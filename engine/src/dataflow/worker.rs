@@ -57,6 +57,19 @@ impl Dataflow {
     where
         F: Fn(WriteSet) + Send + Sync + 'static,
     {
+        Dataflow::start_driven(config, emit, |worker| {
+            while worker.has_dataflows() {
+                worker.step_or_park(Some(PARK));
+            }
+        })
+    }
+
+    /// As [`Dataflow::start`], where `drive` has each worker go on, on its thread. What it leaves undone is done at the end.
+    pub fn start_driven<F, D>(config: DataflowConfig, emit: F, drive: D) -> Result<Dataflow, StartError>
+    where
+        F: Fn(WriteSet) + Send + Sync + 'static,
+        D: Fn(&mut Worker) + Send + Sync + 'static,
+    {
         let workers = config.workers.max(1);
         let mut senders = Vec::new();
         let mut receivers = Vec::new();
@@ -79,15 +92,19 @@ impl Dataflow {
                 Partitions::new(config.store.clone(), config.cells_per_worker, Arc::clone(&config.committed));
             let activator = build(worker, input, Apply::new(partitions), Arc::clone(&emit));
             let _ = ready.send((worker.index(), activator));
-            while worker.has_dataflows() {
-                worker.step_or_park(Some(PARK));
-            }
+            drive(worker);
         })
         .map_err(StartError)?;
         let mut by_worker: Vec<(usize, SyncActivator)> = activators.iter().take(workers).collect();
         by_worker.sort_by_key(|(index, _)| *index);
         let inputs = senders.into_iter().zip(by_worker.into_iter().map(|(_, activator)| activator)).collect();
         Ok(Dataflow { inputs, guards: Some(guards) })
+    }
+
+    /// The threads, for whoever ends them: without it they are joined when the dataflow is dropped.
+    #[cfg(feature = "torture")]
+    pub fn take_guards(&mut self) -> Option<WorkerGuards<()>> {
+        self.guards.take()
     }
 
     /// Number of workers.

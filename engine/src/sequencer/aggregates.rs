@@ -310,8 +310,10 @@ fn promote_all(stored: &mut Vec<Registration>) -> Vec<RegistryChange> {
         !replaced
     });
     for next in stored.iter_mut() {
-        if let Some(name) = Registration::final_name(&next.name) {
-            next.name = name.to_owned();
+        if let Some(name) = Registration::final_name(&next.name).map(str::to_owned) {
+            // Under this name nobody will finish it.
+            gone.push(next.clone());
+            next.name = name;
         }
     }
     let none = BTreeMap::new();

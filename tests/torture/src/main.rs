@@ -25,6 +25,7 @@ mod nemesis;
 mod power_cut;
 mod process;
 mod self_test;
+mod simulate;
 mod sweep;
 mod tracer;
 
@@ -34,6 +35,7 @@ mod tracer;
 mod support {
     pub mod cells;
     pub mod embedded;
+    pub mod model;
     pub mod shop;
     pub mod sql;
 }
@@ -87,6 +89,20 @@ enum What {
         #[arg(long, default_value_t = FAILURES)]
         failures: u64,
     },
+    /// Lives in one process whose every step is a choice of the seed's, over a simulated slot.
+    Simulate {
+        /// How many seeds, from the one stated on.
+        #[arg(long, default_value_t = SIMULATIONS)]
+        seeds: u64,
+    },
+    /// Seeds of a simulation; started by the others.
+    #[command(hide = true)]
+    Simulated {
+        /// The first.
+        from: u64,
+        /// How many.
+        seeds: u64,
+    },
     /// What the ordinary test run does: all of them, briefly.
     Ci,
     /// One life; started by the others.
@@ -103,6 +119,7 @@ enum What {
 const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
+const SIMULATIONS: u64 = 2_000;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
@@ -110,9 +127,15 @@ fn main() -> ExitCode {
         life::run(&data, &url);
         return ExitCode::SUCCESS;
     }
+    if let What::Simulated { from, seeds } = command {
+        return simulate::child(from, seeds);
+    }
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
     println!("seed {seed}");
     let began = Instant::now();
+    if let What::Simulate { seeds } = command {
+        return verdict(&simulate::run(seed, seeds, None).err().into_iter().collect::<Vec<_>>(), seed, began);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let failures = runtime.block_on(async {
         let mut bench = Bench::open(seed).await;
@@ -130,12 +153,16 @@ fn main() -> ExitCode {
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());
                 failures.extend(self_test::run(&mut bench, 1).await);
             }
-            What::Life { .. } => {}
+            What::Life { .. } | What::Simulate { .. } | What::Simulated { .. } => {}
         }
         bench.close().await;
         failures
     });
-    for failure in &failures {
+    verdict(&failures, seed, began)
+}
+
+fn verdict(failures: &[String], seed: u64, began: Instant) -> ExitCode {
+    for failure in failures {
         println!("FAILED: {failure}");
     }
     println!(

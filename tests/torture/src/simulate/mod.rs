@@ -1,0 +1,93 @@
+//! Deterministic simulation: an engine whose every step is a choice of the seed's (`engine::simulation`), over a slot and callers that
+//! are simulated too. What one seed did it does again, interleaving included. No Postgres, no clock, no network; the store is the real
+//! one, and what a crash leaves of it is in `wreck`.
+//!
+//! Seeds are shared among processes, one for each processor: what the engine is told of its failpoints is one of a process.
+
+mod slot;
+mod world;
+mod wreck;
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use engine::torture::Bug;
+
+use self::world::Done;
+
+/// Files that live for milliseconds are kept in memory where that is possible.
+const MEMORY: &str = "/dev/shm";
+/// Of so many seeds one is run twice, and has to do the same.
+const TWICE: u64 = 25;
+
+/// Runs so many seeds; returns what was wrong with the first that was.
+pub fn run(from: u64, seeds: u64, planted: Option<Bug>) -> Result<(), String> {
+    let processes = std::thread::available_parallelism().map_or(1, |count| count.get() as u64).min(seeds.max(1));
+    let shares: Vec<(u64, u64)> = (0..processes)
+        .map(|index| (from + seeds * index / processes, from + seeds * (index + 1) / processes))
+        .collect();
+    let children: Vec<_> = shares
+        .into_iter()
+        .map(|(first, end)| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["simulated", &first.to_string(), &(end - first).to_string()]);
+            if let Some(bug) = planted {
+                command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut all = Done::default();
+    let mut wrong = Vec::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        match said.lines().last().and_then(|line| Done::parse(line.strip_prefix("done ")?)) {
+            Some(done) if output.status.success() => all.add(done),
+            _ => wrong.push(format!("{said}{}{}", String::from_utf8_lossy(&output.stderr), output.status)),
+        }
+    }
+    if let Some(wrong) = wrong.into_iter().next() {
+        return Err(wrong);
+    }
+    println!("{seeds} simulated histories: {all}");
+    Ok(())
+}
+
+/// Runs these seeds in this process; says at the end what was done, or which seed went wrong and how.
+pub fn child(from: u64, seeds: u64) -> ExitCode {
+    let mut all = Done::default();
+    for seed in from..from + seeds {
+        let mut done = Done::default();
+        let mut outcome = simulate(seed, &mut done);
+        if outcome.is_ok() && seed % TWICE == 0 {
+            let mut again = Done::default();
+            outcome = simulate(seed, &mut again);
+            if outcome.is_ok() && again.trace != done.trace {
+                outcome = Err("it does not do the same again".to_owned());
+            }
+        }
+        if let Err(why) = outcome {
+            println!("seed {seed}: {why}\nrepeat: torture simulate --seeds 1 --seed {seed}");
+            return ExitCode::FAILURE;
+        }
+        all.add(done);
+    }
+    println!("done {}", all.print());
+    ExitCode::SUCCESS
+}
+
+fn simulate(seed: u64, done: &mut Done) -> Result<(), String> {
+    let directory = match tempfile::tempdir_in(MEMORY) {
+        Ok(directory) => directory,
+        Err(_) => tempfile::tempdir().unwrap(),
+    };
+    let run = AssertUnwindSafe(|| in_held_time(seed, directory.path(), done));
+    std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+fn in_held_time(seed: u64, directory: &Path, done: &mut Done) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(world::run(seed, directory, done))
+}

@@ -317,7 +317,7 @@ impl Committer {
         if torture::planted(Bug::PublishesTooEarly) && phase == Phase::Streaming {
             self.publish(sequence, position, phase, None);
         }
-        let answered = registry.iter().any(RegistryChange::is_answered);
+        let answered = registry.iter().any(RegistryChange::is_answered) && !torture::planted(Bug::AnswersUnsynced);
         self.write(batch, phase, answered || registry.iter().any(RegistryChange::is_of_tables))?;
         torture::reached(Failpoint::BatchWritten);
         self.voided.clear();
@@ -620,10 +620,12 @@ impl Committer {
                 Arc::new(Snapshot::new(as_of, catalog, self.store.view(), Arc::clone(&self.shared.suspects)));
             self.shared.snapshot.store(Some(Arc::clone(&snapshot)));
             self.shared.boundaries.note(&snapshot, first_end.unwrap_or(position.lsn));
+            torture::reached(Failpoint::Publishing);
         }
         self.shared.committed.store(sequence, Ordering::Release);
         if phase != Phase::Snapshot {
             self.shared.streaming.store(true, Ordering::Release);
+            torture::reached(Failpoint::Publishing);
         }
         self.shared.applied.send_replace(as_of);
         self.shared.committed_changed.send_replace(sequence);

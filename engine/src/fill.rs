@@ -29,7 +29,7 @@ use crate::sample;
 use crate::shared::Shared;
 use crate::store::key::Range;
 use crate::store::{StoreError, View, key};
-use crate::torture::{self, Failpoint};
+use crate::torture::{self, Bug, Failpoint};
 
 /// Rows read in one turn; what they add up to is then handed on.
 const CHUNK_ROWS: u64 = 20_000;
@@ -95,7 +95,10 @@ pub async fn run(
     }
 }
 
-async fn fill(reading: Reading<'_>, workers: usize) {
+async fn fill(mut reading: Reading<'_>, workers: usize) {
+    if torture::planted(Bug::FillsFromNow) {
+        reading.request.view = Arc::new(reading.request.view.store().view());
+    }
     let (to_sequencer, shared) = (reading.to_sequencer, reading.shared);
     let aggregate = Arc::clone(&reading.request.aggregate);
     let outcome = Filling::new(reading, workers).run().await;

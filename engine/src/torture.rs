@@ -20,7 +20,9 @@ pub enum Failpoint {
     BatchBuilt,
     /// The batch is written, and nobody sees it.
     BatchWritten,
-    /// Readers see it, and it may be lost with the power.
+    /// Readers see it, and some of what is to be told of it is not.
+    Publishing,
+    /// It is told, and it may be lost with the power.
     Published,
     /// About to be synced.
     BeforeSync,
@@ -48,7 +50,7 @@ pub enum Failpoint {
 
 impl Failpoint {
     /// All of them.
-    pub const ALL: [Failpoint; 19] = [
+    pub const ALL: [Failpoint; 20] = [
         Failpoint::SnapshotFilesWritten,
         Failpoint::SnapshotTakenIn,
         Failpoint::TransactionReceived,
@@ -56,6 +58,7 @@ impl Failpoint {
         Failpoint::GroupApplied,
         Failpoint::BatchBuilt,
         Failpoint::BatchWritten,
+        Failpoint::Publishing,
         Failpoint::Published,
         Failpoint::BeforeSync,
         Failpoint::Synced,
@@ -98,11 +101,17 @@ pub enum Bug {
     RollsUpInsertsOnly,
     /// What was written is taken for durable, and never synced. Only a power cut shows it.
     AcknowledgesUnsynced,
+    /// A registration is answered before it is synced. Only a power cut shows it.
+    AnswersUnsynced,
+    /// The rows to fill an aggregate from are those of now, not those of its registration.
+    FillsFromNow,
+    /// Cells leave memory before they are committed.
+    EvictsUncommitted,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 15] = [
         Bug::AcknowledgesReceived,
         Bug::CursorAhead,
         Bug::KeepsTheOldRow,
@@ -115,6 +124,9 @@ impl Bug {
         Bug::KeepsHalfAFilling,
         Bug::RollsUpInsertsOnly,
         Bug::AcknowledgesUnsynced,
+        Bug::AnswersUnsynced,
+        Bug::FillsFromNow,
+        Bug::EvictsUncommitted,
     ];
 }
 

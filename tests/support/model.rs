@@ -74,6 +74,8 @@ impl Row {
             amount: match rng.random_range(0..12) {
                 0 => None,
                 1 => Some(None),
+                // More digits than a double has.
+                2 => Some(Some(rng.random_range(-(1 << 56)..1 << 56))),
                 _ => Some(Some(rng.random_range(-100_000..100_000))),
             },
             weight: f64::from(rng.random_range(-1_000i32..1_000)) * 0.1,

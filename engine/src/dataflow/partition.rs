@@ -14,6 +14,7 @@ use hashbrown::hash_map::{Entry, EntryRef};
 use crate::aggregate::Cell;
 use crate::materialization::{AggregateId, Bucket};
 use crate::store::{Store, StoreError, codec, key};
+use crate::torture::{self, Bug};
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
@@ -141,7 +142,7 @@ impl Partitions {
         let mut idle: Vec<(u64, PartitionId)> = self
             .partitions
             .iter()
-            .filter(|(_, partition)| partition.touched <= committed)
+            .filter(|(_, partition)| partition.touched <= committed || torture::planted(Bug::EvictsUncommitted))
             .map(|(id, partition)| (partition.touched, *id))
             .collect();
         idle.sort_unstable();

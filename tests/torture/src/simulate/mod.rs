@@ -4,6 +4,7 @@
 //!
 //! Seeds are shared among processes, one for each processor: what the engine is told of its failpoints is one of a process.
 
+mod peek;
 mod slot;
 mod world;
 mod wreck;

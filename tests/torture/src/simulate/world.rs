@@ -9,10 +9,12 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use engine::boundary::{BoundaryWatch, NoBoundary};
 use engine::change::Lsn;
 use engine::engine::{EngineConfig, OnChange, RegisterError, Registered};
 use engine::materialization::{AggregateState, Definition};
@@ -24,6 +26,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::peek::Peek;
 use super::slot::{Connector, Slot};
 use super::wreck::{Crash, Wreck};
 use crate::support::model::{Upstream, definitions, expected, stored};
@@ -34,6 +37,8 @@ const TURNS: u32 = 400;
 const ROUNDS: u32 = 3_000;
 /// Names that callers give to aggregates.
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+/// What a watcher waits for its moment.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Reasons for which a reader may be put off.
 const PUT_OFF: [&str; 5] = ["starting", "snapshotting", "catching_up", "connecting", "stopping"];
 
@@ -46,6 +51,8 @@ pub struct Done {
     pub power_cuts: u64,
     pub restarts: u64,
     pub cells: u64,
+    /// Positions within the stream whose Snapshot was asked for, and found.
+    pub moments: u64,
     /// Of all choices and all positions, to compare two runs of one seed.
     pub trace: u64,
 }
@@ -58,13 +65,14 @@ impl Done {
         self.power_cuts += other.power_cuts;
         self.restarts += other.restarts;
         self.cells += other.cells;
+        self.moments += other.moments;
         self.trace ^= other.trace;
     }
 
     /// For the process that started this one.
     pub fn print(&self) -> String {
-        let Done { steps, crashes, at_failpoints, power_cuts, restarts, cells, trace } = self;
-        format!("{steps} {crashes} {at_failpoints} {power_cuts} {restarts} {cells} {trace}")
+        let Done { steps, crashes, at_failpoints, power_cuts, restarts, cells, moments, trace } = self;
+        format!("{steps} {crashes} {at_failpoints} {power_cuts} {restarts} {cells} {moments} {trace}")
     }
 
     /// From what the other process printed.
@@ -78,6 +86,7 @@ impl Done {
             power_cuts: next()?,
             restarts: next()?,
             cells: next()?,
+            moments: next()?,
             trace: next()?,
         })
     }
@@ -85,10 +94,11 @@ impl Done {
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Done { steps, crashes, at_failpoints, power_cuts, restarts, cells, .. } = self;
+        let Done { steps, crashes, at_failpoints, power_cuts, restarts, cells, moments, .. } = self;
         write!(
             f,
-            "{steps} steps, {crashes} crashes ({at_failpoints} at failpoints, {power_cuts} of them without power), {restarts} orderly restarts; {cells} cells compared"
+            "{steps} steps, {crashes} crashes ({at_failpoints} at failpoints, {power_cuts} without power), {restarts} orderly \
+             restarts; {cells} cells and {moments} moments of the stream compared"
         )
     }
 }
@@ -109,6 +119,8 @@ enum Turn {
     /// Callers look for their answers.
     Answers,
     Read,
+    /// Somebody asks for the moment of a position, as a verification does.
+    Watch,
     /// Time passes.
     Clock,
     /// The disk is nearly full, or is not any more.
@@ -125,12 +137,22 @@ enum Wish {
     Cancelled,
 }
 
+/// Somebody who watches, in order to ask for a position that nobody has reached yet.
+struct Watcher {
+    watch: Rc<BoundaryWatch>,
+    /// Where upstream was when the watch began.
+    began: u64,
+    asked: Option<(Lsn, Moment)>,
+}
+
+type Moment = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, NoBoundary>>>>;
 type Answer = Pin<Box<dyn Future<Output = Result<bool, String>>>>;
 
 struct Life {
     simulation: Simulation,
     connector: Connector,
     asked: Vec<(&'static str, Wish, Answer)>,
+    watcher: Option<Watcher>,
     seen: Lsn,
 }
 
@@ -145,6 +167,7 @@ pub struct World<'d> {
     directory: PathBuf,
     lives: u32,
     wreck: Arc<Mutex<Wreck>>,
+    peek: Arc<Mutex<Peek>>,
     low: bool,
     done: &'d mut Done,
 }
@@ -161,8 +184,12 @@ pub async fn run(seed: u64, directory: &Path, done: &mut Done) -> Result<(), Str
         ..EngineConfig::new(directory)
     };
     let wreck = Arc::new(Mutex::new(Wreck::new(directory.to_owned(), directory.to_owned())));
-    let told = Arc::clone(&wreck);
-    torture::witness(move |point| lock(&told).reached(point));
+    let peek = Arc::<Mutex<Peek>>::default();
+    let (told, looks) = (Arc::clone(&wreck), Arc::clone(&peek));
+    torture::witness(move |point| {
+        lock(&looks).look();
+        lock(&told).reached(point);
+    });
     let (defined, gone) = (BTreeMap::new(), BTreeSet::new());
     let directory = directory.to_owned();
     let mut world = World {
@@ -175,6 +202,7 @@ pub async fn run(seed: u64, directory: &Path, done: &mut Done) -> Result<(), Str
         directory,
         lives: 0,
         wreck,
+        peek,
         low: false,
         done,
     };
@@ -201,8 +229,9 @@ impl World<'_> {
         *lock(&self.wreck) = Wreck::new(directory, next);
         self.low = false;
         let (simulation, context) = Simulation::start(&self.config).map_err(|error| error.to_string())?;
+        lock(&self.peek).at(simulation.engine.clone());
         let connector = Connector::begin(&mut self.slot, context, &mut self.rng)?;
-        Ok(Life { simulation, connector, asked: Vec::new(), seen: Lsn::ZERO })
+        Ok(Life { simulation, connector, asked: Vec::new(), watcher: None, seen: Lsn::ZERO })
     }
 
     fn data(&self, life: u32) -> PathBuf {
@@ -248,7 +277,7 @@ impl World<'_> {
         let often = [Turn::Commit, Turn::Send, Turn::Send, Turn::Answers, Turn::Clock, Turn::Acknowledge, Turn::Read];
         let mut turns: Vec<(Turn, u32)> =
             actors.chain(often).map(|turn| (turn, *[4, 20, 20, 60].choose(&mut self.rng).unwrap())).collect();
-        turns.extend([(Turn::Ask, 12), (Turn::Reconnect, 2), (Turn::ReadAnew, 1), (Turn::Space, 1)]);
+        turns.extend([(Turn::Ask, 12), (Turn::Watch, 6), (Turn::Reconnect, 2), (Turn::ReadAnew, 1), (Turn::Space, 1)]);
         turns
     }
 
@@ -264,6 +293,7 @@ impl World<'_> {
             Turn::Ask => self.ask(life),
             Turn::Answers => self.answers(life)?,
             Turn::Read => self.read(life)?,
+            Turn::Watch => self.watch(life),
             Turn::Clock => tokio::time::advance(Duration::from_millis(self.rng.random_range(1..15))).await,
             Turn::Space => {
                 self.low = !self.low && self.rng.random_bool(0.5);
@@ -273,7 +303,7 @@ impl World<'_> {
         // What the sequencer spawned has its turn too.
         tokio::task::yield_now().await;
         self.trace(life);
-        Ok(())
+        lock(&self.peek).verdict()
     }
 
     fn trace(&mut self, life: &Life) {
@@ -335,7 +365,36 @@ impl World<'_> {
             }
         }
         life.asked = still;
-        Ok(())
+        self.moment(life)
+    }
+
+    /// Begins to watch, or asks for a position that was reached since.
+    fn watch(&mut self, life: &mut Life) {
+        let upstream = self.slot.upstream.lsn;
+        match &mut life.watcher {
+            None => {
+                let watch = Rc::new(life.simulation.engine.watch_boundaries());
+                life.watcher = Some(Watcher { watch, began: upstream, asked: None });
+            }
+            Some(Watcher { watch, began, asked: asked @ None }) if upstream > *began => {
+                let lsn = Lsn(self.rng.random_range(*began + 1..=upstream));
+                let watch = Rc::clone(watch);
+                *asked = Some((lsn, Box::pin(async move { watch.at(lsn, PATIENCE).await })));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The Snapshot of a position has what upstream had there.
+    fn moment(&mut self, life: &mut Life) -> Result<(), String> {
+        let Some(Watcher { asked: Some((lsn, moment)), .. }) = &mut life.watcher else { return Ok(()) };
+        let lsn = *lsn;
+        let Poll::Ready(found) = moment.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return Ok(()) };
+        life.watcher = None;
+        // Missed where the table was read meanwhile: then it has no moment but its end.
+        let Ok(snapshot) = found else { return Ok(()) };
+        self.done.moments += 1;
+        self.compare(&snapshot, lsn)
     }
 
     /// A reader sees whole transactions, never goes back, and finds every cell right.
@@ -350,11 +409,10 @@ impl World<'_> {
             return Err(format!("a reader at {} is taken back to {lsn}", life.seen));
         }
         life.seen = lsn;
-        self.compare(&snapshot)
+        self.compare(&snapshot, lsn)
     }
 
-    fn compare(&mut self, snapshot: &Snapshot) -> Result<(), String> {
-        let lsn = snapshot.as_of().lsn;
+    fn compare(&mut self, snapshot: &Snapshot, lsn: Lsn) -> Result<(), String> {
         let rows = self.slot.rows_at(lsn);
         for aggregate in snapshot.catalog().aggregates.values() {
             let name = &aggregate.name;
@@ -384,6 +442,7 @@ impl World<'_> {
         self.done.crashes += 1;
         self.done.at_failpoints += u64::from(crash.at.is_some());
         self.done.power_cuts += u64::from(crash.kept.is_some());
+        lock(&self.peek).close();
         drop(life);
         let _ = std::fs::remove_dir_all(self.data(self.lives));
         self.lives += 1;
@@ -410,6 +469,7 @@ impl World<'_> {
         life.connector.acknowledge(&mut self.slot);
         self.answers(&mut life)?;
         self.done.restarts += 1;
+        lock(&self.peek).close();
         drop((stop, life));
         self.begin()
     }
@@ -445,6 +505,7 @@ impl World<'_> {
         let Ok(snapshot) = engine.snapshot() else { return false };
         let building = snapshot.catalog().aggregates.values().any(|one| one.state == AggregateState::Building);
         life.asked.is_empty()
+            && life.watcher.as_ref().is_none_or(|watcher| watcher.asked.is_none())
             && life.connector.is_done(&self.slot)
             && life.simulation.is_durable()
             && snapshot.as_of().lsn >= Lsn(self.slot.upstream.lsn)
@@ -480,6 +541,6 @@ async fn register(engine: &Engine, name: &str, definition: Definition) -> Result
     }
 }
 
-fn lock(wreck: &Mutex<Wreck>) -> MutexGuard<'_, Wreck> {
-    wreck.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

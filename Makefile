@@ -52,7 +52,8 @@ load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP hand
 	$(CARGO_TARGET_DIR)/release/load
 
 # All take --seed; the log of a long run is kept in tests/reports.
-torture: needs   ## Two hours of lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
+torture: needs   ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
+	cargo run --release -p torture --features torture -- simulate --seeds 100000
 	cargo run --release -p torture --features torture -- run --cycles 2000
 	cargo run --release -p torture --features torture -- sweep --rounds 12
 	cargo run --release -p torture --features torture -- power-cut --cuts 1000

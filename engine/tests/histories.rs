@@ -157,7 +157,7 @@ async fn history(seed: u64, workers: usize) {
 async fn snapshot(seed: u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let directory = tempfile::tempdir().unwrap();
-    let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
+    let mut upstream = Upstream::new(&mut rng, 0);
     for _ in 0..rng.random_range(0..4_000) {
         let row = Row::random(&mut rng, upstream.next_id);
         upstream.next_id += rng.random_range(1..3);

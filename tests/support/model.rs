@@ -118,12 +118,15 @@ pub struct Upstream {
     pub lsn: u64,
     pub next_id: i64,
     pub log: Vec<Transaction>,
+    /// Updates and deletes bring the whole old row, as with `REPLICA IDENTITY FULL`.
+    pub full_identity: bool,
 }
 
 impl Upstream {
     /// With some rows, which no transaction wrote.
     pub fn new(rng: &mut ChaCha8Rng, rows: usize) -> Upstream {
-        let mut upstream = Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new() };
+        let mut upstream =
+            Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new(), full_identity: false };
         for _ in 0..rows {
             let row = Row::random(rng, upstream.next_id);
             upstream.next_id += 1;
@@ -179,10 +182,8 @@ impl Upstream {
                 if keep {
                     row.note = self.rows[&id].note.clone();
                 }
-                let full = rng.random_ratio(1, 3).then(|| self.rows[&id].clone());
-                let old = full.map_or(OldRow::Absent, |old| {
-                    OldRow::Full(changes.write_row::<TooLarge>(|b| old.write(b, false)).unwrap())
-                });
+                let full = self.full_identity || rng.random_ratio(1, 3);
+                let old = if full { self.whole(id, changes) } else { OldRow::Absent };
                 let new = changes.write_row::<TooLarge>(|b| row.write(b, keep)).unwrap();
                 changes.update(TABLE, old, new);
                 self.rows.insert(id, row);
@@ -194,18 +195,30 @@ impl Upstream {
                 if keep {
                     row.note = self.rows[&id].note.clone();
                 }
-                let old = changes.write_row::<TooLarge>(|b| Row::write_key(id, b)).unwrap();
+                let old = self.old(id, changes);
                 let new = changes.write_row::<TooLarge>(|b| row.write(b, keep)).unwrap();
-                changes.update(TABLE, OldRow::Key(old), new);
+                changes.update(TABLE, old, new);
                 self.rows.remove(&id);
                 self.rows.insert(row.id, row);
             }
             (_, Some(id)) => {
-                let old = changes.write_row::<TooLarge>(|b| Row::write_key(id, b)).unwrap();
-                changes.delete(TABLE, OldRow::Key(old));
+                let old = self.old(id, changes);
+                changes.delete(TABLE, old);
                 self.rows.remove(&id);
             }
         }
+    }
+
+    /// What comes of a row whose key changes or that goes away.
+    fn old(&self, id: i64, changes: &mut Changes) -> OldRow {
+        if self.full_identity {
+            return self.whole(id, changes);
+        }
+        OldRow::Key(changes.write_row::<TooLarge>(|b| Row::write_key(id, b)).unwrap())
+    }
+
+    fn whole(&self, id: i64, changes: &mut Changes) -> OldRow {
+        OldRow::Full(changes.write_row::<TooLarge>(|b| self.rows[&id].write(b, false)).unwrap())
     }
 }
 

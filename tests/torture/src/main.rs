@@ -120,6 +120,8 @@ const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
 const SIMULATIONS: u64 = 2_000;
+/// Of those that lives can find; a simulation has to find all of them each time.
+const MISTAKES: usize = 4;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
@@ -134,7 +136,7 @@ fn main() -> ExitCode {
     println!("seed {seed}");
     let began = Instant::now();
     if let What::Simulate { seeds } = command {
-        return verdict(&simulate::run(seed, seeds, None).err().into_iter().collect::<Vec<_>>(), seed, began);
+        return verdict(&simulate::run(seed, seeds).err().into_iter().collect::<Vec<_>>(), seed, began);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let failures = runtime.block_on(async {
@@ -143,15 +145,20 @@ fn main() -> ExitCode {
         match command {
             What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
             What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
-            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
+            What::SelfTest { seeds } => {
+                failures.extend(self_test::simulated(seed));
+                failures.extend(self_test::run(&mut bench, usize::MAX, seeds).await);
+            }
             What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
             What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
+                failures.extend(simulate::run(seed, SIMULATIONS).err());
+                failures.extend(self_test::simulated(seed));
                 failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
                 failures.extend(cut_power(&mut bench, CUTS).await.err());
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());
-                failures.extend(self_test::run(&mut bench, 1).await);
+                failures.extend(self_test::run(&mut bench, MISTAKES, 1).await);
             }
             What::Life { .. } | What::Simulate { .. } | What::Simulated { .. } => {}
         }

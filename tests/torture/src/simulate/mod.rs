@@ -21,9 +21,26 @@ use self::world::Done;
 const MEMORY: &str = "/dev/shm";
 /// Of so many seeds one is run twice, and has to do the same.
 const TWICE: u64 = 25;
+/// Seeds within which a planted mistake has to be found, and those that are tried at once.
+pub const AT_MOST: u64 = 2_000;
+const AT_ONCE: u64 = 20;
 
-/// Runs so many seeds; returns what was wrong with the first that was.
-pub fn run(from: u64, seeds: u64, planted: Option<Bug>) -> Result<(), String> {
+/// Runs so many seeds from one on, says what was done; returns what was wrong with the first that was.
+pub fn run(from: u64, seeds: u64) -> Result<(), String> {
+    println!("{seeds} simulated histories: {}", share(from, seeds, None)?);
+    Ok(())
+}
+
+/// Plants a mistake; returns after how many seeds, about, it was found, and what was wrong then.
+pub fn find(bug: Bug, from: u64) -> Option<(u64, String)> {
+    (0..AT_MOST).step_by(AT_ONCE as usize).find_map(|tried| {
+        let wrong = share(from + tried, AT_ONCE, Some(bug)).err()?;
+        Some((tried + AT_ONCE, wrong))
+    })
+}
+
+/// Shares seeds among processes.
+fn share(from: u64, seeds: u64, planted: Option<Bug>) -> Result<Done, String> {
     let processes = std::thread::available_parallelism().map_or(1, |count| count.get() as u64).min(seeds.max(1));
     let shares: Vec<(u64, u64)> = (0..processes)
         .map(|index| (from + seeds * index / processes, from + seeds * (index + 1) / processes))
@@ -49,11 +66,7 @@ pub fn run(from: u64, seeds: u64, planted: Option<Bug>) -> Result<(), String> {
             _ => wrong.push(format!("{said}{}{}", String::from_utf8_lossy(&output.stderr), output.status)),
         }
     }
-    if let Some(wrong) = wrong.into_iter().next() {
-        return Err(wrong);
-    }
-    println!("{seeds} simulated histories: {all}");
-    Ok(())
+    wrong.into_iter().next().map_or(Ok(all), Err)
 }
 
 /// Runs these seeds in this process; says at the end what was done, or which seed went wrong and how.

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use engine::change::{Changes, Lsn};
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState, TableState};
+use engine::change::{Changes, Lsn, TableSchema};
+use engine::source::{ResumePoint, SourceCommand, SourceContext, SourceEvent, SourceIdentity, SourceState, TableState};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc::error::TrySendError;
@@ -34,6 +34,11 @@ impl Slot {
     pub fn commit(&mut self, rng: &mut ChaCha8Rng) {
         self.upstream.transaction(rng);
         self.states.insert(self.upstream.lsn, self.upstream.rows.clone());
+    }
+
+    /// Where whole old rows come, no row images are kept.
+    fn schema(&self) -> TableSchema {
+        TableSchema { keeps_row_image: !self.upstream.full_identity, ..schema() }
     }
 
     /// The rows at a position.
@@ -67,6 +72,8 @@ pub struct Connector {
     position: u64,
     /// Up to here something was sent, or stored by a life before.
     reached: u64,
+    /// The engine wants the table read anew, for aggregates that only its rows can fill.
+    wanted: bool,
 }
 
 impl Connector {
@@ -78,7 +85,7 @@ impl Connector {
             status.upstream_lsn_at_start = Some(upstream_lsn);
         });
         let identity = SourceIdentity { connector: "simulated".to_owned(), ..SourceIdentity::default() };
-        let mut ready = VecDeque::from([SourceEvent::Tables { identity, tables: vec![schema()] }]);
+        let mut ready = VecDeque::from([SourceEvent::Tables { identity, tables: vec![slot.schema()] }]);
         let (stage, position) = match &context.resume {
             ResumePoint::Fresh if slot.streamed => return Err("a snapshot that was durable is gone".to_owned()),
             ResumePoint::Fresh => {
@@ -89,7 +96,7 @@ impl Connector {
                 return Err(format!("it stands at {lsn}, and had acknowledged {}", slot.confirmed));
             }
             ResumePoint::Resume { tables, .. } if tables.iter().any(|table| table.standing != TableState::Live) => {
-                ready.push_back(SourceEvent::TableBegin(schema()));
+                ready.push_back(SourceEvent::TableBegin(slot.schema()));
                 ready.extend(pieces(slot.rows_at(upstream_lsn), rng).map(SourceEvent::TableRows));
                 ready.push_back(progress(slot.upstream.lsn));
                 (Stage::Reading, slot.upstream.lsn)
@@ -100,11 +107,17 @@ impl Connector {
             ResumePoint::Resume { lsn, .. } => position.max(lsn.0),
             ResumePoint::Fresh => position,
         };
-        Ok(Connector { context, stage, ready, position, reached })
+        Ok(Connector { context, stage, ready, position, reached, wanted: false })
     }
 
     /// Sends one event, where there is one and the engine takes it.
     pub fn step(&mut self, slot: &mut Slot, rng: &mut ChaCha8Rng) {
+        while let Ok(command) = self.context.commands.try_recv() {
+            self.wanted |= matches!(command, SourceCommand::ReadAnew { .. });
+        }
+        if self.wanted {
+            self.read_anew(slot, rng);
+        }
         if self.ready.is_empty() {
             self.prepare(slot, rng);
         }
@@ -137,15 +150,19 @@ impl Connector {
             && self.position >= self.reached
         {
             // Rows as of what was sent: what comes after it comes with them.
-            self.ready.push_back(SourceEvent::TableBegin(schema()));
+            self.ready.push_back(SourceEvent::TableBegin(slot.schema()));
             self.ready.extend(pieces(slot.rows_at(Lsn(self.position)), rng).map(SourceEvent::TableRows));
             self.stage = Stage::Reading;
+            self.wanted = false;
         }
     }
 
     /// Whether everything was sent.
     pub fn is_done(&self, slot: &Slot) -> bool {
-        matches!(self.stage, Stage::Stream) && self.ready.is_empty() && self.position >= slot.upstream.lsn
+        matches!(self.stage, Stage::Stream)
+            && self.ready.is_empty()
+            && !self.wanted
+            && self.position >= slot.upstream.lsn
     }
 
     fn prepare(&mut self, slot: &Slot, rng: &mut ChaCha8Rng) {

@@ -176,7 +176,8 @@ pub struct World<'d> {
 pub async fn run(seed: u64, directory: &Path, done: &mut Done) -> Result<(), String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let rows = rng.random_range(0..40);
-    let slot = Slot::new(Upstream::new(&mut rng, rows));
+    let upstream = Upstream::new(&mut rng, rows);
+    let slot = Slot::new(Upstream { full_identity: rng.random_ratio(1, 3), ..upstream });
     let config = EngineConfig {
         workers: rng.random_range(1..=3),
         cells_in_memory: *[0, 20, 1_000_000].choose(&mut rng).unwrap(),

@@ -1,9 +1,10 @@
 //! What a crash leaves of a data directory, taken while the engine that writes it stands still: after `kill -9` all that was
 //! written; after a power cut the log up to its last sync, and of the rest any part.
 //!
-//! Names and table files are taken as they are: the store syncs those itself, and `power_cut` is there to doubt it.
+//! Names and table files are taken as they are: the store syncs those itself, and `power_cut` is there to doubt it. RocksDB's own
+//! threads do not stand still. What they did while it was copied is no moment of the directory, so it is copied once more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ impl Wreck {
             return;
         }
         if point == Failpoint::Synced {
-            self.synced = logs(&self.directory).map(|(name, length)| (name, length)).collect();
+            self.synced = logs(&self.directory).collect();
         }
         match &mut self.crash {
             Some(Crash { at: Some((at, 0)), .. }) if *at == point => self.happen(),
@@ -63,7 +64,9 @@ impl Wreck {
 
     fn happen(&mut self) {
         self.happened = self.crash;
-        copy(&self.directory, &self.into);
+        while !copy_of_a_moment(&self.directory, &self.into) {
+            fs::remove_dir_all(&self.into).unwrap();
+        }
         if let Some(Crash { kept: Some(kept), .. }) = self.crash {
             for (name, length) in logs(&self.into) {
                 let synced = self.synced.get(&name).copied().unwrap_or_default().min(length);
@@ -83,14 +86,32 @@ fn logs(directory: &Path) -> impl Iterator<Item = (OsString, u64)> {
         .filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len())))
 }
 
-fn copy(from: &Path, into: &Path) {
-    fs::create_dir_all(into).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let (path, target) = (entry.path(), into.join(entry.file_name()));
-        if entry.file_type().unwrap().is_dir() {
-            copy(&path, &target);
-        } else {
-            fs::copy(path, target).unwrap();
+/// Whether the copy is what there was at one moment: nothing came, went or grew meanwhile.
+fn copy_of_a_moment(from: &Path, into: &Path) -> bool {
+    let before = files(from);
+    for (name, _) in &before {
+        let target = into.join(name);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        if fs::copy(from.join(name), target).is_err() {
+            return false;
         }
     }
+    files(from) == before
+}
+
+/// Every file below a directory but the information log, by its path in it, and its length.
+fn files(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(inside) = left.pop() {
+        for entry in fs::read_dir(inside).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                left.push(entry.path());
+            } else if !entry.file_name().to_string_lossy().starts_with("LOG") {
+                found.insert(entry.path().strip_prefix(directory).unwrap().to_owned(), metadata.len());
+            }
+        }
+    }
+    found
 }

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-otel torture test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
+.PHONY: demo test test-otel torture-release test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -52,7 +52,7 @@ load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP hand
 	$(CARGO_TARGET_DIR)/release/load
 
 # All take --seed; the log of a long run is kept in tests/reports.
-torture: needs   ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
+torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
 	cargo run --release -p torture --features torture -- simulate --seeds 100000
 	cargo run --release -p torture --features torture -- run --cycles 2000
 	cargo run --release -p torture --features torture -- sweep --rounds 12

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use engine::Engine;
 use engine::change::Lsn;
-use engine::engine::EngineConfig;
-use engine::materialization::AggregateState;
+use engine::engine::{EngineConfig, OnChange};
+use engine::materialization::{AggregateState, Registration};
 use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
 use engine::store::StoreMemory;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -75,7 +75,9 @@ impl Session {
         for (name, which) in registered {
             loop {
                 let snapshot = self.engine.snapshot().unwrap();
-                match &snapshot.catalog().aggregates[name].state {
+                let aggregates = &snapshot.catalog().aggregates;
+                // The newest version is the one that was asked for last.
+                match &aggregates.get(&Registration::next_name(name)).unwrap_or(&aggregates[name]).state {
                     AggregateState::Live => {
                         assert_eq!(
                             stored(&snapshot, name),
@@ -180,8 +182,10 @@ async fn snapshot(seed: u64) {
             let rows = Upstream::snapshot(piece.iter().map(|id| &upstream.rows[id]));
             session.send(SourceEvent::SnapshotRows(rows)).await;
             if registered.len() < 6 && rng.random_bool(0.3) {
-                let (name, which) = (format!("a{}", registered.len()), rng.random_range(0..all.len()));
-                session.engine.register(&name, all[which].clone()).await.unwrap();
+                // Also another definition under a name that is there.
+                let (name, which) =
+                    (format!("a{}", rng.random_range(0..=registered.len())), rng.random_range(0..all.len()));
+                session.engine.register_or(&name, all[which].clone(), OnChange::Rebuild).await.unwrap();
                 registered.insert(name, which);
             }
         }

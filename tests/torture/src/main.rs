@@ -95,6 +95,13 @@ enum What {
         #[arg(long, default_value_t = SIMULATIONS)]
         seeds: u64,
     },
+    /// The beginning of a simulated history, step by step: what a failure says to repeat.
+    Tell {
+        /// Its seed.
+        history: u64,
+        /// Steps after which it is brought to its end.
+        steps: u64,
+    },
     /// Seeds of a simulation; started by the others.
     #[command(hide = true)]
     Simulated {
@@ -132,6 +139,9 @@ fn main() -> ExitCode {
     if let What::Simulated { from, seeds } = command {
         return simulate::child(from, seeds);
     }
+    if let What::Tell { history, steps } = command {
+        return simulate::tell(history, steps);
+    }
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
     println!("seed {seed}");
     let began = Instant::now();
@@ -160,7 +170,7 @@ fn main() -> ExitCode {
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());
                 failures.extend(self_test::run(&mut bench, MISTAKES, 1).await);
             }
-            What::Life { .. } | What::Simulate { .. } | What::Simulated { .. } => {}
+            What::Life { .. } | What::Simulate { .. } | What::Simulated { .. } | What::Tell { .. } => {}
         }
         bench.close().await;
         failures

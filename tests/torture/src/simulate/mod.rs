@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use engine::torture::Bug;
 
-use self::world::Done;
+use self::world::{Done, Limits};
 
 /// Files that live for milliseconds are kept in memory where that is possible.
 const MEMORY: &str = "/dev/shm";
@@ -74,16 +74,17 @@ pub fn child(from: u64, seeds: u64) -> ExitCode {
     let mut all = Done::default();
     for seed in from..from + seeds {
         let mut done = Done::default();
-        let mut outcome = simulate(seed, &mut done);
+        let mut outcome = simulate(seed, Limits::NONE, &mut done);
         if outcome.is_ok() && seed % TWICE == 0 {
             let mut again = Done::default();
-            outcome = simulate(seed, &mut again);
+            outcome = simulate(seed, Limits::NONE, &mut again);
             if outcome.is_ok() && again.trace != done.trace {
                 outcome = Err("it does not do the same again".to_owned());
             }
         }
         if let Err(why) = outcome {
-            println!("seed {seed}: {why}\nrepeat: torture simulate --seeds 1 --seed {seed}");
+            let steps = shrink(seed, done.steps);
+            println!("seed {seed}: {why}\nits beginning is enough: torture tell {seed} {steps}");
             return ExitCode::FAILURE;
         }
         all.add(done);
@@ -92,16 +93,36 @@ pub fn child(from: u64, seeds: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn simulate(seed: u64, done: &mut Done) -> Result<(), String> {
+/// The fewest steps, about, after which a history that is brought to its end goes wrong.
+fn shrink(seed: u64, steps: u64) -> u64 {
+    let (mut right, mut wrong) = (0, steps);
+    while right + 1 < wrong {
+        let middle = right.midpoint(wrong);
+        match simulate(seed, Limits { steps: middle, told: false }, &mut Done::default()) {
+            Ok(()) => right = middle,
+            Err(_) => wrong = middle,
+        }
+    }
+    wrong
+}
+
+/// Prints every step of the beginning of a history, and how it ended.
+pub fn tell(seed: u64, steps: u64) -> ExitCode {
+    let outcome = simulate(seed, Limits { steps, told: true }, &mut Done::default());
+    println!("{outcome:?}");
+    ExitCode::from(u8::from(outcome.is_err()))
+}
+
+fn simulate(seed: u64, limits: Limits, done: &mut Done) -> Result<(), String> {
     let directory = match tempfile::tempdir_in(MEMORY) {
         Ok(directory) => directory,
         Err(_) => tempfile::tempdir().unwrap(),
     };
-    let run = AssertUnwindSafe(|| in_held_time(seed, directory.path(), done));
+    let run = AssertUnwindSafe(|| in_held_time(seed, limits, directory.path(), done));
     std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()))
 }
 
-fn in_held_time(seed: u64, directory: &Path, done: &mut Done) -> Result<(), String> {
+fn in_held_time(seed: u64, limits: Limits, directory: &Path, done: &mut Done) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(world::run(seed, directory, done))
+    runtime.block_on(world::run(seed, limits, directory, done))
 }

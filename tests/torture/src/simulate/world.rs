@@ -169,11 +169,25 @@ pub struct World<'d> {
     wreck: Arc<Mutex<Wreck>>,
     peek: Arc<Mutex<Peek>>,
     low: bool,
+    limits: Limits,
     done: &'d mut Done,
 }
 
+/// How much of a history is played, and told.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Steps after which it is brought to its end.
+    pub steps: u64,
+    /// Every step is printed.
+    pub told: bool,
+}
+
+impl Limits {
+    pub const NONE: Limits = Limits { steps: u64::MAX, told: false };
+}
+
 /// Runs a seed in a directory that is its own.
-pub async fn run(seed: u64, directory: &Path, done: &mut Done) -> Result<(), String> {
+pub async fn run(seed: u64, limits: Limits, directory: &Path, done: &mut Done) -> Result<(), String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let rows = rng.random_range(0..40);
     let upstream = Upstream::new(&mut rng, rows);
@@ -205,6 +219,7 @@ pub async fn run(seed: u64, directory: &Path, done: &mut Done) -> Result<(), Str
         wreck,
         peek,
         low: false,
+        limits,
         done,
     };
     world.run().await
@@ -248,6 +263,9 @@ impl World<'_> {
         let turns = self.turns(&life.simulation);
         let until_pause = self.rng.random_range(0..TURNS);
         for number in 0..TURNS {
+            if self.done.steps >= self.limits.steps {
+                break;
+            }
             let (turn, _) = *turns.choose_weighted(&mut self.rng, |(_, weight)| *weight).unwrap();
             self.take(turn, &mut life).await?;
             if number == until_pause {
@@ -284,6 +302,15 @@ impl World<'_> {
 
     async fn take(&mut self, turn: Turn, life: &mut Life) -> Result<(), String> {
         self.done.steps += 1;
+        if self.limits.told {
+            let status = life.simulation.engine.status();
+            println!(
+                "{} {turn:?}, applied {}, upstream {}",
+                self.done.steps,
+                status.applied_lsn,
+                Lsn(self.slot.upstream.lsn)
+            );
+        }
         match turn {
             Turn::Engine(actor) => life.simulation.step(actor),
             Turn::Commit => self.slot.commit(&mut self.rng),
@@ -335,6 +362,9 @@ impl World<'_> {
                 Box::pin(async move { register(&engine, name, definition).await })
             }
         };
+        if self.limits.told {
+            println!("  {name}: {wish:?}");
+        }
         life.asked.push((name, wish, answer));
         // Until there is an answer nobody knows.
         if let Wish::Defined(number) = wish {
@@ -440,6 +470,9 @@ impl World<'_> {
 
     /// The end of a life that nobody prepared.
     fn crashed(&mut self, crash: Crash, life: Life) {
+        if self.limits.told {
+            println!("  {crash:?}");
+        }
         self.done.crashes += 1;
         self.done.at_failpoints += u64::from(crash.at.is_some());
         self.done.power_cuts += u64::from(crash.kept.is_some());

@@ -522,7 +522,7 @@ impl Committer {
                 std::collections::hash_map::Entry::Occupied(mut entry) => {
                     let sum = entry.get_mut();
                     sum.cells += delta.cells;
-                    sum.total.merge(delta.total.rows, &delta.total.accumulators);
+                    sum.total.merge_modulo(delta.total.rows, &delta.total.accumulators);
                 }
             }
         }
@@ -546,7 +546,7 @@ impl Committer {
                 }
             };
             control.cells += delta.cells;
-            control.total.merge(delta.total.rows, &delta.total.accumulators);
+            control.total.merge_modulo(delta.total.rows, &delta.total.accumulators);
             if control.cells == 0 && control.total.is_zero() {
                 batch.delete(&stored);
             } else {

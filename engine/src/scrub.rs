@@ -108,7 +108,7 @@ fn sum(
         };
         first.get_or_insert(bucket);
         sum.cells += 1;
-        sum.total.merge(cell.rows, &cell.accumulators);
+        sum.total.merge_modulo(cell.rows, &cell.accumulators);
         ControlFlow::Continue(())
     })?;
     if damaged { Err(StoreError::Damaged("cell")) } else { Ok((sum, first)) }

@@ -5,21 +5,26 @@
 
 #[path = "../../tests/support/model.rs"]
 mod model;
+#[path = "../../tests/support/session.rs"]
+mod session;
+#[path = "../../tests/support/upstream.rs"]
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::Engine;
-use engine::change::Lsn;
+use engine::change::{Lsn, TableSchema};
 use engine::engine::{EngineConfig, OnChange};
-use engine::materialization::{AggregateState, Registration};
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
+use engine::source::{ResumePoint, SourceEvent};
 use engine::store::StoreMemory;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use model::{Row, Upstream, definitions, expected, schema, stored};
+use model::expected::{definitions, expected, stored};
+use model::{TABLE, schema};
+use session::Session;
+use upstream::Upstream;
 
 fn config(directory: &std::path::Path, workers: usize, cells_in_memory: usize) -> EngineConfig {
     EngineConfig {
@@ -30,73 +35,27 @@ fn config(directory: &std::path::Path, workers: usize, cells_in_memory: usize) -
     }
 }
 
-/// Plays one source: announces itself, and keeps the engine's view of upstream up to date.
-struct Session {
-    engine: Engine,
-    context: SourceContext,
+fn tables() -> Vec<TableSchema> {
+    vec![schema(TABLE, "payments")]
 }
 
-impl Session {
-    async fn open(directory: &std::path::Path, workers: usize, cells: usize, upstream: &Upstream) -> Session {
-        let (engine, context) = Engine::start(&config(directory, workers, cells)).unwrap();
-        context.status.send_modify(|status| {
-            status.state = SourceState::Live;
-            status.upstream_lsn_at_start = Some(Lsn(upstream.lsn));
-        });
-        let identity = SourceIdentity { connector: "model".to_owned(), ..SourceIdentity::default() };
-        context.events.send(SourceEvent::Tables { identity, tables: vec![schema()] }).await.unwrap();
-        Session { engine, context }
+/// What a source sends first: on a resume what was still on its way and a little more than that, else the rows.
+async fn feed(session: &Session, upstream: &Upstream, durable: Lsn, what: &str) {
+    if matches!(session.context.resume, ResumePoint::Resume { .. }) {
+        return session.send_again(&upstream.log, durable, what).await;
     }
+    session.send(SourceEvent::SnapshotRows(Upstream::snapshot(upstream.table.rows.values()))).await;
+    session.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
+}
 
-    /// What a source sends first: on a resume what was still on its way and a little more than that, else the rows.
-    async fn feed(&self, upstream: &Upstream, durable: Lsn, what: &str) {
-        if let ResumePoint::Resume { lsn, .. } = &self.context.resume {
-            assert_eq!(*lsn, durable, "{what}");
-            let from = upstream.log.partition_point(|transaction| transaction.end_lsn <= *lsn);
-            for transaction in &upstream.log[from.saturating_sub(3)..] {
-                self.send(SourceEvent::Transaction(transaction.clone())).await;
-            }
-            return;
-        }
-        self.send(SourceEvent::SnapshotRows(Upstream::snapshot(upstream.rows.values()))).await;
-        self.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
+async fn check(session: &Session, upstream: &Upstream, registered: &BTreeMap<String, usize>, what: &str) {
+    session.reached(Lsn(upstream.lsn), what).await;
+    for (name, which) in registered {
+        let snapshot = session.live(name, what).await;
+        let expected = expected(*which, false, upstream.table.rows.values());
+        assert_eq!(stored(&snapshot, name), expected, "{what}: {name} ({which})");
     }
-
-    async fn send(&self, event: SourceEvent) {
-        self.context.events.send(event).await.unwrap();
-    }
-
-    async fn check(&self, upstream: &Upstream, registered: &BTreeMap<String, usize>, what: &str) {
-        assert!(
-            self.engine.wait_for(Lsn(upstream.lsn), Duration::from_secs(20)).await,
-            "{what}: {:?}",
-            self.engine.status()
-        );
-        for (name, which) in registered {
-            loop {
-                let snapshot = self.engine.snapshot().unwrap();
-                let aggregates = &snapshot.catalog().aggregates;
-                // The newest version is the one that was asked for last.
-                match &aggregates.get(&Registration::next_name(name)).unwrap_or(&aggregates[name]).state {
-                    AggregateState::Live => {
-                        assert_eq!(
-                            stored(&snapshot, name),
-                            expected(*which, &upstream.rows),
-                            "{what}: {name} ({which})"
-                        );
-                        break;
-                    }
-                    AggregateState::Building => {
-                        let mut applied = self.engine.applied();
-                        let sequence = snapshot.as_of().sequence;
-                        let _ = applied.wait_for(|as_of| as_of.sequence > sequence).await;
-                    }
-                    state => panic!("{what}: {name}: {state:?}"),
-                }
-            }
-        }
-        self.engine.snapshot().unwrap().scrub().unwrap_or_else(|error| panic!("{what}: {error}"));
-    }
+    session.engine.snapshot().unwrap().scrub().unwrap_or_else(|error| panic!("{what}: {error}"));
 }
 
 async fn history(seed: u64, workers: usize) {
@@ -106,10 +65,10 @@ async fn history(seed: u64, workers: usize) {
     let mut upstream = Upstream::new(&mut rng, rows);
     // A tiny memory makes cells leave it and come back.
     let cells = *[0, 20, 1_000_000].choose(&mut rng).unwrap();
-    let mut session = Session::open(directory.path(), workers, cells, &upstream).await;
+    let mut session = Session::open(&config(directory.path(), workers, cells), tables(), Lsn(upstream.lsn)).await;
     let mut registered = BTreeMap::new();
-    let all = definitions();
-    session.feed(&upstream, Lsn::ZERO, "start").await;
+    let all = definitions("payments", false);
+    feed(&session, &upstream, Lsn::ZERO, "start").await;
     for step in 0..rng.random_range(3..10) {
         let what = format!("seed {seed}, {workers} workers, step {step}");
         for _ in 0..rng.random_range(1..25) {
@@ -136,22 +95,20 @@ async fn history(seed: u64, workers: usize) {
             }
             4 => {
                 if rng.random_bool(0.5) {
-                    session.check(&upstream, &registered, &what).await;
+                    check(&session, &upstream, &registered, &what).await;
                 }
-                session.engine.stop().await;
-                let durable = *session.context.durable.borrow();
-                drop(session);
-                session = Session::open(directory.path(), workers, cells, &upstream).await;
-                session.feed(&upstream, durable, &what).await;
+                let durable = session.stop().await;
+                session = Session::open(&config(directory.path(), workers, cells), tables(), Lsn(upstream.lsn)).await;
+                feed(&session, &upstream, durable, &what).await;
             }
             _ => {}
         }
         if rng.random_bool(0.7) {
-            session.check(&upstream, &registered, &what).await;
+            check(&session, &upstream, &registered, &what).await;
         }
     }
-    session.check(&upstream, &registered, &format!("seed {seed}, {workers} workers, end")).await;
-    session.engine.stop().await;
+    check(&session, &upstream, &registered, &format!("seed {seed}, {workers} workers, end")).await;
+    session.stop().await;
 }
 
 /// Rows of a snapshot in any order, in pieces of any size, with registrations between them, after a try that was given up;
@@ -161,16 +118,16 @@ async fn snapshot(seed: u64) {
     let directory = tempfile::tempdir().unwrap();
     let mut upstream = Upstream::new(&mut rng, 0);
     for _ in 0..rng.random_range(0..4_000) {
-        let row = Row::random(&mut rng, upstream.next_id);
-        upstream.next_id += rng.random_range(1..3);
-        upstream.rows.insert(row.id, row);
+        upstream.table.next_id += rng.random_range(0..2);
+        upstream.table.add_random(&mut rng);
     }
     let mut registered = BTreeMap::new();
-    let all = definitions();
+    let all = definitions("payments", false);
     for given_up in [true, false] {
         let what = format!("seed {seed}, given up: {given_up}");
-        let session = Session::open(directory.path(), rng.random_range(1..3), 1_000_000, &upstream).await;
-        let mut ids: Vec<i64> = upstream.rows.keys().copied().collect();
+        let config = config(directory.path(), rng.random_range(1..3), 1_000_000);
+        let session = Session::open(&config, tables(), Lsn(upstream.lsn)).await;
+        let mut ids: Vec<i64> = upstream.table.rows.keys().copied().collect();
         if rng.random_bool(0.5) {
             ids.shuffle(&mut rng);
         }
@@ -179,7 +136,7 @@ async fn snapshot(seed: u64) {
             pieces.shuffle(&mut rng);
         }
         for piece in pieces {
-            let rows = Upstream::snapshot(piece.iter().map(|id| &upstream.rows[id]));
+            let rows = Upstream::snapshot(piece.iter().map(|id| &upstream.table.rows[id]));
             session.send(SourceEvent::SnapshotRows(rows)).await;
             if registered.len() < 6 && rng.random_bool(0.3) {
                 // Also another definition under a name that is there.
@@ -195,9 +152,9 @@ async fn snapshot(seed: u64) {
                 let transaction = upstream.transaction(&mut rng);
                 session.send(SourceEvent::Transaction(transaction)).await;
             }
-            session.check(&upstream, &registered, &what).await;
+            check(&session, &upstream, &registered, &what).await;
         }
-        session.engine.stop().await;
+        session.stop().await;
         assert!(!directory.path().join("snapshot").exists(), "{what}");
     }
 }

@@ -8,61 +8,48 @@
 #[allow(dead_code)]
 #[path = "../../tests/support/model.rs"]
 mod model;
+#[path = "../../tests/support/session.rs"]
+mod session;
+#[path = "../../tests/support/upstream.rs"]
+mod upstream;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use engine::Engine;
 use engine::change::Lsn;
-use engine::engine::{EngineConfig, OnChange};
-use engine::materialization::AggregateState;
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
+use engine::engine::EngineConfig;
+use engine::materialization::{Definition, Registration};
+use engine::source::{ResumePoint, SourceEvent};
 use engine::store::format::FORMAT_VERSION;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use model::{Upstream, definitions, schema, stored};
+use model::expected::{definitions, stored};
+use model::{TABLE, schema};
+use session::Session;
+use upstream::Upstream;
 
 const CELLS: &str = "cells.txt";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stored_format")
 }
 
 /// Everything that has a value in the store: all kinds of levels and measures, an index of rows.
-fn registered() -> Vec<(String, engine::materialization::Definition)> {
+fn registered() -> Vec<(String, Definition)> {
     let with_rows = r#"{"table":"payments","drill_through":true,"measures":[{"name":"n","count":"*"}],
         "dimensions":["currency"],"time":{"column":"at","granularity":"hour"},"rollups":["month"]}"#;
-    let mut all = definitions();
+    let mut all = definitions("payments", false);
     all.push(serde_json::from_str(with_rows).unwrap());
     all.into_iter().enumerate().map(|(number, definition)| (format!("a{number}"), definition)).collect()
 }
 
-/// An engine, and a source that stands at a position.
-async fn open(data: &Path, lsn: Lsn) -> (Engine, SourceContext) {
-    let (engine, context) = Engine::start(&EngineConfig::new(data)).unwrap();
-    context.status.send_modify(|status| {
-        status.state = SourceState::Live;
-        status.upstream_lsn_at_start = Some(lsn);
-    });
-    let identity = SourceIdentity { connector: "model".to_owned(), ..SourceIdentity::default() };
-    context.events.send(SourceEvent::Tables { identity, tables: vec![schema()] }).await.unwrap();
-    (engine, context)
-}
-
 /// Every cell of every aggregate as text, a line each.
-async fn cells(engine: &Engine) -> String {
+async fn cells(session: &Session) -> String {
+    let names: Vec<String> = session.engine.snapshot().unwrap().catalog().aggregates.keys().cloned().collect();
     let mut lines = Vec::new();
-    for (name, _) in registered() {
-        let mut applied = engine.applied();
-        let live = || {
-            engine.next_version(&name).is_none()
-                && engine.snapshot().is_ok_and(|s| s.catalog().aggregates[&name].state == AggregateState::Live)
-        };
-        tokio::time::timeout(PATIENCE, applied.wait_for(|_| live())).await.unwrap().unwrap();
-        for ((level, bucket, group), (rows, measures)) in stored(&engine.snapshot().unwrap(), &name) {
+    for name in names.iter().filter(|name| Registration::final_name(name).is_none()) {
+        for ((level, bucket, group), (rows, measures)) in stored(&*session.live(name, name).await, name) {
             lines.push(format!("{name} {level} {bucket} {group:?} {rows} {measures}\n"));
         }
     }
@@ -74,23 +61,21 @@ async fn write(into: &Path) {
     let data = into.join("data");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut upstream = Upstream::new(&mut rng, 40);
-    let (engine, context) = open(&data, Lsn(upstream.lsn)).await;
-    context.events.send(SourceEvent::SnapshotRows(Upstream::snapshot(upstream.rows.values()))).await.unwrap();
-    context.events.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await.unwrap();
+    let open = |lsn| Session::open(&EngineConfig::new(&data), vec![schema(TABLE, "payments")], Lsn(lsn));
+    let session = open(upstream.lsn).await;
+    session.send(SourceEvent::SnapshotRows(Upstream::snapshot(upstream.table.rows.values()))).await;
+    session.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
     for (name, definition) in registered() {
-        engine.register_or(&name, definition, OnChange::Refuse).await.unwrap();
+        session.engine.register(&name, definition).await.unwrap();
     }
-    engine.stop().await;
-    drop((engine, context));
-    let (engine, context) = open(&data, Lsn(upstream.lsn)).await;
+    session.stop().await;
+    let session = open(upstream.lsn).await;
     for _ in 0..20 {
-        let transaction = upstream.transaction(&mut rng);
-        context.events.send(SourceEvent::Transaction(transaction)).await.unwrap();
+        session.send(SourceEvent::Transaction(upstream.transaction(&mut rng))).await;
     }
-    assert!(engine.wait_for(Lsn(upstream.lsn), PATIENCE).await);
-    fs::write(into.join(CELLS), cells(&engine).await).unwrap();
-    engine.stop().await;
-    drop((engine, context));
+    session.reached(Lsn(upstream.lsn), "written").await;
+    fs::write(into.join(CELLS), cells(&session).await).unwrap();
+    session.stop().await;
     // Nothing of these is read.
     for entry in fs::read_dir(data.join("store")).unwrap().map(Result::unwrap) {
         if entry.file_name().to_str().unwrap().starts_with("LO") {
@@ -117,17 +102,21 @@ async fn read(format: &Path) {
     copy(&format.join("data"), data.path());
     let was = fs::read_to_string(format.join(CELLS)).unwrap();
     assert!(was.lines().count() > 50, "{}", was.lines().count());
-    let (engine, context) = open(data.path(), Lsn::ZERO).await;
-    let ResumePoint::Resume { lsn, .. } = context.resume.clone() else { panic!("nothing is stored") };
-    context.events.send(SourceEvent::Progress { lsn: Lsn(lsn.0 + 1), time_us: 0 }).await.unwrap();
-    assert!(engine.wait_for(Lsn(lsn.0 + 1), PATIENCE).await, "{:?}", engine.status());
-    assert_eq!(cells(&engine).await, was);
-    engine.snapshot().unwrap().scrub().unwrap();
-    for (name, _) in registered() {
-        engine.rebuild(&name).await.unwrap();
+    // A resumed source has its tables already.
+    let session = Session::open(&EngineConfig::new(data.path()), Vec::new(), Lsn::ZERO).await;
+    let ResumePoint::Resume { lsn, .. } = session.context.resume else { panic!("nothing is stored") };
+    let later = Lsn(lsn.0 + 1);
+    session.send(SourceEvent::Progress { lsn: later, time_us: 0 }).await;
+    session.reached(later, "read").await;
+    assert_eq!(cells(&session).await, was);
+    let snapshot = session.engine.snapshot().unwrap();
+    snapshot.scrub().unwrap();
+    for name in snapshot.catalog().aggregates.keys() {
+        session.engine.rebuild(name).await.unwrap();
     }
-    assert_eq!(cells(&engine).await, was);
-    engine.stop().await;
+    drop(snapshot);
+    assert_eq!(cells(&session).await, was);
+    session.stop().await;
 }
 
 #[tokio::test]

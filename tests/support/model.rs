@@ -1,45 +1,72 @@
-//! A table in memory with its log, and what aggregates over it should hold, recomputed from scratch: the naive model that histories
-//! in one process are compared with. Nothing in it is shared with the engine but the encoding of group keys.
+//! Rows in memory and their changes, and what aggregates over them should hold, recomputed from scratch: the naive model that
+//! histories in one process are compared with. Nothing in it is shared with the engine but the encoding of group keys.
+//!
+//! Every row says which history it belongs to, in a column of its own: many can share one table and one stream, and stay apart
+//! in aggregates that have that column as a dimension.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
-use chrono::{DateTime, Datelike, TimeZone, Utc};
-use engine::Snapshot;
-use engine::aggregate::Cell;
-use engine::change::event::{OldRow, TooLarge};
-use engine::change::{
-    Changes, Column, ColumnType, Lsn, Numeric, RowWriter, TableId, TableSchema, Transaction, ValueRef,
-};
-use engine::materialization::{Bucket, Definition, group_key};
+use chrono::{DateTime, Utc};
+use engine::change::event::{OldRow, TooLarge, WrittenRow};
+use engine::change::{Changes, Column, ColumnType, Numeric, RowWriter, TableId, TableSchema, ValueRef};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
+use expected::micros;
+
+pub mod expected;
+
 pub const TABLE: TableId = TableId(4242);
 pub const DAY_US: i64 = 86_400_000_000;
+
+/// Amounts are in cents.
+const SCALE: u16 = 2;
+/// Where clocks are changed, and where months and years begin in Madrid and in Newfoundland, whose clocks were changed at a
+/// minute past midnight: the last day of summer time has two midnights, and ends an hour after the first of them.
+static EDGES: LazyLock<Vec<i64>> = LazyLock::new(|| {
+    [
+        "2024-03-31T01:00:00Z",
+        "2024-10-27T01:00:00Z",
+        "2024-10-26T22:00:00Z",
+        "2024-10-27T23:00:00Z",
+        "2023-12-31T23:00:00Z",
+        "2024-03-31T22:00:00Z",
+        "2006-04-02T03:31:00Z",
+        "2006-10-29T02:31:00Z",
+        "2006-10-29T02:30:00Z",
+        "2006-10-29T03:30:00Z",
+        "2024-01-01T03:30:00Z",
+    ]
+    .map(|text| micros(&text.parse::<DateTime<Utc>>().unwrap()))
+    .to_vec()
+});
+/// The first and the last of the years BC that Postgres has.
+const BEFORE_CHRIST: std::ops::Range<i64> = -211_813_488_000_000_000..-63_145_526_400_000_000;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub id: i64,
+    history: i64,
     account: Option<String>,
     currency: String,
-    /// Cents; `None` is NULL, `Some(None)` is NaN.
-    amount: Option<Option<i64>>,
+    amount: Option<Numeric>,
     weight: f64,
     at: Option<i64>,
     settled: Option<bool>,
     note: String,
 }
 
-pub fn schema() -> TableSchema {
+pub fn schema(table: TableId, name: &str) -> TableSchema {
     let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
     TableSchema {
-        id: TABLE,
+        id: table,
         namespace: "public".to_owned(),
-        name: "payments".to_owned(),
+        name: name.to_owned(),
         columns: vec![
             column("id", ColumnType::Int8),
+            column("history", ColumnType::Int8),
             column("account", ColumnType::Text),
             column("currency", ColumnType::Char),
             column("amount", ColumnType::Numeric { scale: Some(2) }),
@@ -53,315 +80,182 @@ pub fn schema() -> TableSchema {
     }
 }
 
+/// How far amounts go: with so many rows in a group, no sum may leave 128 bits.
+#[derive(Clone, Copy, Debug)]
+pub struct Extremes {
+    /// The largest amount, in cents.
+    pub cents: i128,
+}
+
+impl Extremes {
+    pub fn of_groups_of(rows: i128) -> Extremes {
+        Extremes { cents: i128::MAX / rows }
+    }
+
+    fn amount(self, rng: &mut ChaCha8Rng) -> Option<Numeric> {
+        let finite = |mantissa| Some(Numeric::Finite { mantissa, scale: SCALE });
+        match rng.random_range(0..24) {
+            0..=1 => None,
+            2 => Some(Numeric::NaN),
+            3 => [Numeric::PositiveInfinity, Numeric::NegativeInfinity].choose(rng).copied(),
+            4 => finite(self.cents - i128::from(rng.random_range(0..3))),
+            5 => finite(-self.cents + i128::from(rng.random_range(0..3))),
+            // The same number at another scale is the same group.
+            6 => Some(Numeric::Finite {
+                mantissa: i128::from(rng.random_range(-9..9)),
+                scale: rng.random_range(0..=SCALE),
+            }),
+            _ => finite(i128::from(rng.random_range(-100_000..100_000))),
+        }
+    }
+}
+
+fn random_instant(rng: &mut ChaCha8Rng) -> Option<i64> {
+    match rng.random_range(0..24) {
+        0 => None,
+        1 => Some(i64::MAX),
+        2 => Some(i64::MIN),
+        3 => Some(-150_000 * DAY_US),
+        // A winter's day: chrono knows no summer time that far ahead.
+        4 => Some(engine::materialization::bucket::days_from_civil(200_000, 1, 15) * DAY_US),
+        5 => Some(rng.random_range(BEFORE_CHRIST)),
+        6..=10 => {
+            let beside = [0, -1, 1, 60_000_000, -60_000_000, 1_800_000_000, -3_600_000_000, 3_599_999_999];
+            Some(EDGES.choose(rng).unwrap() + beside.choose(rng).unwrap())
+        }
+        _ => Some(rng.random_range(9_000..9_500) * DAY_US + rng.random_range(0..DAY_US)),
+    }
+}
+
 impl Row {
-    pub fn random(rng: &mut ChaCha8Rng, id: i64) -> Row {
-        let at = match rng.random_range(0..20) {
-            0 => None,
-            1 => Some(i64::MAX),
-            2 => Some(i64::MIN),
-            3 => Some(-150_000 * DAY_US),
-            // A winter's day: chrono knows no summer time that far ahead.
-            4 => Some(engine::materialization::bucket::days_from_civil(200_000, 1, 15) * DAY_US),
-            _ => Some(rng.random_range(9_000..9_500) * DAY_US + rng.random_range(0..DAY_US)),
-        };
+    fn random(rng: &mut ChaCha8Rng, id: i64, history: i64, extremes: Extremes) -> Row {
         Row {
             id,
+            history,
             account: ["a", "b", "", "\0x", "ES91"]
                 .choose(rng)
                 .map(|v| (*v).to_owned())
                 .filter(|_| rng.random_ratio(9, 10)),
             currency: ["EUR", "USD", "JPY"].choose(rng).unwrap().to_string(),
-            amount: match rng.random_range(0..12) {
-                0 => None,
-                1 => Some(None),
-                // More digits than a double has.
-                2 => Some(Some(rng.random_range(-(1 << 56)..1 << 56))),
-                _ => Some(Some(rng.random_range(-100_000..100_000))),
+            amount: extremes.amount(rng),
+            weight: match rng.random_range(0..50) {
+                0 => *[f64::NAN, f64::INFINITY, f64::NEG_INFINITY].choose(rng).unwrap(),
+                _ => f64::from(rng.random_range(-1_000i32..1_000)) * 0.1,
             },
-            weight: f64::from(rng.random_range(-1_000i32..1_000)) * 0.1,
-            at,
+            at: random_instant(rng),
             settled: [None, Some(true), Some(true), Some(false)].choose(rng).copied().unwrap(),
             note: "n".repeat(rng.random_range(0..40)),
         }
     }
 
-    pub fn write(&self, buffer: &mut Vec<u8>, note_unchanged: bool) -> Result<(), TooLarge> {
+    fn write(&self, buffer: &mut Vec<u8>, unchanged: bool) -> Result<(), TooLarge> {
         let mut row = RowWriter::new(buffer);
         row.push(ValueRef::Int(self.id));
-        row.push(self.account.as_deref().map_or(ValueRef::Null, ValueRef::Text));
-        row.push(ValueRef::Text(&self.currency));
-        row.push(match self.amount {
-            None => ValueRef::Null,
-            Some(None) => ValueRef::Numeric(Numeric::NaN),
-            Some(Some(cents)) => ValueRef::Numeric(Numeric::Finite { mantissa: i128::from(cents), scale: 2 }),
+        row.push(ValueRef::Int(self.history));
+        row.push(match &self.account {
+            Some(_) if unchanged => ValueRef::Unchanged,
+            account => account.as_deref().map_or(ValueRef::Null, ValueRef::Text),
         });
+        row.push(ValueRef::Text(&self.currency));
+        row.push(self.amount.map_or(ValueRef::Null, ValueRef::Numeric));
         row.push(ValueRef::Float(self.weight));
         row.push(self.at.map_or(ValueRef::Null, ValueRef::Timestamp));
         row.push(self.settled.map_or(ValueRef::Null, ValueRef::Bool));
-        row.push(if note_unchanged { ValueRef::Unchanged } else { ValueRef::Text(&self.note) });
+        row.push(if unchanged { ValueRef::Unchanged } else { ValueRef::Text(&self.note) });
         Ok(())
     }
 
-    pub fn write_key(id: i64, buffer: &mut Vec<u8>) -> Result<(), TooLarge> {
+    fn write_key(id: i64, buffer: &mut Vec<u8>) -> Result<(), TooLarge> {
         let mut row = RowWriter::new(buffer);
         row.push(ValueRef::Int(id));
-        (0..7).for_each(|_| row.push(ValueRef::Null));
+        (0..8).for_each(|_| row.push(ValueRef::Null));
         Ok(())
+    }
+
+    /// The values that an update may leave as they are, where they are too large to be sent again.
+    fn keep_large_values_of(&mut self, old: &Row) {
+        self.account.clone_from(&old.account);
+        self.note.clone_from(&old.note);
     }
 }
 
-/// Upstream: the table, and the log.
-pub struct Upstream {
-    /// As of the end of the log.
+/// The rows of one history, and where they are.
+pub struct Rows {
+    pub table: TableId,
+    pub history: i64,
+    pub extremes: Extremes,
     pub rows: BTreeMap<i64, Row>,
-    /// Where the log ends.
-    pub lsn: u64,
     pub next_id: i64,
-    pub log: Vec<Transaction>,
     /// Updates and deletes bring the whole old row, as with `REPLICA IDENTITY FULL`.
     pub full_identity: bool,
 }
 
-impl Upstream {
-    /// With some rows, which no transaction wrote.
-    pub fn new(rng: &mut ChaCha8Rng, rows: usize) -> Upstream {
-        let mut upstream =
-            Upstream { rows: BTreeMap::new(), lsn: 1_000, next_id: 1, log: Vec::new(), full_identity: false };
-        for _ in 0..rows {
-            let row = Row::random(rng, upstream.next_id);
-            upstream.next_id += 1;
-            upstream.rows.insert(row.id, row);
-        }
-        upstream
+impl Rows {
+    pub fn add_random(&mut self, rng: &mut ChaCha8Rng) -> Row {
+        let row = Row::random(rng, self.next_id, self.history, self.extremes);
+        self.next_id += 1;
+        self.rows.insert(row.id, row.clone());
+        row
     }
 
-    /// Its rows, as a snapshot of it brings them.
-    pub fn snapshot<'r>(rows: impl Iterator<Item = &'r Row>) -> Changes {
-        let mut changes = Changes::default();
-        for row in rows {
-            let written = changes.write_row::<TooLarge>(|b| row.write(b, false)).unwrap();
-            changes.insert(TABLE, written);
-        }
-        changes
-    }
-
-    /// Commits a random transaction.
-    pub fn transaction(&mut self, rng: &mut ChaCha8Rng) -> Transaction {
-        let mut changes = Changes::default();
-        if rng.random_ratio(1, 60) {
-            self.rows.clear();
-            changes.truncate(TABLE);
-        }
-        for _ in 0..rng.random_range(0..8) {
-            self.change(rng, &mut changes);
-        }
-        if rng.random_ratio(1, 80) {
-            self.rows.clear();
-            changes.truncate(TABLE);
-        }
-        self.lsn += rng.random_range(1..100);
-        let transaction = Transaction { end_lsn: Lsn(self.lsn), commit_time_us: self.lsn as i64, changes };
-        self.log.push(transaction.clone());
-        transaction
-    }
-
-    fn change(&mut self, rng: &mut ChaCha8Rng, changes: &mut Changes) {
-        let ids: Vec<i64> = self.rows.keys().copied().collect();
-        let existing = ids.choose(rng).copied();
-        match (rng.random_range(0..10), existing) {
-            (0..=4, _) | (_, None) => {
-                let row = Row::random(rng, self.next_id);
-                self.next_id += 1;
-                let new = changes.write_row::<TooLarge>(|b| row.write(b, false)).unwrap();
-                changes.insert(TABLE, new);
-                self.rows.insert(row.id, row);
+    /// One change, done and told.
+    pub fn change(&mut self, rng: &mut ChaCha8Rng, changes: &mut Changes) {
+        let place = rng.random_range(0..self.rows.len().max(1));
+        let existing = self.rows.values().nth(place).cloned();
+        match (rng.random_range(0..20), existing) {
+            (0..=8, _) | (_, None) => {
+                let row = self.add_random(rng);
+                let new = written(changes, &row, false);
+                changes.insert(self.table, new);
             }
-            (5..=6, Some(id)) => {
-                let keep = rng.random_bool(0.5);
-                let mut row = Row::random(rng, id);
-                if keep {
-                    row.note = self.rows[&id].note.clone();
-                }
-                let full = self.full_identity || rng.random_ratio(1, 3);
-                let old = if full { self.whole(id, changes) } else { OldRow::Absent };
-                let new = changes.write_row::<TooLarge>(|b| row.write(b, keep)).unwrap();
-                changes.update(TABLE, old, new);
-                self.rows.insert(id, row);
+            (9, Some(before)) if !self.full_identity => {
+                let id = if rng.random_bool(0.5) { before.id } else { self.next_id };
+                let row = self.put_random(rng, id);
+                let new = written(changes, &row, false);
+                changes.upsert(self.table, new);
             }
-            (7, Some(id)) => {
-                let keep = rng.random_bool(0.5);
-                let mut row = Row::random(rng, self.next_id);
-                self.next_id += 1;
-                if keep {
-                    row.note = self.rows[&id].note.clone();
-                }
-                let old = self.old(id, changes);
-                let new = changes.write_row::<TooLarge>(|b| row.write(b, keep)).unwrap();
-                changes.update(TABLE, old, new);
-                self.rows.remove(&id);
-                self.rows.insert(row.id, row);
-            }
-            (_, Some(id)) => {
-                let old = self.old(id, changes);
-                changes.delete(TABLE, old);
-                self.rows.remove(&id);
+            (9..=13, Some(before)) => self.update(rng, changes, &before, before.id),
+            (14..=15, Some(before)) => self.update(rng, changes, &before, self.next_id),
+            (_, Some(before)) => {
+                let old = if self.full_identity || rng.random_ratio(1, 3) {
+                    OldRow::Full(written(changes, &before, false))
+                } else {
+                    OldRow::Key(changes.write_row::<TooLarge>(|b| Row::write_key(before.id, b)).unwrap())
+                };
+                changes.delete(self.table, old);
+                self.rows.remove(&before.id);
             }
         }
     }
 
-    /// What comes of a row whose key changes or that goes away.
-    fn old(&self, id: i64, changes: &mut Changes) -> OldRow {
-        if self.full_identity {
-            return self.whole(id, changes);
+    fn put_random(&mut self, rng: &mut ChaCha8Rng, id: i64) -> Row {
+        let row = Row::random(rng, id, self.history, self.extremes);
+        self.next_id = self.next_id.max(id + 1);
+        self.rows.insert(id, row.clone());
+        row
+    }
+
+    /// Old values are told where the key changes, else sometimes.
+    fn update(&mut self, rng: &mut ChaCha8Rng, changes: &mut Changes, before: &Row, id: i64) {
+        self.rows.remove(&before.id);
+        let mut after = self.put_random(rng, id);
+        let unchanged = rng.random_bool(0.5);
+        if unchanged {
+            after.keep_large_values_of(before);
+            self.rows.insert(id, after.clone());
         }
-        OldRow::Key(changes.write_row::<TooLarge>(|b| Row::write_key(id, b)).unwrap())
-    }
-
-    fn whole(&self, id: i64, changes: &mut Changes) -> OldRow {
-        OldRow::Full(changes.write_row::<TooLarge>(|b| self.rows[&id].write(b, false)).unwrap())
-    }
-}
-
-/// What an aggregate should hold, from scratch.
-pub type Expected = BTreeMap<(usize, i64, Vec<u8>), (i64, String)>;
-
-pub fn definitions() -> Vec<Definition> {
-    let parse = |json: &str| serde_json::from_str(json).unwrap();
-    vec![
-        parse(
-            r#"{"table":"payments","measures":[{"name":"amount","sum":"amount"},{"name":"n","count":"*"},{"name":"v","count":"amount"}],
-               "dimensions":["currency"],"time":{"column":"at","granularity":"day","time_zone":"Europe/Madrid"},
-               "rollups":["month","year","all"]}"#,
-        ),
-        parse(
-            r#"{"table":"payments","measures":[{"name":"amount","sum":"amount"},{"name":"w","sum":"weight"},{"name":"ids","sum":"id"}],
-               "dimensions":["account","currency","settled"],"time":{"column":"at","granularity":"month"},
-               "where":"settled = true and (amount > 0 or currency in ('USD'))"}"#,
-        ),
-        parse(r#"{"table":"payments","measures":[{"name":"w","sum":"weight"}],"dimensions":["amount"]}"#),
-        parse(
-            r#"{"table":"payments","measures":[{"name":"n","count":"*"}],
-               "time":{"column":"at","granularity":"PT6H","origin":"2024-01-01T03:00:00Z"}}"#,
-        ),
-    ]
-}
-
-pub fn instant(us: i64) -> Option<DateTime<Utc>> {
-    Utc.timestamp_micros(us.checked_add(946_684_800_000_000)?).single()
-}
-
-pub fn micros(time: &DateTime<impl TimeZone>) -> i64 {
-    time.timestamp_micros() - 946_684_800_000_000
-}
-
-/// The start of a civil period, by chrono.
-pub fn civil_start(us: i64, zone: chrono_tz::Tz, unit: &str) -> i64 {
-    let local = instant(us).unwrap().with_timezone(&zone).date_naive();
-    let first = match unit {
-        "day" => local,
-        "month" => local.with_day(1).unwrap(),
-        _ => local.with_ordinal(1).unwrap(),
-    };
-    micros(&zone.from_local_datetime(&first.and_hms_opt(0, 0, 0).unwrap()).earliest().unwrap())
-}
-
-pub fn expected(which: usize, rows: &BTreeMap<i64, Row>) -> Expected {
-    let mut groups: BTreeMap<(usize, i64, Vec<u8>), Vec<&Row>> = BTreeMap::new();
-    for row in rows.values() {
-        let special = match row.at {
-            None => Some(Bucket::NULL.0),
-            Some(i64::MAX) => Some(Bucket::INFINITY.0),
-            Some(i64::MIN) => Some(Bucket::NEGATIVE_INFINITY.0),
-            Some(_) => None,
+        let old = if self.full_identity || rng.random_ratio(1, 3) {
+            OldRow::Full(written(changes, before, false))
+        } else if id == before.id {
+            OldRow::Absent
+        } else {
+            OldRow::Key(changes.write_row::<TooLarge>(|b| Row::write_key(before.id, b)).unwrap())
         };
-        let at = row.at.unwrap_or_default();
-        let civil = |zone, unit| special.unwrap_or_else(|| civil_start(at, zone, unit));
-        let mut key = Vec::new();
-        let mut push = |value: ValueRef<'_>| group_key::push(&mut key, value).unwrap();
-        let amount = match row.amount {
-            None => ValueRef::Null,
-            Some(None) => ValueRef::Numeric(Numeric::NaN),
-            Some(Some(cents)) => ValueRef::Numeric(Numeric::Finite { mantissa: i128::from(cents), scale: 2 }),
-        };
-        let buckets: Vec<i64> = match which {
-            0 => {
-                push(ValueRef::Text(&row.currency));
-                let madrid = chrono_tz::Europe::Madrid;
-                vec![civil(madrid, "day"), civil(madrid, "month"), civil(madrid, "year"), 0]
-            }
-            1 => {
-                let positive = row.amount.is_some_and(|amount| amount.is_none_or(|cents| cents > 0));
-                if row.settled != Some(true) || !(positive || row.currency == "USD") {
-                    continue;
-                }
-                push(row.account.as_deref().map_or(ValueRef::Null, ValueRef::Text));
-                push(ValueRef::Text(&row.currency));
-                push(ValueRef::Bool(true));
-                vec![civil(chrono_tz::UTC, "month")]
-            }
-            2 => {
-                push(amount);
-                vec![0]
-            }
-            _ => {
-                let origin = micros(&Utc.with_ymd_and_hms(2024, 1, 1, 3, 0, 0).unwrap());
-                vec![special.unwrap_or_else(|| at - (at - origin).rem_euclid(DAY_US / 4))]
-            }
-        };
-        for (level, bucket) in buckets.into_iter().enumerate() {
-            groups.entry((level, bucket, key.clone())).or_default().push(row);
-        }
-    }
-    groups.into_iter().map(|(key, rows)| (key, (rows.len() as i64, measures(which, &rows)))).collect()
-}
-
-pub fn measures(which: usize, rows: &[&Row]) -> String {
-    let amounts: Vec<Option<i64>> = rows.iter().filter_map(|row| row.amount).collect();
-    let amount = if amounts.is_empty() {
-        String::new()
-    } else if amounts.contains(&None) {
-        "NaN".to_owned()
-    } else {
-        let cents: i64 = amounts.iter().flatten().sum();
-        format!("{}{}.{:02}", if cents < 0 { "-" } else { "" }, cents.abs() / 100, cents.abs() % 100)
-    };
-    // Weights are tenths as doubles: their exact sum, rounded once, by another way of adding.
-    let weight = || {
-        let (mut sum, mut error) = (0f64, 0f64);
-        let mut weights: Vec<f64> = rows.iter().map(|row| row.weight).collect();
-        weights.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
-        for weight in weights {
-            let total = sum + weight;
-            error += if sum.abs() >= weight.abs() { (sum - total) + weight } else { (weight - total) + sum };
-            sum = total;
-        }
-        sum + error
-    };
-    match which {
-        0 => format!("{amount}|{}|{}", rows.len(), amounts.len()),
-        1 => format!("{amount}|{}|{}", weight(), rows.iter().map(|row| row.id).sum::<i64>()),
-        2 => format!("{}", weight()),
-        _ => format!("{}", rows.len()),
+        let new = written(changes, &after, unchanged);
+        changes.update(self.table, old, new);
     }
 }
 
-pub fn stored(snapshot: &Snapshot, name: &str) -> Expected {
-    let aggregate = &snapshot.catalog().aggregates[name];
-    let mut cells = Expected::new();
-    for level in 0..aggregate.plan.levels.len() {
-        snapshot
-            .scan(aggregate, level, Bucket(i64::MIN), Bucket(i64::MAX), |bucket, group, cell: &Cell| {
-                let shown: Vec<String> = aggregate
-                    .plan
-                    .measures
-                    .iter()
-                    .zip(&cell.accumulators)
-                    .map(|(measure, accumulator)| measure.function.finish(accumulator).to_string())
-                    .collect();
-                cells.insert((level, bucket.0, group.to_vec()), (cell.rows, shown.join("|")));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-    }
-    cells
+pub fn written(changes: &mut Changes, row: &Row, unchanged: bool) -> WrittenRow {
+    changes.write_row::<TooLarge>(|b| row.write(b, unchanged)).unwrap()
 }

@@ -152,6 +152,18 @@ impl Accumulator {
         }
     }
 
+    /// The same modulo 2^128, for control totals: the sum over many groups leaves 128 bits where none of theirs does.
+    pub fn merge_modulo(&mut self, other: &Accumulator) {
+        match (&mut *self, other) {
+            (Accumulator::Sum(a), Accumulator::Sum(b)) => {
+                if a.merge_modulo(b).is_none() {
+                    *self = Accumulator::Overflowed;
+                }
+            }
+            _ => self.merge(other),
+        }
+    }
+
     /// True where nothing is left of what was accumulated.
     #[must_use]
     pub fn is_zero(&self) -> bool {

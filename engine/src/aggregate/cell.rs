@@ -25,12 +25,26 @@ impl Cell {
 
     /// Adds another cell of the same measures. Returns false where a sum left 128 bits.
     pub fn merge(&mut self, rows: i64, accumulators: &[Accumulator]) -> bool {
+        self.merge_with(rows, accumulators, Accumulator::merge)
+    }
+
+    /// Adds a cell of any group to a control total: sums modulo 2^128. Returns false where a count left 64 bits.
+    pub fn merge_modulo(&mut self, rows: i64, accumulators: &[Accumulator]) -> bool {
+        self.merge_with(rows, accumulators, Accumulator::merge_modulo)
+    }
+
+    fn merge_with(
+        &mut self,
+        rows: i64,
+        accumulators: &[Accumulator],
+        merge: impl Fn(&mut Accumulator, &Accumulator),
+    ) -> bool {
         let Some(total) = self.rows.checked_add(rows) else { return false };
         self.rows = total;
         if self.accumulators.is_empty() {
             self.accumulators = accumulators.to_vec();
         } else {
-            self.accumulators.iter_mut().zip(accumulators).for_each(|(a, b)| a.merge(b));
+            self.accumulators.iter_mut().zip(accumulators).for_each(|(a, b)| merge(a, b));
         }
         !self.accumulators.contains(&Accumulator::Overflowed)
     }
@@ -39,5 +53,33 @@ impl Cell {
     #[must_use]
     pub fn is_zero(&self) -> bool {
         self.rows == 0 && self.accumulators.iter().all(Accumulator::is_zero)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::change::{Numeric, ValueRef};
+
+    #[test]
+    fn a_control_total_takes_groups_whose_sum_no_cell_could_hold() {
+        let function = Function::SumNumeric { scale: 2 };
+        let largest = |sign| {
+            let mut cell = Cell::zero([function]);
+            cell.rows = sign;
+            let value = ValueRef::Numeric(Numeric::Finite { mantissa: i128::MAX, scale: 2 });
+            cell.accumulators.iter_mut().for_each(|sum| function.accumulate(sum, value, sign).unwrap());
+            cell
+        };
+        let mut total = Cell::default();
+        for sign in [1, 1, 1, -1, -1, -1] {
+            let group = largest(sign);
+            assert!(total.merge_modulo(group.rows, &group.accumulators));
+        }
+        assert!(total.is_zero());
+        let group = largest(1);
+        assert!(total.merge(group.rows, &group.accumulators) && !total.merge(group.rows, &group.accumulators));
     }
 }

@@ -106,6 +106,17 @@ impl Sum {
         }
     }
 
+    /// Adds another sum of the same scale modulo 2^128: what is added can be taken away again, however large it becomes
+    /// meanwhile. No number to show.
+    #[must_use]
+    pub fn merge_modulo(&mut self, other: &Sum) -> Option<()> {
+        let finite = self.finite.wrapping_add(other.finite);
+        self.finite = 0;
+        self.merge(&Sum { finite: 0, ..other.clone() })?;
+        self.finite = finite;
+        Some(())
+    }
+
     /// True where nothing is left of what was added.
     #[must_use]
     pub fn is_zero(&self) -> bool {

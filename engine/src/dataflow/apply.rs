@@ -36,7 +36,7 @@ pub struct WriteSet {
 pub struct ControlDelta {
     /// Cells that came into being, less those that ceased to exist.
     pub cells: i64,
-    /// The sum of all differences.
+    /// The sum of all differences, modulo 2^128.
     pub total: Cell,
 }
 
@@ -214,7 +214,7 @@ fn add(
         }
         let fits = held.cell.merge(entry.rows, entry.accumulators);
         let control = touched.controls.entry(id).or_default();
-        if !fits || !control.total.merge(entry.rows, entry.accumulators) {
+        if !fits || !control.total.merge_modulo(entry.rows, entry.accumulators) {
             return Err(Halt::Overflow);
         }
     }

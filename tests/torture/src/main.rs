@@ -38,6 +38,7 @@ mod support {
     pub mod model;
     pub mod shop;
     pub mod sql;
+    pub mod upstream;
 }
 
 use std::path::PathBuf;

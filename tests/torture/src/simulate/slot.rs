@@ -9,7 +9,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::support::model::{Row, TABLE, Upstream, schema};
+use crate::support::model::{Row, TABLE, schema};
+use crate::support::upstream::Upstream;
 
 /// Transactions that may come once more after a reconnect.
 const AGAIN: usize = 3;
@@ -26,19 +27,19 @@ pub struct Slot {
 
 impl Slot {
     pub fn new(upstream: Upstream) -> Slot {
-        let states = [(upstream.lsn, upstream.rows.clone())].into();
+        let states = [(upstream.lsn, upstream.table.rows.clone())].into();
         Slot { upstream, states, confirmed: Lsn::ZERO, streamed: false }
     }
 
     /// Somebody commits.
     pub fn commit(&mut self, rng: &mut ChaCha8Rng) {
         self.upstream.transaction(rng);
-        self.states.insert(self.upstream.lsn, self.upstream.rows.clone());
+        self.states.insert(self.upstream.lsn, self.upstream.table.rows.clone());
     }
 
     /// Where whole old rows come, no row images are kept.
     fn schema(&self) -> TableSchema {
-        TableSchema { keeps_row_image: !self.upstream.full_identity, ..schema() }
+        TableSchema { keeps_row_image: !self.upstream.table.full_identity, ..schema(TABLE, "payments") }
     }
 
     /// The rows at a position.
@@ -89,7 +90,7 @@ impl Connector {
         let (stage, position) = match &context.resume {
             ResumePoint::Fresh if slot.streamed => return Err("a snapshot that was durable is gone".to_owned()),
             ResumePoint::Fresh => {
-                ready.extend(pieces(&slot.upstream.rows, rng).map(SourceEvent::SnapshotRows));
+                ready.extend(pieces(&slot.upstream.table.rows, rng).map(SourceEvent::SnapshotRows));
                 (Stage::Snapshot, slot.upstream.lsn)
             }
             ResumePoint::Resume { lsn, .. } if *lsn < slot.confirmed => {

@@ -29,7 +29,8 @@ use rand_chacha::ChaCha8Rng;
 use super::peek::Peek;
 use super::slot::{Connector, Slot};
 use super::wreck::{Crash, Wreck};
-use crate::support::model::{Upstream, definitions, expected, stored};
+use crate::support::model::expected::{definitions, expected, stored};
+use crate::support::upstream::Upstream;
 
 /// Turns of a life before it is brought to its end.
 const TURNS: u32 = 400;
@@ -190,8 +191,9 @@ impl Limits {
 pub async fn run(seed: u64, limits: Limits, directory: &Path, done: &mut Done) -> Result<(), String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let rows = rng.random_range(0..40);
-    let upstream = Upstream::new(&mut rng, rows);
-    let slot = Slot::new(Upstream { full_identity: rng.random_ratio(1, 3), ..upstream });
+    let mut upstream = Upstream::new(&mut rng, rows);
+    upstream.table.full_identity = rng.random_ratio(1, 3);
+    let slot = Slot::new(upstream);
     let config = EngineConfig {
         workers: rng.random_range(1..=3),
         cells_in_memory: *[0, 20, 1_000_000].choose(&mut rng).unwrap(),
@@ -210,7 +212,7 @@ pub async fn run(seed: u64, limits: Limits, directory: &Path, done: &mut Done) -
     let mut world = World {
         rng,
         slot,
-        definitions: definitions(),
+        definitions: definitions("payments", false),
         defined,
         gone,
         config,
@@ -450,7 +452,7 @@ impl World<'_> {
             match &aggregate.state {
                 AggregateState::Live => {
                     let number = self.number(&aggregate.definition)?;
-                    let (is, should) = (stored(snapshot, name), expected(number, rows));
+                    let (is, should) = (stored(snapshot, name), expected(number, false, rows.values()));
                     if is != should {
                         return Err(format!("{name} ({number}) at {lsn}: {is:?}\nshould be {should:?}"));
                     }

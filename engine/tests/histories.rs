@@ -78,7 +78,7 @@ impl Session {
                 match &snapshot.catalog().aggregates[name].state {
                     AggregateState::Live => {
                         assert_eq!(
-                            stored(&snapshot, name),
+                            stored(&snapshot, name).unwrap(),
                             expected(*which, &upstream.rows),
                             "{what}: {name} ({which})"
                         );

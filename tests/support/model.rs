@@ -12,6 +12,7 @@ use engine::change::{
     Changes, Column, ColumnType, Lsn, Numeric, RowWriter, TableId, TableSchema, Transaction, ValueRef,
 };
 use engine::materialization::{Bucket, Definition, group_key};
+use engine::snapshot::ReadError;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -330,23 +331,22 @@ pub fn measures(which: usize, rows: &[&Row]) -> String {
     }
 }
 
-pub fn stored(snapshot: &Snapshot, name: &str) -> Expected {
+/// What an aggregate does hold.
+pub fn stored(snapshot: &Snapshot, name: &str) -> Result<Expected, ReadError> {
     let aggregate = &snapshot.catalog().aggregates[name];
     let mut cells = Expected::new();
     for level in 0..aggregate.plan.levels.len() {
-        snapshot
-            .scan(aggregate, level, Bucket(i64::MIN), Bucket(i64::MAX), |bucket, group, cell: &Cell| {
-                let shown: Vec<String> = aggregate
-                    .plan
-                    .measures
-                    .iter()
-                    .zip(&cell.accumulators)
-                    .map(|(measure, accumulator)| measure.function.finish(accumulator).to_string())
-                    .collect();
-                cells.insert((level, bucket.0, group.to_vec()), (cell.rows, shown.join("|")));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
+        snapshot.scan(aggregate, level, Bucket(i64::MIN), Bucket(i64::MAX), |bucket, group, cell: &Cell| {
+            let shown: Vec<String> = aggregate
+                .plan
+                .measures
+                .iter()
+                .zip(&cell.accumulators)
+                .map(|(measure, accumulator)| measure.function.finish(accumulator).to_string())
+                .collect();
+            cells.insert((level, bucket.0, group.to_vec()), (cell.rows, shown.join("|")));
+            ControlFlow::Continue(())
+        })?;
     }
-    cells
+    Ok(cells)
 }

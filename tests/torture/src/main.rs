@@ -19,12 +19,18 @@
 mod bench;
 mod disk;
 mod file_calls;
+mod io_sweep;
 mod journal;
 mod life;
 mod nemesis;
+mod performance;
 mod power_cut;
+mod prepared;
 mod process;
+mod promises;
+mod script;
 mod self_test;
+mod shim;
 mod sweep;
 mod tracer;
 
@@ -34,6 +40,7 @@ mod tracer;
 mod support {
     pub mod cells;
     pub mod embedded;
+    pub mod model;
     pub mod shop;
     pub mod sql;
 }
@@ -45,6 +52,8 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 
 use bench::Bench;
+use io_sweep::Calls;
+use script::Script;
 
 #[derive(Parser)]
 struct Arguments {
@@ -87,6 +96,15 @@ enum What {
         #[arg(long, default_value_t = FAILURES)]
         failures: u64,
     },
+    /// Every file call of a life without Postgres fails, or so many of them.
+    IoSweep {
+        /// So many, drawn.
+        #[arg(long, default_value_t = SWEPT)]
+        failures: usize,
+        /// Every call of every store, in every way.
+        #[arg(long)]
+        every: bool,
+    },
     /// What the ordinary test run does: all of them, briefly.
     Ci,
     /// One life; started by the others.
@@ -97,44 +115,34 @@ enum What {
         /// Postgres.
         url: String,
     },
+    /// One life without Postgres; started by the others.
+    #[command(hide = true)]
+    Script(Script),
 }
 
 /// In the ordinary run; `crash` has 65 lives more.
 const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
+const SWEPT: usize = 500;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
-    if let What::Life { data, url } = command {
-        life::run(&data, &url);
-        return ExitCode::SUCCESS;
+    match &command {
+        What::Life { data, url } => {
+            life::run(data, url);
+            return ExitCode::SUCCESS;
+        }
+        What::Script(script) => return script::run(script),
+        _ => {}
     }
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
     println!("seed {seed}");
     let began = Instant::now();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let failures = runtime.block_on(async {
-        let mut bench = Bench::open(seed).await;
-        let mut failures = Vec::new();
-        match command {
-            What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
-            What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
-            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
-            What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
-            What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
-            What::Ci => {
-                failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
-                failures.extend(sweep::run(&mut bench, 1).await);
-                failures.extend(cut_power(&mut bench, CUTS).await.err());
-                failures.extend(fail_calls(&mut bench, FAILURES).await.err());
-                failures.extend(self_test::run(&mut bench, 1).await);
-            }
-            What::Life { .. } => {}
-        }
-        bench.close().await;
-        failures
-    });
+    let failures = match without_postgres(&command, seed) {
+        Some(done) => done.err().into_iter().collect(),
+        None => with_postgres(&command, seed),
+    };
     for failure in &failures {
         println!("FAILED: {failure}");
     }
@@ -144,6 +152,42 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What needs no Postgres; nothing where the command is another.
+fn without_postgres(command: &What, seed: u64) -> Option<Result<(), String>> {
+    match *command {
+        What::IoSweep { every: true, .. } => Some(io_sweep::run(seed, Calls::Every)),
+        What::IoSweep { failures, .. } => Some(io_sweep::run(seed, Calls::Drawn(failures))),
+        _ => None,
+    }
+}
+
+/// Returns everything that was wrong.
+fn with_postgres(command: &What, seed: u64) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut bench = Bench::open(seed).await;
+        let mut failures = Vec::new();
+        match *command {
+            What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
+            What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
+            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, seeds).await),
+            What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
+            What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
+            What::Ci => {
+                failures.extend(io_sweep::run(seed, Calls::Drawn(SWEPT)).err());
+                failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
+                failures.extend(sweep::run(&mut bench, 1).await);
+                failures.extend(cut_power(&mut bench, CUTS).await.err());
+                failures.extend(fail_calls(&mut bench, FAILURES).await.err());
+                failures.extend(self_test::run(&mut bench, 1).await);
+            }
+            What::IoSweep { .. } | What::Life { .. } | What::Script(_) => {}
+        }
+        bench.close().await;
+        failures
+    })
 }
 
 async fn cut_power(bench: &mut Bench, cuts: u64) -> Result<(), String> {

@@ -17,6 +17,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod bench;
+mod corrupt;
+mod damage;
 mod disk;
 mod file_calls;
 mod io_sweep;
@@ -105,6 +107,12 @@ enum What {
         #[arg(long)]
         every: bool,
     },
+    /// Files of a stopped store are damaged.
+    Corrupt {
+        /// So many.
+        #[arg(long, default_value_t = DAMAGES)]
+        damages: usize,
+    },
     /// What the ordinary test run does: all of them, briefly.
     Ci,
     /// One life; started by the others.
@@ -125,6 +133,7 @@ const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
 const SWEPT: usize = 500;
+const DAMAGES: usize = 400;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
@@ -159,6 +168,7 @@ fn without_postgres(command: &What, seed: u64) -> Option<Result<(), String>> {
     match *command {
         What::IoSweep { every: true, .. } => Some(io_sweep::run(seed, Calls::Every)),
         What::IoSweep { failures, .. } => Some(io_sweep::run(seed, Calls::Drawn(failures))),
+        What::Corrupt { damages } => Some(corrupt::run(seed, damages)),
         _ => None,
     }
 }
@@ -177,13 +187,14 @@ fn with_postgres(command: &What, seed: u64) -> Vec<String> {
             What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
                 failures.extend(io_sweep::run(seed, Calls::Drawn(SWEPT)).err());
+                failures.extend(corrupt::run(seed, DAMAGES).err());
                 failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
                 failures.extend(cut_power(&mut bench, CUTS).await.err());
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());
                 failures.extend(self_test::run(&mut bench, 1).await);
             }
-            What::IoSweep { .. } | What::Life { .. } | What::Script(_) => {}
+            What::IoSweep { .. } | What::Corrupt { .. } | What::Life { .. } | What::Script(_) => {}
         }
         bench.close().await;
         failures

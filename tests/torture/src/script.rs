@@ -34,8 +34,6 @@ const ROWS: usize = 60;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Between the end of an engine and the reason for it.
 const REASON_WITHIN: Duration = Duration::from_secs(5);
-/// Its status where something is not as it has to be.
-const VIOLATED: i32 = 101;
 
 /// What a life is told.
 #[derive(clap::Args, Clone, Debug)]
@@ -67,21 +65,30 @@ impl From<Unavailable> for Halt {
 pub fn run(script: &Script) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
-        std::process::exit(VIOLATED);
+        // Not by its exit: other threads are in the middle of something.
+        std::process::abort();
     }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match runtime.block_on(perform(script)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Halt(why)) => {
             println!("halted {}", why.replace('\n', " "));
-            // Threads of an engine that halted may never end.
-            std::process::exit(HALTED);
+            ExitCode::from(HALTED as u8)
         }
     }
 }
 
 async fn perform(script: &Script) -> Result<(), Halt> {
-    let mut play = Play::open(script).await?;
+    let (engine, context) =
+        Engine::start(&config(script)).map_err(|error| Halt(format!("{} {}", error.code, error.message)))?;
+    let performed = perform_over(&engine, context, script).await;
+    // One that has halted can still be stopped.
+    engine.stop().await;
+    performed
+}
+
+async fn perform_over(engine: &Engine, context: SourceContext, script: &Script) -> Result<(), Halt> {
+    let mut play = Play::begin(engine, context, script)?;
     play.feed().await?;
     play.compare().await?;
     for _ in 0..play.rng.random_range(2..5) {
@@ -110,6 +117,18 @@ async fn perform(script: &Script) -> Result<(), Halt> {
     Ok(())
 }
 
+fn config(script: &Script) -> EngineConfig {
+    let mut rng = ChaCha8Rng::seed_from_u64(script.world);
+    EngineConfig {
+        workers: rng.random_range(1..3),
+        cells_in_memory: *[0, 20, 1_000_000].choose(&mut rng).unwrap(),
+        store_memory: StoreMemory { block_cache: 1 << 20, write_buffer: WRITE_BUFFER },
+        // A small disk in memory is none of ours to watch.
+        min_free_bytes: Some(0),
+        ..EngineConfig::new(&script.data)
+    }
+}
+
 /// The world as of a position, and the dice for what follows.
 fn world(seed: u64, lsn: Lsn) -> (Upstream, ChaCha8Rng) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -131,18 +150,7 @@ struct Play {
 }
 
 impl Play {
-    async fn open(script: &Script) -> Result<Play, Halt> {
-        let mut rng = ChaCha8Rng::seed_from_u64(script.world);
-        let config = EngineConfig {
-            workers: rng.random_range(1..3),
-            cells_in_memory: *[0, 20, 1_000_000].choose(&mut rng).unwrap(),
-            store_memory: StoreMemory { block_cache: 1 << 20, write_buffer: WRITE_BUFFER },
-            // A small disk in memory is none of ours to watch.
-            min_free_bytes: Some(0),
-            ..EngineConfig::new(&script.data)
-        };
-        let (engine, context) =
-            Engine::start(&config).map_err(|error| Halt(format!("{} {}", error.code, error.message)))?;
+    fn begin(engine: &Engine, context: SourceContext, script: &Script) -> Result<Play, Halt> {
         let has: Vec<String> = engine.aggregates().iter().map(|aggregate| aggregate.name.clone()).collect();
         let acknowledged = Lsn(script.acknowledged);
         let at = match &context.resume {
@@ -164,7 +172,7 @@ impl Play {
         assert!(!resumed || upstream.lsn == at.0, "resumed at {at}, where no transaction ends");
         let rng = ChaCha8Rng::seed_from_u64(script.world ^ upstream.lsn);
         Self::report_durable(&context);
-        Ok(Play { engine, context, upstream, world, rng })
+        Ok(Play { engine: engine.clone(), context, upstream, world, rng })
     }
 
     /// One line for each position that upstream may be told.

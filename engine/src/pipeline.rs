@@ -8,7 +8,6 @@
 //!                               +----------------commits---------------^
 //! ```
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
@@ -30,7 +29,7 @@ use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{ResumePoint, SourceContext, SourceStatus};
 use crate::store::registry;
-use crate::store::{Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
+use crate::store::{self, Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug};
 
 /// Source events between connector and sequencer.
@@ -55,7 +54,7 @@ impl Threads {
 /// Starts everything; see [`Engine::start`].
 pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
     let store = Store::open(&config.data, config.store_memory)?;
-    let stored = recover(&store).map_err(|error| damaged(&config.data, &error))?;
+    let stored = recover(&store).map_err(|error| store::damaged(&config.data, error))?;
     let resume = match (&stored.identity, stored.streaming) {
         (Some(identity), true) => ResumePoint::Resume {
             lsn: stored.position.lsn,
@@ -228,14 +227,6 @@ fn restart_fillings(
         cursor::put_next_aggregate(batch, *next_aggregate)?;
     }
     Ok(())
-}
-
-fn damaged(data: &Path, error: &StoreError) -> OpenError {
-    OpenError::new(
-        "data_damaged",
-        format!("cannot read the store in {}: {error}", data.display()),
-        "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
-    )
 }
 
 /// Makes a panic of an engine thread end the process. A worker that panics otherwise leaves its peers alive with a frozen

@@ -39,12 +39,12 @@ enum Outcome {
     Halted,
     /// It did not open.
     Refused,
-    /// Everything that answers is exact, and answers to those who registered or dropped are forgotten.
-    Forgot,
+    /// It began anew, and is exact: a manifest that lost all but its beginning is that of a new store. What was registered is
+    /// gone.
+    Anew,
 }
 
-const OUTCOMES: [Outcome; 5] =
-    [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Forgot];
+const OUTCOMES: [Outcome; 5] = [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Anew];
 
 /// A store, and the same before its last life.
 struct Stage {
@@ -97,6 +97,19 @@ fn stages(world: u64) -> Result<Vec<Stage>, String> {
     STORES.into_iter().map(staged).collect()
 }
 
+impl Stage {
+    /// What a file was before the last life; where it was not there, another one of its kind that was.
+    fn earlier(&self, file: &Path, data: &Path, rng: &mut ChaCha8Rng) -> Option<PathBuf> {
+        let before = self.before.data();
+        let same = before.join(file.strip_prefix(data).unwrap());
+        if same.exists() {
+            return Some(same);
+        }
+        let of_its_kind: Vec<PathBuf> = files(&before).into_iter().filter(|other| kind(other) == kind(file)).collect();
+        of_its_kind.choose(rng).cloned()
+    }
+}
+
 /// A damaged store, opened.
 struct Spoilt {
     file: String,
@@ -118,8 +131,8 @@ impl Spoilt {
             let Some(which) = which.choose(rng) else { continue };
             let file = kinds[*which].choose(rng).unwrap();
             let damage = *Damage::ALL.choose(rng).unwrap();
-            let before = stage.before.data().join(file.strip_prefix(&data).unwrap());
-            if damage.apply(file, &before, rng).unwrap() {
+            let before = stage.earlier(file, &data, rng);
+            if damage.apply(file, before.as_deref(), rng).unwrap() {
                 let ended = Performance::of(&data, stage.store.world, &stage.store.promises).run();
                 return Spoilt { file: (*which).clone(), damage, ended };
             }
@@ -148,7 +161,8 @@ fn outcome(ended: &Ended) -> Result<(Outcome, BTreeSet<String>), String> {
     let mut codes: BTreeSet<String> = ended.refused().map(str::to_owned).collect();
     let opened = ended.lines.iter().any(|line| line.starts_with("resume") || line.starts_with("fresh"));
     let outcome = match &ended.end {
-        End::Exact if ended.broken.is_some() => Outcome::Forgot,
+        End::Exact if ended.lines.iter().any(|line| line.starts_with("fresh")) => Outcome::Anew,
+        End::Exact if ended.broken.is_some() => return Err(format!("{ended:?}")),
         End::Exact if codes.is_empty() => Outcome::Exact,
         End::Exact => Outcome::Unanswered,
         End::Halted(why) => {

@@ -21,7 +21,7 @@ pub enum Damage {
     Swapped,
     /// The end is gone.
     Cut,
-    /// It is as it was before the last life.
+    /// It is what it or another of its kind was before the last life.
     Stale,
     /// It is gone.
     Deleted,
@@ -33,8 +33,8 @@ impl Damage {
     pub const ALL: [Damage; 7] =
         [Damage::Bit, Damage::Zeroed, Damage::Swapped, Damage::Cut, Damage::Stale, Damage::Deleted, Damage::Garbage];
 
-    /// Does it to a file; `before` is that file before the last life, where there was one. False where it changes nothing.
-    pub fn apply(self, file: &Path, before: &Path, rng: &mut ChaCha8Rng) -> io::Result<bool> {
+    /// Does it to a file; `before` is what a stale one is. False where it changes nothing.
+    pub fn apply(self, file: &Path, before: Option<&Path>, rng: &mut ChaCha8Rng) -> io::Result<bool> {
         let whole = fs::read(file)?;
         let mut bytes = whole.clone();
         match self {
@@ -55,7 +55,10 @@ impl Damage {
                 left[one * SECTOR_BYTES..][..SECTOR_BYTES].swap_with_slice(&mut right[..SECTOR_BYTES]);
             }
             Damage::Cut if !bytes.is_empty() => bytes.truncate(rng.random_range(0..bytes.len())),
-            Damage::Stale if before.exists() => bytes = fs::read(before)?,
+            Damage::Stale => match before {
+                Some(before) => bytes = fs::read(before)?,
+                None => return Ok(false),
+            },
             Damage::Deleted => {
                 fs::remove_file(file)?;
                 return Ok(true);
@@ -89,7 +92,7 @@ mod tests {
         {
             let whole: Vec<u8> = (0..length).map(|at: u32| (at / 7 + 1) as u8).collect();
             fs::write(&file, &whole).unwrap();
-            let done = damage.apply(&file, &before, &mut ChaCha8Rng::seed_from_u64(u64::from(length))).unwrap();
+            let done = damage.apply(&file, Some(&before), &mut ChaCha8Rng::seed_from_u64(u64::from(length))).unwrap();
             let after = fs::read(&file).ok();
             assert_eq!(after.as_deref() != Some(&whole[..]), done, "{damage:?} of {length} bytes");
             assert!(done || length < 1_024, "{damage:?} of {length} bytes");

@@ -275,7 +275,10 @@ impl Play {
     async fn back_up(&self) -> Result<(), Halt> {
         let name = format!("at_{}", self.upstream.lsn);
         match self.engine.back_up(&name, None).await {
-            Ok(backup) => drop(std::fs::remove_dir_all(backup.path)),
+            Ok(backup) => {
+                println!("backed up {}", backup.manifest.lsn);
+                let _ = std::fs::remove_dir_all(backup.path);
+            }
             Err(error) => println!("refused {} {}", error.code, error.message.replace('\n', " ")),
         }
         self.goes_on()
@@ -363,15 +366,20 @@ impl Play {
         Ok(compared)
     }
 
-    /// A Snapshot at which nothing is built under this name.
+    /// A Snapshot at which nothing is built under this name. A next version that has halted stays, beside the one that answers.
     async fn settled(&self, name: &str) -> Result<Arc<Snapshot>, Halt> {
         loop {
             let mut applied = self.engine.applied();
             applied.borrow_and_update();
             let snapshot = self.snapshot().await?;
             let building = snapshot.catalog().aggregates[name].state == AggregateState::Building;
-            if !building && self.engine.next_version(name).is_none() {
-                return self.snapshot().await;
+            match self.engine.next_version(name).map(|next| next.state.clone()) {
+                Some(AggregateState::Halted { code, message, .. }) if !building => {
+                    println!("unanswered {code} {name}, the next version: {message}");
+                    return Ok(snapshot);
+                }
+                None if !building => return self.snapshot().await,
+                _ => {}
             }
             self.goes_on()?;
             let _ = tokio::time::timeout(LOOK_EVERY, applied.changed()).await;

@@ -42,6 +42,9 @@ enum Outcome {
     /// It began anew, and is exact: a manifest that lost all but its beginning is that of a new store. What was registered is
     /// gone.
     Anew,
+    /// It is exact, at the position that was acknowledged, and has forgotten what was registered or dropped at that very
+    /// position: the end of a log that was cut there.
+    Forgot,
 }
 
 const OUTCOMES: [Outcome; 5] = [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Anew];
@@ -162,7 +165,7 @@ fn outcome(ended: &Ended) -> Result<(Outcome, BTreeSet<String>), String> {
     let opened = ended.lines.iter().any(|line| line.starts_with("resume") || line.starts_with("fresh"));
     let outcome = match &ended.end {
         End::Exact if ended.lines.iter().any(|line| line.starts_with("fresh")) => Outcome::Anew,
-        End::Exact if ended.broken.is_some() => return Err(format!("{ended:?}")),
+        End::Exact if ended.broken.is_some() => Outcome::Forgot,
         End::Exact if codes.is_empty() => Outcome::Exact,
         End::Exact => Outcome::Unanswered,
         End::Halted(why) => {

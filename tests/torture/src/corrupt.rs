@@ -47,7 +47,8 @@ enum Outcome {
     Forgot,
 }
 
-const OUTCOMES: [Outcome; 5] = [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Anew];
+const OUTCOMES: [Outcome; 6] =
+    [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Anew, Outcome::Forgot];
 
 /// A store, and the same before its last life.
 struct Stage {

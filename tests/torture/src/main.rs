@@ -10,6 +10,8 @@
 //! ```
 //!
 //! `strace` before a life makes two more nemeses: the power goes (`power_cut`), and single file calls fail (`file_calls`).
+//! Two more need no Postgres, and lives of theirs (`script`) are short: every file call fails (`io_sweep`), files are damaged
+//! (`corrupt`).
 //!
 //! A tester that is not tested counts for nothing: `self-test` plants mistakes in the engine (`engine::torture::Bug`) and
 //! fails where one is not found. `sweep` fails where a failpoint is never reached.

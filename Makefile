@@ -52,12 +52,14 @@ load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP hand
 	$(CARGO_TARGET_DIR)/release/load
 
 # All take --seed; the log of a long run is kept in tests/reports.
-torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, planted mistakes
+torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, damaged files, planted mistakes
 	cargo run --release -p torture --features torture -- simulate --seeds 100000
 	cargo run --release -p torture --features torture -- run --cycles 2000
 	cargo run --release -p torture --features torture -- sweep --rounds 12
 	cargo run --release -p torture --features torture -- power-cut --cuts 1000
 	cargo run --release -p torture --features torture -- file-calls --failures 500
+	cargo run --release -p torture --features torture -- io-sweep --every
+	cargo run --release -p torture --features torture -- corrupt --damages 10000
 	cargo run --release -p torture --features torture -- self-test --seeds 5
 
 bench: needs     ## The engine alone, in memory

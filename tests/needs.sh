@@ -8,6 +8,8 @@ any() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
 missing=""
 command -v c++ >/dev/null || missing="$missing g++"
 command -v make >/dev/null || missing="$missing make"
+# For the sweep of file calls, which is skipped where there is none.
+command -v cc >/dev/null || missing="$missing gcc"
 # The bindings of RocksDB are made from its headers at build time. libclang-cpp, which comes with the compiler, is another library.
 # shellcheck disable=SC2086 # the pattern is meant to expand
 libclang() { any $1/libclang.so* $1/libclang-[0-9]*.so*; }
@@ -28,7 +30,7 @@ command -v python3 >/dev/null || missing="$missing python3"
 
 if [ -n "$missing" ]; then
     if ! command -v apt-get >/dev/null; then
-        echo "Please install with your system's package manager: a C++ compiler, libclang (clang's development package)," >&2
+        echo "Please install with your system's package manager: a C and a C++ compiler, libclang (clang's development package)," >&2
         echo "a Postgres server 14 or newer with initdb, setpriv (util-linux), strace, Chromium, python3, and node with npm. Missing, by Debian's names:$missing" >&2
         exit 1
     fi

@@ -388,6 +388,8 @@ impl Engine {
                 )),
                 Ok(_) | Err(TryLockError::Poisoned(_)) => backup::take(&store, &backups, &name, held_slot),
             };
+            // Whoever stops the engine on this answer must find the store closed then, not here, in the middle of the exit.
+            drop((store, shared));
             let _ = reply.send(taken);
         });
         let ended = || BackupError::not_now("backup_interrupted", "the backup was not taken", "try again");

@@ -8,7 +8,6 @@
 //!                               +----------------commits---------------^
 //! ```
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
@@ -31,7 +30,7 @@ use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{ResumePoint, SourceCommand, SourceContext, SourceStatus};
 use crate::store::registry;
-use crate::store::{Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
+use crate::store::{self, Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug};
 
 /// Source events between connector and sequencer.
@@ -77,7 +76,7 @@ pub(crate) fn assemble(
     start_dataflow: impl FnOnce(DataflowConfig, sync_mpsc::Sender<ToCommit>) -> Result<Dataflow, StartError>,
 ) -> Result<Parts, OpenError> {
     let store = Store::open(&config.data, config.store_memory)?;
-    let stored = recover(&store).map_err(|error| damaged(&config.data, &error))?;
+    let stored = recover(&store).map_err(|error| store::damaged(&config.data, error))?;
     let resume = match (&stored.identity, stored.streaming) {
         (Some(identity), true) => ResumePoint::Resume {
             lsn: stored.position.lsn,
@@ -278,14 +277,6 @@ fn restart_fillings(
         cursor::put_next_aggregate(batch, *next_aggregate)?;
     }
     Ok(())
-}
-
-fn damaged(data: &Path, error: &StoreError) -> OpenError {
-    OpenError::new(
-        "data_damaged",
-        format!("cannot read the store in {}: {error}", data.display()),
-        "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
-    )
 }
 
 /// Makes a panic of an engine thread end the process. A worker that panics otherwise leaves its peers alive with a frozen

@@ -53,7 +53,7 @@ async fn check(session: &Session, upstream: &Upstream, registered: &BTreeMap<Str
     for (name, which) in registered {
         let snapshot = session.live(name, what).await;
         let expected = expected(*which, false, upstream.table.rows.values());
-        assert_eq!(stored(&snapshot, name), expected, "{what}: {name} ({which})");
+        assert_eq!(stored(&snapshot, name).unwrap(), expected, "{what}: {name} ({which})");
     }
     session.engine.snapshot().unwrap().scrub().unwrap_or_else(|error| panic!("{what}: {error}"));
 }

@@ -49,7 +49,7 @@ async fn cells(session: &Session) -> String {
     let names: Vec<String> = session.engine.snapshot().unwrap().catalog().aggregates.keys().cloned().collect();
     let mut lines = Vec::new();
     for name in names.iter().filter(|name| Registration::final_name(name).is_none()) {
-        for ((level, bucket, group), (rows, measures)) in stored(&*session.live(name, name).await, name) {
+        for ((level, bucket, group), (rows, measures)) in stored(&*session.live(name, name).await, name).unwrap() {
             lines.push(format!("{name} {level} {bucket} {group:?} {rows} {measures}\n"));
         }
     }

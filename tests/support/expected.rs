@@ -9,6 +9,7 @@ use engine::Snapshot;
 use engine::aggregate::Cell;
 use engine::change::{Numeric, ValueRef};
 use engine::materialization::{Bucket, Definition, group_key};
+use engine::snapshot::ReadError;
 
 use super::{DAY_US, Row, SCALE};
 
@@ -202,23 +203,22 @@ fn sum_of_weights(rows: &[&Row]) -> String {
     format!("{}", sum + error)
 }
 
-pub fn stored(snapshot: &Snapshot, name: &str) -> Expected {
+/// The same of what the store holds.
+pub fn stored(snapshot: &Snapshot, name: &str) -> Result<Expected, ReadError> {
     let aggregate = &snapshot.catalog().aggregates[name];
     let mut cells = Expected::new();
     for level in 0..aggregate.plan.levels.len() {
-        snapshot
-            .scan(aggregate, level, Bucket(i64::MIN), Bucket(i64::MAX), |bucket, group, cell: &Cell| {
-                let shown: Vec<String> = aggregate
-                    .plan
-                    .measures
-                    .iter()
-                    .zip(&cell.accumulators)
-                    .map(|(measure, accumulator)| measure.function.finish(accumulator).to_string())
-                    .collect();
-                cells.insert((level, bucket.0, group.to_vec()), (cell.rows, shown.join("|")));
-                ControlFlow::Continue(())
-            })
-            .unwrap();
+        snapshot.scan(aggregate, level, Bucket(i64::MIN), Bucket(i64::MAX), |bucket, group, cell: &Cell| {
+            let shown: Vec<String> = aggregate
+                .plan
+                .measures
+                .iter()
+                .zip(&cell.accumulators)
+                .map(|(measure, accumulator)| measure.function.finish(accumulator).to_string())
+                .collect();
+            cells.insert((level, bucket.0, group.to_vec()), (cell.rows, shown.join("|")));
+            ControlFlow::Continue(())
+        })?;
     }
-    cells
+    Ok(cells)
 }

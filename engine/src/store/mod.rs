@@ -4,6 +4,7 @@
 //! values, the cursor in the same batch as the cells. Nothing here is ever repaired automatically: what is lost is
 //! replayed from upstream, which still holds it.
 
+mod chain;
 /// Values on disk.
 pub mod codec;
 /// How far the store is, and where its content comes from.
@@ -28,6 +29,7 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
 };
 
+use chain::Chain;
 pub use cursor::Cursor;
 pub use key::{KeyKind, Range};
 pub use row_files::RowFiles;
@@ -89,6 +91,7 @@ impl From<rocksdb::Error> for StoreError {
 #[derive(Clone)]
 pub struct Store {
     db: Arc<DB>,
+    chain: Arc<Chain>,
 }
 
 /// Memory that RocksDB may take.
@@ -129,16 +132,14 @@ impl Store {
                     "name a directory that this user can create and write, with --data",
                 )
             } else {
-                OpenError::new(
-                    "data_damaged",
-                    format!("cannot open the store in {shown}: {text}"),
-                    "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
-                )
+                damaged(directory, text)
             }
         })?;
         // RocksDB syncs what is in its directory, not that directory's name in ours. Without the name all of it is gone.
         format::sync_names(directory)?;
-        Ok(Store { db: Arc::new(db) })
+        let store = Store { db: Arc::new(db), chain: Arc::default() };
+        let chain = Chain::read(&store.view()).map_err(|error| damaged(directory, error))?;
+        Ok(Store { chain: Arc::new(chain), ..store })
     }
 
     /// Opens a copy of a store without writing to it. Its path is that of the copy, not of a data directory.
@@ -146,7 +147,8 @@ impl Store {
         const MEMORY: StoreMemory = StoreMemory { block_cache: 8 << 20, write_buffer: 64 << 20 };
         let mut options = options(MEMORY);
         options.create_if_missing(false);
-        Ok(Store { db: Arc::new(DB::open_for_read_only(&options, copy, false)?) })
+        let db = Arc::new(DB::open_for_read_only(&options, copy, false)?);
+        Ok(Store { db, chain: Arc::default() })
     }
 
     /// Copies everything as of a commit at or after this call into a directory that must not exist. Table files become
@@ -183,7 +185,9 @@ impl Store {
 
     /// Writes a batch: all of it or nothing. Visible at once, durable after [`Store::sync`].
     pub fn write(&self, batch: Batch) -> Result<(), StoreError> {
-        Ok(self.db.write(batch.0)?)
+        self.db.write(batch.0)?;
+        self.chain.go_on(&self.db);
+        Ok(())
     }
 
     /// Writes a batch that need not survive a crash before the next [`Store::flush`]: cells of an initial snapshot, which
@@ -207,7 +211,7 @@ impl Store {
     /// Everything as of now, for as long as the view lives.
     #[must_use]
     pub fn view(&self) -> View {
-        View::new(Arc::clone(&self.db))
+        View::new(self.clone())
     }
 
     /// Adds the deletion of a range to a batch: key by key where there are few, because many range tombstones slow scans.
@@ -245,6 +249,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The store in a data directory cannot be used.
+pub(crate) fn damaged(data: &Path, what: impl std::fmt::Display) -> OpenError {
+    OpenError::new(
+        "data_damaged",
+        format!("cannot open the store in {}: {what}", data.display()),
+        "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
+    )
 }
 
 /// Changes that happen together.

@@ -4,7 +4,6 @@
 //! a silently short scan, that is, a wrong sum. So scanning is a function whose only way to succeed asks for the status.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use rocksdb::{DB, ReadOptions};
 use self_cell::self_cell;
@@ -15,7 +14,7 @@ type Pinned<'a> = rocksdb::SnapshotWithThreadMode<'a, DB>;
 
 self_cell!(
     struct Owned {
-        owner: Arc<DB>,
+        owner: Store,
         #[covariant]
         dependent: Pinned,
     }
@@ -25,14 +24,14 @@ self_cell!(
 pub struct View(Owned);
 
 impl View {
-    pub(super) fn new(db: Arc<DB>) -> View {
-        View(Owned::new(db, |db| db.snapshot()))
+    pub(super) fn new(store: Store) -> View {
+        View(Owned::new(store, |store| store.db.snapshot()))
     }
 
     /// The store it is of.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store { db: Arc::clone(self.0.borrow_owner()) }
+        self.0.borrow_owner().clone()
     }
 
     /// Looks at the value of a key.

@@ -137,7 +137,7 @@ fn judge(ended: Result<(), End>, hit: bool, failure: &str) -> Result<Outcome, St
 }
 
 /// Whether one of its words is a code.
-fn documented(why: &str) -> bool {
+pub fn documented(why: &str) -> bool {
     why.split(|c: char| !c.is_ascii_lowercase() && c != '_')
         .any(|word| word.contains('_') && PROBLEMS.contains(&format!("<a id=\"{word}\">")))
 }

@@ -10,6 +10,8 @@
 //! ```
 //!
 //! `strace` before a life makes two more nemeses: the power goes (`power_cut`), and single file calls fail (`file_calls`).
+//! Two more need no Postgres, and lives of theirs (`script`) are short: every file call fails (`io_sweep`), files are damaged
+//! (`corrupt`).
 //!
 //! A tester that is not tested counts for nothing: `self-test` plants mistakes in the engine (`engine::torture::Bug`) and
 //! fails where one is not found. `sweep` fails where a failpoint is never reached.
@@ -17,14 +19,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod bench;
+mod corrupt;
+mod damage;
 mod disk;
 mod file_calls;
+mod io_sweep;
 mod journal;
 mod life;
 mod nemesis;
+mod performance;
 mod power_cut;
+mod prepared;
 mod process;
+mod promises;
+mod script;
 mod self_test;
+mod shim;
 mod simulate;
 mod sweep;
 mod tracer;
@@ -48,6 +58,8 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 
 use bench::Bench;
+use io_sweep::Calls;
+use script::Script;
 
 #[derive(Parser)]
 struct Arguments {
@@ -103,13 +115,20 @@ enum What {
         /// Steps after which it is brought to its end.
         steps: u64,
     },
-    /// Seeds of a simulation; started by the others.
-    #[command(hide = true)]
-    Simulated {
-        /// The first.
-        from: u64,
-        /// How many.
-        seeds: u64,
+    /// Every file call of a life without Postgres fails, or so many of them.
+    IoSweep {
+        /// So many, drawn.
+        #[arg(long, default_value_t = SWEPT)]
+        failures: usize,
+        /// Every call of every store, in every way.
+        #[arg(long)]
+        every: bool,
+    },
+    /// Files of a stopped store are damaged.
+    Corrupt {
+        /// So many.
+        #[arg(long, default_value_t = DAMAGES)]
+        damages: usize,
     },
     /// What the ordinary test run does: all of them, briefly.
     Ci,
@@ -121,39 +140,77 @@ enum What {
         /// Postgres.
         url: String,
     },
+    /// Seeds of a simulation; started by the others.
+    #[command(hide = true)]
+    Simulated {
+        /// The first.
+        from: u64,
+        /// How many.
+        seeds: u64,
+    },
+    /// One life without Postgres; started by the others.
+    #[command(hide = true)]
+    Script(Script),
 }
 
 /// In the ordinary run; `crash` has 65 lives more.
 const LIVES: u64 = 235;
 const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
+const SWEPT: usize = 500;
+const DAMAGES: usize = 400;
 const SIMULATIONS: u64 = 2_000;
 /// Of those that lives can find; a simulation has to find all of them each time.
 const MISTAKES: usize = 4;
 
 fn main() -> ExitCode {
     let Arguments { command, seed } = Arguments::parse();
-    if let What::Life { data, url } = command {
-        life::run(&data, &url);
-        return ExitCode::SUCCESS;
-    }
-    if let What::Simulated { from, seeds } = command {
-        return simulate::child(from, seeds);
-    }
-    if let What::Tell { history, steps } = command {
-        return simulate::tell(history, steps);
+    match &command {
+        What::Life { data, url } => {
+            life::run(data, url);
+            return ExitCode::SUCCESS;
+        }
+        What::Script(script) => return script::run(script),
+        What::Simulated { from, seeds } => return simulate::child(*from, *seeds),
+        What::Tell { history, steps } => return simulate::tell(*history, *steps),
+        _ => {}
     }
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
     println!("seed {seed}");
     let began = Instant::now();
-    if let What::Simulate { seeds } = command {
-        return verdict(&simulate::run(seed, seeds).err().into_iter().collect::<Vec<_>>(), seed, began);
+    let failures = match without_postgres(&command, seed) {
+        Some(done) => done.err().into_iter().collect(),
+        None => with_postgres(&command, seed),
+    };
+    for failure in &failures {
+        println!("FAILED: {failure}");
     }
+    println!(
+        "torture: {} in {:.0} s, seed {seed}",
+        if failures.is_empty() { "ok" } else { "FAILED" },
+        began.elapsed().as_secs_f64()
+    );
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What needs no Postgres; nothing where the command is another.
+fn without_postgres(command: &What, seed: u64) -> Option<Result<(), String>> {
+    match *command {
+        What::IoSweep { every: true, .. } => Some(io_sweep::run(seed, Calls::Every)),
+        What::IoSweep { failures, .. } => Some(io_sweep::run(seed, Calls::Drawn(failures))),
+        What::Corrupt { damages } => Some(corrupt::run(seed, damages)),
+        What::Simulate { seeds } => Some(simulate::run(seed, seeds)),
+        _ => None,
+    }
+}
+
+/// Returns everything that was wrong.
+fn with_postgres(command: &What, seed: u64) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let failures = runtime.block_on(async {
+    runtime.block_on(async {
         let mut bench = Bench::open(seed).await;
         let mut failures = Vec::new();
-        match command {
+        match *command {
             What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
             What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
             What::SelfTest { seeds } => {
@@ -165,30 +222,20 @@ fn main() -> ExitCode {
             What::Ci => {
                 failures.extend(simulate::run(seed, SIMULATIONS).err());
                 failures.extend(self_test::simulated(seed));
+                failures.extend(io_sweep::run(seed, Calls::Drawn(SWEPT)).err());
+                failures.extend(corrupt::run(seed, DAMAGES).err());
                 failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
                 failures.extend(cut_power(&mut bench, CUTS).await.err());
                 failures.extend(fail_calls(&mut bench, FAILURES).await.err());
                 failures.extend(self_test::run(&mut bench, MISTAKES, 1).await);
             }
-            What::Life { .. } | What::Simulate { .. } | What::Simulated { .. } | What::Tell { .. } => {}
+            // Those without Postgres.
+            _ => {}
         }
         bench.close().await;
         failures
-    });
-    verdict(&failures, seed, began)
-}
-
-fn verdict(failures: &[String], seed: u64, began: Instant) -> ExitCode {
-    for failure in failures {
-        println!("FAILED: {failure}");
-    }
-    println!(
-        "torture: {} in {:.0} s, seed {seed}",
-        if failures.is_empty() { "ok" } else { "FAILED" },
-        began.elapsed().as_secs_f64()
-    );
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    })
 }
 
 async fn cut_power(bench: &mut Bench, cuts: u64) -> Result<(), String> {

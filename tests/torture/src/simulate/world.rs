@@ -452,7 +452,8 @@ impl World<'_> {
             match &aggregate.state {
                 AggregateState::Live => {
                     let number = self.number(&aggregate.definition)?;
-                    let (is, should) = (stored(snapshot, name), expected(number, false, rows.values()));
+                    let is = stored(snapshot, name).map_err(|error| format!("{name} at {lsn}: {error}"))?;
+                    let should = expected(number, false, rows.values());
                     if is != should {
                         return Err(format!("{name} ({number}) at {lsn}: {is:?}\nshould be {should:?}"));
                     }

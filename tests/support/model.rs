@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 
 use expected::micros;
 
+#[path = "expected.rs"]
 pub mod expected;
 
 pub const TABLE: TableId = TableId(4242);

@@ -54,10 +54,22 @@ impl Chain {
     pub fn go_on(&self, db: &DB) {
         let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let state = db.property_int_value(properties::CURRENT_SUPER_VERSION_NUMBER).ok().flatten();
-        if state.is_some() && state == end.state {
-            return;
+        if state.is_none() || state != end.state {
+            end.add(db, state);
         }
-        let number = end.newest + 1;
+    }
+
+    /// Before a memtable is written to a table file. One of an initial snapshot may have none: its rows are not logged.
+    pub fn end_memtable(&self, db: &DB) {
+        let mut end = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = end.state;
+        end.add(db, state);
+    }
+}
+
+impl End {
+    fn add(&mut self, db: &DB, state: Option<u64>) {
+        let number = self.newest + 1;
         let mut batch = WriteBatch::default();
         batch.put(link(number), []);
         if let Some(old) = number.checked_sub(KEPT) {
@@ -65,7 +77,7 @@ impl Chain {
         }
         // What was to be written is written. A store that does not take a link takes nothing else, and the next write says so.
         if db.write(batch).is_ok() {
-            *end = End { newest: number, state };
+            *self = End { newest: number, state };
         }
     }
 }

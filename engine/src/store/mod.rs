@@ -205,6 +205,7 @@ impl Store {
 
     /// Makes everything written so far, logged or not, survive a crash of the machine.
     pub fn flush(&self) -> Result<(), StoreError> {
+        self.chain.end_memtable(&self.db);
         Ok(self.db.flush()?)
     }
 
@@ -253,9 +254,15 @@ impl Store {
 
 /// The store in a data directory cannot be used.
 pub(crate) fn damaged(data: &Path, what: impl std::fmt::Display) -> OpenError {
+    let message = format!("cannot open the store in {}: {what}", data.display());
+    if message.contains("Input/output error") {
+        let remedy =
+            "see that the disk works, then start tidemark again: nothing says yet that what is on it is damaged";
+        return OpenError::new("disk_failed", message, remedy);
+    }
     OpenError::new(
         "data_damaged",
-        format!("cannot open the store in {}: {what}", data.display()),
+        message,
         "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
     )
 }
@@ -339,6 +346,16 @@ mod tests {
     use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
     use super::{Batch, Store, StoreMemory};
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_no_reason_to_start_over() {
+        let code = |what: &str| super::damaged(std::path::Path::new("data"), what).code;
+        assert_eq!(
+            code("IO error: Input/output error: While pread offset 0 len 48: data/store/000012.sst"),
+            "disk_failed"
+        );
+        assert_eq!(code("Corruption: block checksum mismatch"), "data_damaged");
+    }
 
     #[test]
     fn a_look_up_reads_little_where_the_cache_is_smaller_than_the_index() {

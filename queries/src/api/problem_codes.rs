@@ -524,6 +524,8 @@ sections! {
         "Name one that this user can create and write."
     "data_damaged" [] "The store cannot be opened or read."
         "Start over with an empty directory: everything is derived, and is read from Postgres again."
+    "disk_failed" [] "The disk under the store does not answer."
+        "See that it works, then start again: nothing says yet that what is on it is damaged."
     "cannot_start" [] "Threads could not be started."
         "Raise the limit of threads, or lower `--workers`."
     "store_failed" [503] "Writing or syncing failed; nothing after it is shown."

@@ -8,6 +8,7 @@
 #[allow(dead_code)]
 #[path = "../../tests/support/model.rs"]
 mod model;
+#[allow(dead_code)]
 #[path = "../../tests/support/session.rs"]
 mod session;
 #[path = "../../tests/support/upstream.rs"]
@@ -61,7 +62,8 @@ async fn write(into: &Path) {
     let data = into.join("data");
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut upstream = Upstream::new(&mut rng, 40);
-    let open = |lsn| Session::open(&EngineConfig::new(&data), vec![schema(TABLE, "payments")], Lsn(lsn));
+    let config = EngineConfig::new(&data);
+    let open = |lsn| Session::open(&config, vec![schema(TABLE, "payments")], Lsn(lsn));
     let session = open(upstream.lsn).await;
     session.send(SourceEvent::SnapshotRows(Upstream::snapshot(upstream.table.rows.values()))).await;
     session.send(SourceEvent::SnapshotDone { lsn: Lsn(upstream.lsn), time_us: 0 }).await;

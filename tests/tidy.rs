@@ -118,6 +118,30 @@ fn our_crates_hold_no_unsafe_code_and_nothing_unfinished() {
     }
 }
 
+/// `file.rs::name` in the table of threats is a test of that file; every threat has at least one.
+#[test]
+fn every_threat_is_answered_by_tests_that_exist() {
+    let document = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let table = document.split("| threat |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let words = row.split('`').skip(1).step_by(2);
+        let named: Vec<(&str, &str)> = words.filter_map(|word| word.split_once(".rs::")).collect();
+        assert!(!named.is_empty(), "no test is named: {row}");
+        for (file, test) in named {
+            let source =
+                fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
+            let declared = format!("fn {test}(");
+            let at = lines.iter().position(|line| line.trim_start_matches("async ").starts_with(&declared));
+            let at = at.unwrap_or_else(|| panic!("{file} has no {test}"));
+            let attributes = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
+            assert!(attributes.into_iter().any(|line| line.contains("test")), "{file}: {test} is no test");
+        }
+    }
+}
+
 /// What `cargo deny` says more about, for whoever has it: licences, yanked versions, advisories.
 #[test]
 fn dependencies_come_from_one_registry_and_there_is_one_tls() {

@@ -3,6 +3,7 @@
 //! Only for tests. `tests/fuzz` is a workspace of its own that takes this file and the decoders in by their paths, so
 //! that they can be instrumented without the store; here an ordinary test feeds the same corpus to the same functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::print_stdout))]
 
 use engine::change::{Change, Column, ColumnType, Numeric, RowRef, RowWriter, TableId, TableSchema, ValueRef};
 
@@ -197,17 +198,36 @@ pub fn row_image(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/mutation.rs"]
+mod mutation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of each target in an ordinary run.
+    const EXECUTIONS: u64 = 1_000_000;
+
+    fn corpus(target: &str) -> Vec<Vec<u8>> {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
+        let mut files: Vec<_> =
+            std::fs::read_dir(corpus.join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert!(files.len() >= 5, "{target} has {} inputs", files.len());
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    }
+
     #[test]
     fn the_corpus_decodes_or_is_refused() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
         for (name, target) in TARGETS {
-            let files = std::fs::read_dir(corpus.join(name)).unwrap();
-            let inputs: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
-            assert!(inputs.len() >= 5, "{name} has {} inputs", inputs.len());
-            inputs.iter().for_each(|input| target(input));
+            corpus(name).iter().for_each(|input| target(input));
+        }
+    }
+
+    #[test]
+    fn what_is_made_of_the_corpus_decodes_or_is_refused() {
+        for (name, target) in TARGETS {
+            mutation::feed(name, corpus(name), EXECUTIONS, target);
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
+use crate::payments::{PAYMENTS, now, version, wait_for};
 use crate::server::Server;
-use crate::{PAYMENTS, now, version, wait_for};
 
 /// All findings of one name.
 async fn named(settings: &PostgresConfig, stage: Stage, name: &str) -> Vec<Finding> {

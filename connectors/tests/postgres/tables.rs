@@ -8,8 +8,8 @@ use engine::source::{ResumePoint, SourceCommand, SourceState, TableState};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
+use crate::payments::{now, wait_for};
 use crate::server::Server;
-use crate::{now, wait_for};
 
 /// Rows as the engine stand-in prints them, from the columns `id int8, v int8`.
 async fn pairs(client: &Client, query: &str) -> Vec<Vec<String>> {

@@ -11,8 +11,8 @@ use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, D
 use tokio_postgres::Client;
 
 use super::engine::{FakeEngine, config};
+use super::payments::{PAYMENTS, assert_same_payments, now, wait_for};
 use super::server::Server;
-use super::{PAYMENTS, assert_same_payments, now, wait_for};
 
 /// Files in PEM format, some of them for a server that runs as another user.
 struct Certificates {

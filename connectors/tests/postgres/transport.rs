@@ -7,8 +7,8 @@ use ::engine::source::{ResumePoint, SourceState};
 use connectors::postgres::throwaway::Stop;
 
 use super::engine::{FakeEngine, config};
+use super::payments::{PAYMENTS, assert_same_payments, now, wait_for};
 use super::server::Server;
-use super::{PAYMENTS, assert_same_payments, now, wait_for};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_row_passes_and_one_beyond_the_limit_halts() {

@@ -60,7 +60,7 @@ async fn compare<'r, R: Iterator<Item = &'r Row>>(
     let mut cells = 0;
     for Registered { name, table, which } in registered {
         let snapshot = session.live(name, what).await;
-        let (stored, expected) = (stored(&snapshot, name), expected(*which, true, rows_of(*table)));
+        let (stored, expected) = (stored(&snapshot, name).unwrap(), expected(*which, true, rows_of(*table)));
         if stored != expected {
             return Err(difference(name, &stored, &expected));
         }

@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_a_spreadsheet_would_run_is_defused_and_a_number_is_not() {
+        let text = |text: &str| Field::Text(text.to_owned());
+        for formula in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"] {
+            assert_eq!(text(formula).defused(), text(&format!("'{formula}")));
+        }
+        for harmless in ["", "a=1", " =1", "1-1"] {
+            assert_eq!(text(harmless).defused(), text(harmless));
+        }
+        let number = Field::Decimal { mantissa: -5, scale: 2 };
+        assert_eq!(number.clone().defused(), number);
+    }
+
+    #[test]
     fn dimensions_are_written_as_postgres_users_know_them() {
         let text = |value, column_type| json(&Field::of_dimension(value, &column_type, &Calendar::UTC));
         let bytes = [0xa0, 0xee, 0xbc, 0x99, 0x9c, 0x0b, 0x4e, 0xf8, 0xbb, 0x6d, 0x6b, 0xb9, 0xbd, 0x38, 0x0a, 0x11];

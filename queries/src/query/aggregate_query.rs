@@ -703,6 +703,20 @@ mod tests {
     }
 
     #[test]
+    fn a_day_that_the_calendar_lacks_is_told_from_what_is_no_time() {
+        for (question, detail) in [
+            ("from=2026-02-29", r#""2026-02-29" is no day of the calendar"#),
+            ("to=2026-13-01", r#""2026-13-01" is no day of the calendar"#),
+            ("from=2026-2-29", r#""2026-2-29" is not a time"#),
+            ("from=yesterday", r#""yesterday" is not a time"#),
+        ] {
+            let error = parse(question, &daily()).unwrap_err();
+            assert_eq!((error.code, error.detail.as_str()), ("bad_parameter", detail));
+        }
+        assert!(parse("from=2028-02-29", &daily()).is_ok());
+    }
+
+    #[test]
     fn cursors_belong_to_the_rows_they_came_from() {
         let query = parse("where=country:EUR", &daily()).unwrap();
         let cursor = Cursor { sequence: 1, bucket: Bucket(0), key: vec![], values: vec![] }.encode(query.fingerprint);

@@ -92,7 +92,7 @@ fn link(number: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
     use std::fs;
     use std::path::{Path, PathBuf};

@@ -44,7 +44,7 @@ impl Slot {
 
     /// The rows at a position.
     pub fn rows_at(&self, lsn: Lsn) -> &BTreeMap<i64, Row> {
-        &self.states.range(..=lsn.0).next_back().expect("nothing is before the first snapshot").1
+        self.states.range(..=lsn.0).next_back().map(|(_, rows)| rows).expect("nothing is before the first snapshot")
     }
 
     fn acknowledge(&mut self, durable: Lsn) {

@@ -89,7 +89,7 @@ fn logs(directory: &Path) -> impl Iterator<Item = (OsString, u64)> {
 /// Whether the copy is what there was at one moment: nothing came, went or grew meanwhile.
 fn copy_of_a_moment(from: &Path, into: &Path) -> bool {
     let before = files(from);
-    for (name, _) in &before {
+    for name in before.keys() {
         let target = into.join(name);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         if fs::copy(from.join(name), target).is_err() {

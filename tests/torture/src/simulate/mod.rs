@@ -4,6 +4,7 @@
 //!
 //! Seeds are shared among processes, one for each processor: what the engine is told of its failpoints is one of a process.
 
+mod done;
 mod peek;
 mod slot;
 mod world;
@@ -15,7 +16,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use engine::torture::Bug;
 
-use self::world::{Done, Limits};
+use self::done::Done;
+use self::world::Limits;
 
 /// Files that live for milliseconds are kept in memory where that is possible.
 const MEMORY: &str = "/dev/shm";

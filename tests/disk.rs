@@ -1,5 +1,6 @@
 //! The disk fills up: nothing is taken any more, answers go on, no number is wrong, and once there is space everything goes on
-//! by itself. On a small disk in memory; where none can be mounted the tests say so and do nothing.
+//! by itself. On a small disk in memory; where none can be mounted the tests say so and do nothing. `TIDEMARK_DISK_ROUNDS` has
+//! each of the two fill it more often.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -14,8 +15,17 @@ use crate::support::database::Database;
 use crate::support::server::Server;
 
 const SIZE_MIB: u64 = 160;
+/// How long it is looked at while it is full; longer than the times between two tries.
+const HELD: Duration = Duration::from_secs(1);
 /// The promise.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often each test fills the disk and frees it again.
+const ROUNDS: u32 = 5;
+
+fn rounds() -> u32 {
+    std::env::var("TIDEMARK_DISK_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
+}
 
 /// A small disk, gone with the test.
 struct SmallDisk(tempfile::TempDir);
@@ -142,7 +152,7 @@ fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
     register(&server);
     assert_eq!(metric(&server, "tidemark_disk_low"), 0.0);
     assert!(metric(&server, "tidemark_disk_free_bytes") > f64::from(64 << 20));
-    for round in 0..2 {
+    for round in 0..rounds() {
         disk.fill(24 << 20);
         until(&server, "it is held", Duration::from_secs(5), |answer| answer["as_of"]["state"] == "disk_low");
         let source = server.get_ok("/v1/sources/postgres");
@@ -155,7 +165,7 @@ fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
         // More than what would fit.
         transfer(&database, 15_000, 1_000);
         let held = Instant::now();
-        while held.elapsed() < Duration::from_secs(2) {
+        while held.elapsed() < HELD {
             assert_eq!(answer(&server)["data"][0]["n"].as_u64().unwrap(), before, "taken though the disk is low");
         }
         assert!(free.abs_diff(disk.free_bytes()) < 4 << 20, "written though the disk is low");
@@ -180,17 +190,17 @@ fn a_write_that_finds_the_disk_full_waits_and_no_number_is_wrong() {
     let database = prepare();
     let mut server = start(&database, &disk.data(), "0");
     register(&server);
-    for round in 0..4 {
+    for round in 0..rounds() {
         disk.fill(1 << 20);
         transfer(&database, 6_000, 2_000);
         until(&server, "a write fails", Duration::from_secs(20), |_| metric(&server, "tidemark_disk_low") == 1.0);
         // Nothing is left even for the smallest file.
         disk.fill(0);
         let held = Instant::now();
-        while held.elapsed() < Duration::from_secs(2) {
+        while held.elapsed() < HELD {
             answer(&server);
         }
-        if round == 1 {
+        if round % 4 == 1 {
             // Asked to end while it waits, it does.
             let began = Instant::now();
             let _ = server.terminate();
@@ -198,7 +208,7 @@ fn a_write_that_finds_the_disk_full_waits_and_no_number_is_wrong() {
             disk.free();
             server = start(&database, &disk.data(), "0");
             server.get_ok("/readyz");
-        } else if round == 2 {
+        } else if round % 4 == 2 {
             server.kill();
             disk.free();
             server = start(&database, &disk.data(), "0");

@@ -79,7 +79,7 @@ impl<S: Send + Sync> FromRequest<S> for QueryBody {
     }
 }
 
-fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
+pub(super) fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
     let mut document: serde_json::Map<String, serde_json::Value> = parse(body, "invalid_query")?;
     if document.contains_key("queries") {
         check_objects(&document, "queries", "invalid_query")?;

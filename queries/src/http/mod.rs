@@ -14,6 +14,8 @@ mod format;
 /// Names that are ours.
 pub mod hosts;
 mod layers;
+#[cfg(test)]
+mod malformed;
 /// Counters and gauges of the server and the engine.
 pub mod metrics;
 /// The contract as a document.

@@ -50,13 +50,14 @@ struct Options {
     /// Payments inserted per second; as many are deleted, half as many move.
     rate: u64,
     seed: u64,
+    /// So little that caches are full long before the run is over: what fills up afterwards is something else.
     memory_mib: u64,
     csv: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> anyhow::Result<Self> {
-        let mut options = Options { minutes: 45, rate: 1_500, seed: 20_261_129, memory_mib: 256, csv: None };
+        let mut options = Options { minutes: 45, rate: 1_500, seed: 20_261_129, memory_mib: 128, csv: None };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
             let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
@@ -124,6 +125,7 @@ async fn soak(postgres: &ThrowawayPostgres, options: &Options) -> anyhow::Result
     let lags = samples.after(WARM_UP).lags();
     for (what, is) in [
         ("payments, changed rows, transactions a second", format!("{:.0}, {:.0}, {:.0}", rates.0, rates.1, rates.2)),
+        ("days of event time", turnover.days().to_string()),
         ("cores of tidemark", format!("{cpu:.2}")),
         ("lag p50, p99, most", [0.5, 0.99, 1.0].map(|share| lags.quantile(share)).join(", ")),
         ("answers", tally.answers()),

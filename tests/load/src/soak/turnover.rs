@@ -84,6 +84,11 @@ impl Turnover {
         self.window
     }
 
+    /// Days of event time that passed.
+    pub fn days(&self) -> i64 {
+        (self.next.load(Ordering::Relaxed) - self.window) * self.step_us / DAY_US
+    }
+
     /// The day of the newest payments.
     pub fn today(&self) -> NaiveDate {
         let days = self.next.load(Ordering::Relaxed) * self.step_us / DAY_US;

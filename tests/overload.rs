@@ -120,7 +120,7 @@ fn be_elsewhere() {
 
 /// Half of the start of a request, or not even that.
 fn nothing_much(at: usize) -> &'static str {
-    if at % 2 == 0 { "" } else { "GET /v1/aggre" }
+    if at.is_multiple_of(2) { "" } else { "GET /v1/aggre" }
 }
 
 /// Sends a byte on some of the connections now and then until told to stop; counts those that were closed. Where all have a place, who

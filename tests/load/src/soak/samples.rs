@@ -60,7 +60,7 @@ impl Samples {
         file: Option<&Path>,
         mut broken: impl FnMut() -> bool,
     ) -> anyhow::Result<Self> {
-        let mut file = file.map(|path| Lines::create(path)).transpose()?;
+        let mut file = file.map(Lines::create).transpose()?;
         let mut http = tidemark.http().await?;
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

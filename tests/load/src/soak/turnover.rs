@@ -217,7 +217,7 @@ impl Writer {
     }
 
     async fn one_by_one(&mut self, block: (i64, i64)) -> anyhow::Result<()> {
-        let (ids, hours) = self.to_move();
+        let (ids, hours) = self.choose_moved();
         let transaction = self.client.transaction().await?;
         let inserted = insert(&transaction, &self.statements, block).await?;
         transaction.commit().await?;
@@ -232,7 +232,7 @@ impl Writer {
     }
 
     async fn all_at_once(&mut self, block: (i64, i64)) -> anyhow::Result<()> {
-        let (ids, hours) = self.to_move();
+        let (ids, hours) = self.choose_moved();
         let transaction = self.client.transaction().await?;
         let mut changes = insert(&transaction, &self.statements, block).await?;
         changes += transaction.execute(&self.statements.move_away, &[&ids, &hours]).await?;
@@ -244,7 +244,7 @@ impl Writer {
 
     /// Rolled back.
     async fn in_vain(&mut self) -> anyhow::Result<()> {
-        let (ids, hours) = self.to_move();
+        let (ids, hours) = self.choose_moved();
         let transaction = self.client.transaction().await?;
         transaction.execute(&self.statements.move_away, &[&ids, &hours]).await?;
         Ok(transaction.rollback().await?)
@@ -252,7 +252,7 @@ impl Writer {
 
     /// Payments to move, and by how many hours. Each writer has its own, neither the newest nor the oldest: nobody waits for another's
     /// locks.
-    fn to_move(&mut self) -> (Vec<i64>, i32) {
+    fn choose_moved(&mut self) -> (Vec<i64>, i32) {
         let next = self.turnover.next.load(Ordering::Relaxed);
         let (from, to) = (next - self.turnover.window * 9 / 10, next - self.turnover.window / 10);
         let writers = WRITERS as i64;

@@ -5,7 +5,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
 
-.PHONY: demo test test-otel torture-release test-postgres-matrix build deb dashboard clients screenshots lint load bench fuzz needs help
+.PHONY: demo test test-otel torture-release test-postgres-matrix build deb dashboard clients screenshots lint load soak bench fuzz needs help
 
 help:            ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -50,6 +50,9 @@ lint: needs      ## Format and lints, as CI wants them
 
 load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run
 	$(CARGO_TARGET_DIR)/release/load
+
+soak: build      ## 45 minutes of writes, questions and registrations over a table that stays as large as it is: what grows
+	$(CARGO_TARGET_DIR)/release/load soak --minutes 45
 
 # All take --seed; the log of a long run is kept in tests/reports.
 torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, damaged files, planted mistakes

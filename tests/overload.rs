@@ -3,31 +3,67 @@
 //! changes keeps up, and memory stays within a bound. What is refused is refused with 429 or 503 and a time to come back.
 //!
 //! The figures are printed; the bounds that are asserted are generous, because the machine may be busy with other things.
+//!
+//! `TIDEMARK_CONNECTIONS=10000 cargo test --release overload` has so many open at a time, half of them slow, a tenth that do not
+//! read, and opens each anew that is closed; who behaves then asks 500 times a second for half a minute.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::support::database::Database;
 use crate::support::server::Server;
 
-/// Connections that never become a request; more than there are places.
-const IDLE: usize = 4_000;
-/// Those of them that send a byte now and then.
-const SLOW: usize = 400;
 /// Clients that ask for everything, again and again.
 const GREEDY: usize = 96;
-/// Answers that are asked for and not read.
-const UNREAD: usize = 100;
 /// Live answers that are not read.
 const DEAF: usize = 50;
-/// Questions of the client that behaves.
-const QUESTIONS: usize = 300;
+
+/// Those who are there besides.
+struct Crowd {
+    /// Connections that never become a request.
+    idle: usize,
+    /// Those of them that send a byte now and then.
+    slow: usize,
+    /// Answers that are asked for and not read.
+    unread: usize,
+    /// Places that the server has, where stated.
+    places: Option<usize>,
+    /// Questions of the client that behaves.
+    questions: usize,
+    /// From one of them to the next, at least.
+    pause: Duration,
+}
+
+/// More connections than there are places.
+const CROWD: Crowd = Crowd { idle: 4_000, slow: 400, unread: 100, places: None, questions: 300, pause: Duration::ZERO };
+
+impl Crowd {
+    /// The usual one, or as many as the environment says, all of which have a place.
+    fn called() -> Crowd {
+        let Ok(connections) = std::env::var("TIDEMARK_CONNECTIONS") else { return CROWD };
+        let connections: usize = connections.parse().unwrap();
+        let unread = connections / 10 - DEAF;
+        let places = Some(connections);
+        let (questions, pause) = (15_000, Duration::from_millis(2));
+        Crowd { idle: connections - unread - DEAF, slow: connections / 2, unread, places, questions, pause }
+    }
+
+    /// Allows this process, and so the server that it starts, the files that they need: the server gives connections half of its own.
+    fn make_room_for_files(&self) {
+        let wanted = self.places.map_or(10_000, |places| places * 2) as u64;
+        let limit = getrlimit(Resource::Nofile);
+        let current = limit.current.unwrap_or(u64::MAX);
+        assert!(limit.maximum.is_none_or(|maximum| maximum >= wanted), "{wanted} files: raise ulimit -Hn");
+        setrlimit(Resource::Nofile, Rlimit { current: Some(current.max(wanted)), maximum: limit.maximum }).unwrap();
+    }
+}
 
 /// Longest time for one answer to the client that behaves.
 const LATENCY_BOUND: Duration = Duration::from_secs(2);
@@ -48,12 +84,14 @@ const POINT: &str = "/v1/aggregates/by_account/data?granularity=month&from=2025-
 struct Latencies(Vec<Duration>);
 
 impl Latencies {
-    fn of(count: usize, mut ask: impl FnMut()) -> Latencies {
+    fn of(count: usize, pause: Duration, mut ask: impl FnMut()) -> Latencies {
         let mut latencies: Vec<Duration> = (0..count)
             .map(|_| {
                 let started = Instant::now();
                 ask();
-                started.elapsed()
+                let took = started.elapsed();
+                std::thread::sleep(pause.saturating_sub(took));
+                took
             })
             .collect();
         latencies.sort_unstable();
@@ -78,6 +116,47 @@ fn request(path: &str) -> String {
 /// The others are on other machines: here they must not take the processors from the server, nor from the client that behaves.
 fn be_elsewhere() {
     rustix::process::setpriority_process(None, 19).unwrap();
+}
+
+/// Half of the start of a request, or not even that.
+fn nothing_much(at: usize) -> &'static str {
+    if at.is_multiple_of(2) { "" } else { "GET /v1/aggre" }
+}
+
+/// Sends a byte on some of the connections now and then until told to stop; counts those that were closed. Where all have a place, who
+/// was put out comes back.
+fn be_slow(address: &str, crowd: &Crowd, mut idle: Vec<TcpStream>, stop: &AtomicBool, closed: &AtomicU64) {
+    be_elsewhere();
+    idle.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    let silent = idle.len().saturating_sub(crowd.slow);
+    while !stop.load(Ordering::Relaxed) {
+        let mut found = 0;
+        for (at, stream) in idle.iter_mut().enumerate() {
+            let gone = if at < silent { is_closed(stream) } else { stream.write_all(b"x").is_err() };
+            found += u64::from(gone && at >= silent);
+            if gone
+                && crowd.places.is_some()
+                && let Some(again) = send(address, nothing_much(at))
+            {
+                again.set_nonblocking(true).unwrap();
+                *stream = again;
+            }
+        }
+        // Who does not come back is found closed each time.
+        if crowd.places.is_some() {
+            closed.fetch_add(found, Ordering::Relaxed);
+        } else {
+            closed.fetch_max(found, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn is_closed(mut stream: &TcpStream) -> bool {
+    match stream.read(&mut [0; 512]) {
+        Ok(received) => received == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
 }
 
 /// Asks for everything until told to stop; counts the answers by what they were.
@@ -106,7 +185,11 @@ fn be_greedy(address: &str, stop: &AtomicBool, answered: &AtomicU64, refused: &A
 fn who_behaves_is_served_while_others_do_their_worst() {
     let database = Database::start(&[], TABLES);
     let data = tempfile::tempdir().unwrap();
-    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    let crowd = Crowd::called();
+    crowd.make_room_for_files();
+    let places = crowd.places.map(|places| places.to_string());
+    let more: Vec<&str> = places.iter().flat_map(|places| ["--max-connections", places]).collect();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &more);
     let definition = json!({"table": "payments", "dimensions": ["account"],
         "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
         "time": {"column": "at", "granularity": "month"}});
@@ -118,36 +201,28 @@ fn who_behaves_is_served_while_others_do_their_worst() {
         let (status, body) = server.get(POINT);
         assert_eq!((status, &body["data"]), (200, &expected), "{body}");
     };
-    let calm = Latencies::of(QUESTIONS, ask);
+    let calm = Latencies::of(crowd.questions, crowd.pause, ask);
     let memory_before = server.peak_memory();
 
     let address = server.address().to_owned();
     let began = Instant::now();
     let stop = AtomicBool::new(false);
     let (answered, refused, slow_closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let idle: Vec<TcpStream> =
-        (0..IDLE).filter_map(|at| send(&address, if at % 2 == 0 { "" } else { "GET /v1/aggre" })).collect();
-    let unread: Vec<_> = (0..UNREAD).filter_map(|_| send(&address, &request(EVERYTHING))).collect();
+    let idle: Vec<TcpStream> = (0..crowd.idle).filter_map(|at| send(&address, nothing_much(at))).collect();
+    let unread: Vec<_> = (0..crowd.unread).filter_map(|_| send(&address, &request(EVERYTHING))).collect();
     let live = "/v1/aggregates/by_account/live?granularity=month&from=2025-08&to=2025-09&limit=10000&throttle=20ms";
     let deaf: Vec<_> = (0..DEAF).filter_map(|_| send(&address, &request(live))).collect();
-    assert!(idle.len() > IDLE * 9 / 10, "only {} connections could be opened", idle.len());
+    assert!(idle.len() > crowd.idle * 9 / 10, "only {} connections could be opened", idle.len());
     let mut id = 1_000_000;
     let (under_load, lags) = scope(|scope| {
         for _ in 0..GREEDY {
             scope.spawn(|| be_greedy(&address, &stop, &answered, &refused));
         }
-        scope.spawn(|| {
-            be_elsewhere();
-            while !stop.load(Ordering::Relaxed) {
-                let closed = idle.iter().rev().take(SLOW).filter(|stream| (&mut &**stream).write_all(b"x").is_err());
-                slow_closed.fetch_max(closed.count() as u64, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(500));
-            }
-        });
+        scope.spawn(|| be_slow(&address, &crowd, idle, &stop, &slow_closed));
         // Ended also where an assertion fails, or the others would go on for ever.
         let ended = StopOnDrop(&stop);
-        let under_load = Latencies::of(QUESTIONS, ask);
-        let lags = Latencies::of(30, || {
+        let under_load = Latencies::of(crowd.questions, crowd.pause, ask);
+        let lags = Latencies::of(30, Duration::ZERO, || {
             id += 1;
             database.sql(&format!("INSERT INTO payments VALUES ({id}, '2025-09-01Z', {id}, 1)"));
             let lsn = database.value("SELECT pg_current_wal_lsn()::text");
@@ -166,12 +241,15 @@ fn who_behaves_is_served_while_others_do_their_worst() {
     println!("the load took {:?}", began.elapsed());
     let memory = server.peak_memory();
     println!(
-        "point answers p50 {:?} p99 {:?} calm, p50 {:?} p99 {:?} under load; commit to visible p50 {:?} max {:?}; {} large \
+        "{} connections; {} point answers p50 {:?} p99 {:?} calm, p50 {:?} p99 {:?} under load; {} slow ones closed; commit to visible p50 {:?} max {:?}; {} large \
          answers, {} refused; peak memory {} MiB before, {} MiB",
+        crowd.idle + crowd.unread + DEAF,
+        crowd.questions,
         calm.percentile(50),
         calm.percentile(99),
         under_load.percentile(50),
         under_load.percentile(99),
+        slow_closed.load(Ordering::Relaxed),
         lags.percentile(50),
         lags.percentile(100),
         answered.load(Ordering::Relaxed),

@@ -45,6 +45,9 @@ struct Partition {
 pub struct Partitions {
     store: Store,
     partitions: Map<PartitionId, Partition>,
+    /// Partitions whose last cell was forgotten. Where buckets come and go they would stay for ever, each with the room of all the
+    /// cells that it ever had.
+    emptied: Vec<PartitionId>,
     held: usize,
     budget: usize,
     committed: Arc<AtomicU64>,
@@ -60,6 +63,7 @@ impl Partitions {
         Partitions {
             store,
             partitions: Map::default(),
+            emptied: Vec::new(),
             held: 0,
             budget,
             committed,
@@ -116,6 +120,9 @@ impl Partitions {
             && partition.cells.remove(group).is_some()
         {
             self.held -= 1;
+            if partition.cells.is_empty() {
+                self.emptied.push(id);
+            }
         }
     }
 
@@ -132,10 +139,11 @@ impl Partitions {
         self.void.insert(aggregate, epoch);
     }
 
-    /// Forgets the least recently touched Partitions while more cells are in memory than the budget allows.
+    /// Forgets Partitions without cells, and the least recently touched ones while more cells are in memory than the budget allows.
     pub fn evict(&mut self) {
         let committed = self.committed.load(Ordering::Acquire);
         self.void.retain(|_, since| *since > committed);
+        self.forget_emptied(committed);
         if self.held <= self.budget {
             return;
         }
@@ -154,5 +162,58 @@ impl Partitions {
                 self.held -= partition.cells.len();
             }
         }
+    }
+
+    /// Those whose deletions the store does not have yet stay: it would give the cells back.
+    fn forget_emptied(&mut self, committed: u64) {
+        let Partitions { partitions, emptied, .. } = self;
+        emptied.retain(|id| {
+            let Some(partition) = partitions.get(id).filter(|partition| partition.cells.is_empty()) else {
+                return false;
+            };
+            let early = partition.touched > committed;
+            if !early {
+                partitions.remove(id);
+            }
+            early
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::StoreMemory;
+
+    #[test]
+    fn a_partition_without_cells_is_forgotten_once_the_store_knows() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = StoreMemory { block_cache: 1 << 20, write_buffer: 1 << 20 };
+        let committed = Arc::new(AtomicU64::new(0));
+        let mut partitions =
+            Partitions::new(Store::open(directory.path(), memory).unwrap(), 1_000_000, Arc::clone(&committed));
+        let id = |bucket| (AggregateId(1), 0, Bucket(bucket));
+        for bucket in 0..3 {
+            for group in 0..10_u8 {
+                partitions.cell(id(bucket), &[group], 1).unwrap();
+            }
+        }
+        let forget = |partitions: &mut Partitions, bucket, groups: u8| {
+            (0..groups).for_each(|group| partitions.forget_cell(id(bucket), &[group]));
+        };
+        forget(&mut partitions, 0, 10);
+        forget(&mut partitions, 1, 10);
+        forget(&mut partitions, 2, 9);
+        partitions.evict();
+        assert_eq!((partitions.partitions.len(), partitions.held()), (3, 1), "the store may still have the cells");
+        // A bucket that was empty for a moment.
+        partitions.cell(id(1), &[7], 2).unwrap();
+        committed.store(2, Ordering::Release);
+        partitions.evict();
+        assert_eq!((partitions.partitions.len(), partitions.held()), (2, 2));
+        assert!(partitions.held_cell(id(1), &[7]).is_some() && partitions.held_cell(id(2), &[9]).is_some());
+        assert!(partitions.emptied.is_empty());
     }
 }

@@ -42,10 +42,23 @@ impl Http {
 
     /// PUT of JSON.
     pub async fn put(&mut self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
-        let body = body.to_string();
+        self.send("PUT", path, &body.to_string()).await
+    }
+
+    /// POST of JSON.
+    pub async fn post(&mut self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
+        self.send("POST", path, &body.to_string()).await
+    }
+
+    /// DELETE of a path.
+    pub async fn delete(&mut self, path: &str) -> anyhow::Result<(u16, Value)> {
+        self.send("DELETE", path, "").await
+    }
+
+    async fn send(&mut self, method: &str, path: &str, body: &str) -> anyhow::Result<(u16, Value)> {
         let length = body.len();
         let request = format!(
-            "PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         let (status, body) = self.exchange(request.as_bytes()).await?;
         Ok((status, serde_json::from_slice(body).unwrap_or(Value::Null)))
@@ -82,6 +95,8 @@ fn parse_head(received: &[u8]) -> anyhow::Result<Option<(u16, usize, usize)>> {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>())
     });
     match length {
+        // An answer that has no body need not say so.
+        None if status == 204 => Ok(Some((status, end + 4, 0))),
         Some(length) => Ok(Some((status, end + 4, length?))),
         None => bail!("an answer without a length: {head}"),
     }

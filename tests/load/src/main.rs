@@ -4,6 +4,7 @@
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
 //!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]
+//!     ... load soak --minutes 45 [--rate PAYMENTS_PER_SECOND] [--seed N] [--memory-mib N] [--csv FILE]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;
@@ -25,6 +26,7 @@ mod process;
 mod queries;
 mod restart;
 mod snapshot;
+mod soak;
 mod sql;
 mod tidemark;
 mod visible;
@@ -89,6 +91,9 @@ fn main() -> anyhow::Result<()> {
     if let Some((front::COMMAND, rest)) = arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
         return runtime.block_on(front::run(rest));
     }
+    if let Some((soak::COMMAND, rest)) = arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        return soak::run(&runtime, rest);
+    }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
     if let Some(unknown) =
@@ -104,7 +109,7 @@ fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     // Of this thread, which lives as long as the program: the kernel ends the server with it.
     let postgres = ThrowawayPostgres::start(&SETTINGS).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let mut tables = vec![runtime.block_on(machine(&postgres))?];
+    let mut tables = vec![runtime.block_on(machine(&postgres, &SETTINGS))?];
     runtime.block_on(async {
         if wanted("copy") {
             tables.push(copy::measure(&postgres, scale).await.context("copy")?);
@@ -140,7 +145,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// What the figures are of.
-async fn machine(postgres: &ThrowawayPostgres) -> anyhow::Result<figures::Table> {
+async fn machine(postgres: &ThrowawayPostgres, settings: &[&str]) -> anyhow::Result<figures::Table> {
     let client = sql::connect(&postgres.url()).await?;
     let proc = |file: &str, key: &str| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -155,7 +160,7 @@ async fn machine(postgres: &ThrowawayPostgres) -> anyhow::Result<figures::Table>
         ("memory", proc("/proc/meminfo", "MemTotal")),
         ("load average before", proc("/proc/loadavg", "")),
         ("Postgres", sql::value(&client, "SHOW server_version").await?),
-        ("its settings", format!("fsync=off {}", SETTINGS.join(" "))),
+        ("its settings", format!("fsync=off {}", settings.join(" "))),
         ("transport", "unix socket to Postgres, loopback TCP for HTTP".to_owned()),
     ] {
         table.row(&[what, &is]);

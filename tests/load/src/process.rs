@@ -77,9 +77,19 @@ pub fn threads(pid: u32) -> String {
 
 /// The most memory a running process has had, in MiB.
 pub fn peak_memory(pid: u32) -> u64 {
+    status(pid, "VmHWM:") / 1024
+}
+
+/// A number of `/proc/PID/status`; sizes are in KiB. 0 where there is no such process.
+pub fn status(pid: u32, key: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() / 1024
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 /// Wall and CPU seconds of a program that must succeed, and what it printed, which must be little.

@@ -35,9 +35,14 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 impl Tidemark {
     /// Starts it on a free port and waits until it serves. To be called on the main thread: the kernel ends it with that.
     pub fn start(data: &Path, postgres: &str) -> anyhow::Result<Self> {
+        Self::start_with(data, postgres, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(data: &Path, postgres: &str, more: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(binary()?).args(["serve", "--listen", "127.0.0.1:0", "--data"]);
-        command.arg(data).args(["--table", "public.payments"]);
+        command.arg(data).args(["--table", "public.payments"]).args(more);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TIDEMARK_")) {
             command.env_remove(name);
         }

@@ -1,0 +1,179 @@
+//! What the kernel, the disk, Postgres and the product itself say of the process, each second.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::time::MissedTickBehavior;
+use tokio_postgres::Client;
+
+use crate::http::Http;
+use crate::soak::trend::Trend;
+use crate::tidemark::Tidemark;
+use crate::{figures, process, sql};
+
+/// One second of many goes into the file.
+const KEPT_OF: usize = 10;
+
+const MIB: f64 = 1_048_576.0;
+
+/// One moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Since the beginning.
+    pub second: f64,
+    /// Resident.
+    pub resident_mib: f64,
+    /// Of that what no file backs.
+    pub anonymous_mib: f64,
+    /// Open descriptors.
+    pub descriptors: f64,
+    /// Threads.
+    pub threads: f64,
+    /// The data directory.
+    pub store_mib: f64,
+    /// Log that Postgres keeps for the slot.
+    pub retained_wal_mib: f64,
+    /// Cells that the workers hold.
+    pub cells_in_memory: f64,
+    /// From asking Postgres for the end of its log to an answer that holds it.
+    pub lag: Duration,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Samples(Vec<Sample>);
+
+/// What a column of the samples is.
+pub type Column = fn(&Sample) -> f64;
+
+impl Samples {
+    /// Takes them until the time is over or `broken` says so. The file has a line as soon as it is known, so that a long run can be
+    /// watched.
+    pub async fn take(
+        tidemark: &Tidemark,
+        client: &Client,
+        data: &Path,
+        duration: Duration,
+        file: Option<&Path>,
+        mut broken: impl FnMut() -> bool,
+    ) -> anyhow::Result<Self> {
+        let mut file = file.map(Lines::create).transpose()?;
+        let mut http = tidemark.http().await?;
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (began, mut samples) = (Instant::now(), Vec::new());
+        while began.elapsed() < duration {
+            ticks.tick().await;
+            ensure!(!broken(), "somebody who writes or asks has ended before the time");
+            let sample = Sample::take(tidemark, client, &mut http, data, began).await?;
+            if let Some(file) = file.as_mut().filter(|_| samples.len() % KEPT_OF == 0) {
+                file.write(&sample)?;
+            }
+            samples.push(sample);
+        }
+        Ok(Samples(samples))
+    }
+
+    /// Without the first share of them.
+    pub fn after(&self, share: f64) -> Samples {
+        Samples(self.0.iter().skip((self.0.len() as f64 * share) as usize).copied().collect())
+    }
+
+    /// The middle and the largest value.
+    pub fn range(&self, column: Column) -> (f64, f64) {
+        let values: Vec<f64> = self.0.iter().map(column).collect();
+        (figures::median(&values), values.iter().copied().fold(0.0, f64::max))
+    }
+
+    /// How a column grows.
+    pub fn trend(&self, column: Column) -> Option<Trend> {
+        Trend::of(&self.0.iter().map(|sample| (sample.second, column(sample))).collect::<Vec<_>>())
+    }
+
+    /// From a commit to an answer.
+    pub fn lags(&self) -> figures::Latencies {
+        figures::Latencies::new(self.0.iter().map(|sample| sample.lag).collect())
+    }
+}
+
+impl Sample {
+    async fn take(
+        tidemark: &Tidemark,
+        client: &Client,
+        http: &mut Http,
+        data: &Path,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
+        const RETAINED: &str =
+            "SELECT coalesce(max(pg_current_wal_lsn() - restart_lsn), 0)::bigint FROM pg_replication_slots";
+        let pid = tidemark.pid();
+        let kib = |key| process::status(pid, key) as f64 / 1024.0;
+        let metrics = http.exchange(&Http::request("/metrics")).await?;
+        let metrics = String::from_utf8_lossy(metrics.1).into_owned();
+        Ok(Sample {
+            second: began.elapsed().as_secs_f64(),
+            resident_mib: kib("VmRSS:"),
+            anonymous_mib: kib("RssAnon:"),
+            descriptors: process::descriptors(pid) as f64,
+            threads: process::status(pid, "Threads:") as f64,
+            store_mib: size(data.to_owned()) as f64 / MIB,
+            retained_wal_mib: sql::value(client, RETAINED).await?.parse::<f64>()? / MIB,
+            cells_in_memory: metric(&metrics, "tidemark_cells_cached")?,
+            lag: lag(client, http).await?,
+        })
+    }
+}
+
+async fn lag(client: &Client, http: &mut Http) -> anyhow::Result<Duration> {
+    let asked = Instant::now();
+    let lsn = sql::end_of_log(client).await?;
+    http.ok(&format!("/v1/aggregates/by_weight/data?granularity=all&group_by=&min_lsn={lsn}&wait=25s")).await?;
+    Ok(asked.elapsed())
+}
+
+fn metric(metrics: &str, name: &str) -> anyhow::Result<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("{name} is not in /metrics"))
+}
+
+/// Bytes of the files below a directory; those that go meanwhile do not count.
+fn size(directory: PathBuf) -> u64 {
+    let (mut bytes, mut left) = (0, vec![directory]);
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => left.push(entry.path()),
+                Ok(metadata) => bytes += metadata.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}
+
+/// A file of comma-separated values.
+struct Lines(File);
+
+impl Lines {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let mut file = File::create(path).with_context(|| path.display().to_string())?;
+        writeln!(
+            file,
+            "second,resident_mib,anonymous_mib,descriptors,threads,store_mib,retained_wal_mib,cells_in_memory,lag_ms"
+        )?;
+        Ok(Lines(file))
+    }
+
+    fn write(&mut self, sample: &Sample) -> anyhow::Result<()> {
+        let Sample { second, resident_mib, anonymous_mib, descriptors, threads, store_mib, .. } = sample;
+        let Sample { retained_wal_mib, cells_in_memory, lag, .. } = sample;
+        let lag_ms = lag.as_secs_f64() * 1e3;
+        Ok(writeln!(
+            self.0,
+            "{second:.0},{resident_mib:.1},{anonymous_mib:.1},{descriptors},{threads},{store_mib:.1},{retained_wal_mib:.1},{cells_in_memory},{lag_ms:.1}"
+        )?)
+    }
+}

@@ -178,10 +178,10 @@ fn main() -> ExitCode {
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);
     println!("seed {seed}");
     let began = Instant::now();
-    let failures = match without_postgres(&command, seed) {
-        Some(done) => done.err().into_iter().collect(),
-        None => with_postgres(&command, seed),
-    };
+    let mut failures = without_postgres(&command, seed);
+    if !matches!(command, What::Simulate { .. } | What::IoSweep { .. } | What::Corrupt { .. }) {
+        failures.extend(with_postgres(&command, seed));
+    }
     for failure in &failures {
         println!("FAILED: {failure}");
     }
@@ -193,15 +193,24 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What needs no Postgres; nothing where the command is another.
-fn without_postgres(command: &What, seed: u64) -> Option<Result<(), String>> {
+/// What needs no Postgres, before there is one that is written to; returns everything that was wrong.
+fn without_postgres(command: &What, seed: u64) -> Vec<String> {
+    let mut failures = Vec::new();
     match *command {
-        What::IoSweep { every: true, .. } => Some(io_sweep::run(seed, Calls::Every)),
-        What::IoSweep { failures, .. } => Some(io_sweep::run(seed, Calls::Drawn(failures))),
-        What::Corrupt { damages } => Some(corrupt::run(seed, damages)),
-        What::Simulate { seeds } => Some(simulate::run(seed, seeds)),
-        _ => None,
+        What::Simulate { seeds } => failures.extend(simulate::run(seed, seeds).err()),
+        What::IoSweep { every: true, .. } => failures.extend(io_sweep::run(seed, Calls::Every).err()),
+        What::IoSweep { failures: calls, .. } => failures.extend(io_sweep::run(seed, Calls::Drawn(calls)).err()),
+        What::Corrupt { damages } => failures.extend(corrupt::run(seed, damages).err()),
+        What::SelfTest { .. } => failures.extend(self_test::simulated(seed)),
+        What::Ci => {
+            failures.extend(simulate::run(seed, SIMULATIONS).err());
+            failures.extend(self_test::simulated(seed));
+            failures.extend(io_sweep::run(seed, Calls::Drawn(SWEPT)).err());
+            failures.extend(corrupt::run(seed, DAMAGES).err());
+        }
+        _ => {}
     }
+    failures
 }
 
 /// Returns everything that was wrong.
@@ -213,17 +222,10 @@ fn with_postgres(command: &What, seed: u64) -> Vec<String> {
         match *command {
             What::Run { cycles } => failures.extend(nemesis::run(&mut bench, cycles, None).await.err()),
             What::Sweep { rounds } => failures.extend(sweep::run(&mut bench, rounds).await),
-            What::SelfTest { seeds } => {
-                failures.extend(self_test::simulated(seed));
-                failures.extend(self_test::run(&mut bench, usize::MAX, seeds).await);
-            }
+            What::SelfTest { seeds } => failures.extend(self_test::run(&mut bench, usize::MAX, seeds).await),
             What::PowerCut { cuts } => failures.extend(cut_power(&mut bench, cuts).await.err()),
             What::FileCalls { failures: calls } => failures.extend(fail_calls(&mut bench, calls).await.err()),
             What::Ci => {
-                failures.extend(simulate::run(seed, SIMULATIONS).err());
-                failures.extend(self_test::simulated(seed));
-                failures.extend(io_sweep::run(seed, Calls::Drawn(SWEPT)).err());
-                failures.extend(corrupt::run(seed, DAMAGES).err());
                 failures.extend(nemesis::run(&mut bench, LIVES, None).await.err());
                 failures.extend(sweep::run(&mut bench, 1).await);
                 failures.extend(cut_power(&mut bench, CUTS).await.err());

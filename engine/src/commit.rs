@@ -549,6 +549,9 @@ impl Committer {
             control.total.merge_modulo(delta.total.rows, &delta.total.accumulators);
             if control.cells == 0 && control.total.is_zero() {
                 batch.delete(&stored);
+                // Where buckets come and go the cache would fill with those that went. One that comes back is read again, and
+                // this batch is in the store by then.
+                self.controls.remove(&id);
             } else {
                 value.clear();
                 codec::put_control(&mut value, sequence, control);

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::change::Lsn;
 use crate::commit::{Committer, ToCommit};
 use crate::commit_group::Position;
+use crate::dataflow::apply::WriteSet;
 use crate::dataflow::worker::{Dataflow, DataflowConfig, StartError};
 use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
@@ -140,13 +141,16 @@ pub(crate) fn assemble(
     })
 }
 
+/// What workers do with what they wrote.
+pub(crate) fn hand_over(committer: sync_mpsc::Sender<ToCommit>) -> impl Fn(WriteSet) + Send + Sync + 'static {
+    move |set| {
+        let _ = committer.send(ToCommit::Written(set));
+    }
+}
+
 /// Starts everything; see [`Engine::start`].
 pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
-    let parts = assemble(config, |dataflow, written| {
-        Dataflow::start(dataflow, move |set| {
-            let _ = written.send(ToCommit::Written(set));
-        })
-    })?;
+    let parts = assemble(config, |dataflow, written| Dataflow::start(dataflow, hand_over(written)))?;
     let Parts { store, shared, requests, commands, context, sequencer, committer, workers, .. } = parts;
     let (dirty_in, dirty, fills, filled_in) = (parts.dirty_in, parts.dirty, parts.fills, parts.filled_in);
 

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::change::Lsn;
-use crate::commit::{Committer, ToCommit};
+use crate::commit::Committer;
 use crate::dataflow::worker::Dataflow;
 use crate::durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill;
-use crate::pipeline::{Parts, assemble};
+use crate::pipeline::{Parts, assemble, hand_over};
 use crate::shared::Shared;
 use crate::source::SourceContext;
 use crate::store::{OpenError, Store};
@@ -56,7 +56,7 @@ pub struct Simulation {
     sequencer: Option<Running>,
     filler: Option<Running>,
     committer: Option<Committer>,
-    dirty_in: Option<Sender<Lsn>>,
+    dirty_in: Sender<Lsn>,
     dirty: Receiver<Lsn>,
     noted: Option<Lsn>,
     steppers: Vec<Stepper>,
@@ -77,10 +77,7 @@ impl Simulation {
         let of_workers = Mutex::new(of_workers);
         let mut guards = None;
         let parts = assemble(&config, |dataflow, written| {
-            let emit = move |set| {
-                let _ = written.send(ToCommit::Written(set));
-            };
-            let mut dataflow = Dataflow::start_driven(dataflow, emit, move |worker| {
+            let mut dataflow = Dataflow::start_driven(dataflow, hand_over(written), move |worker| {
                 let mut all = of_workers.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some((gone, did)) = all.get_mut(worker.index()).and_then(Option::take) else { return };
                 drop(all);
@@ -103,7 +100,7 @@ impl Simulation {
             sequencer: Some(Box::pin(sequencer.run())),
             filler: Some(Box::pin(filler)),
             committer: Some(committer),
-            dirty_in: Some(parts.dirty_in),
+            dirty_in: parts.dirty_in,
             dirty: parts.dirty,
             noted: None,
             steppers,
@@ -135,8 +132,8 @@ impl Simulation {
                 }
             }
             Actor::Committer => {
-                if let (Some(committer), Some(dirty)) = (&mut self.committer, &self.dirty_in)
-                    && !committer.step(dirty)
+                if let Some(committer) = &mut self.committer
+                    && !committer.step(&self.dirty_in)
                 {
                     self.committer = None;
                 }
@@ -159,12 +156,6 @@ impl Simulation {
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.noted.is_none() && *self.shared.durable.borrow() >= self.shared.applied.borrow().lsn
-    }
-
-    /// Whether it has ended.
-    #[must_use]
-    pub fn has_stopped(&self) -> bool {
-        self.sequencer.is_none()
     }
 }
 

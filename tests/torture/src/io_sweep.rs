@@ -105,16 +105,18 @@ pub fn run(seed: u64, calls: Calls) -> Result<(), String> {
 fn stages(shim: &Shim, world: u64) -> Result<Vec<Stage>, String> {
     let mut stages: Vec<Stage> = Vec::new();
     for (lives, unstopped) in STORES {
-        let before =
-            stages.last().map_or_else(|| Prepared::new(world).after(0, false), |last| last.store.after(0, false))?;
-        let store = before.after(lives, unstopped)?;
+        let store = match stages.last() {
+            None => Prepared::new(world).after(lives, unstopped)?,
+            Some(last) => last.store.after(lives, unstopped)?,
+        };
         let copy = scratch();
         let data = copy.path().join("data");
         store.copy_to(&data);
         let counting = Failure { how: How::Error, nth: 0 };
         let clean = Performance { failure: Some((shim, counting)), ..Performance::of(&data, world, &store.promises) };
-        let Ended { end: End::Exact, broken: None, tally: Some(tally), .. } = clean.run() else {
-            return Err(format!("world {world}: {:?}", clean.run()));
+        let ended = clean.run();
+        let Ended { end: End::Exact, broken: None, tally: Some(tally), .. } = &ended else {
+            return Err(format!("world {world}: {ended:?}"));
         };
         stages.push(Stage { store, counted: tally.counted });
     }

@@ -18,9 +18,8 @@ use engine::torture::Bug;
 
 use self::done::Done;
 use self::world::Limits;
+use crate::prepared::scratch;
 
-/// Files that live for milliseconds are kept in memory where that is possible.
-const MEMORY: &str = "/dev/shm";
 /// Of so many seeds one is run twice, and has to do the same.
 const TWICE: u64 = 25;
 /// Seeds within which a planted mistake has to be found, and those that are tried at once.
@@ -116,10 +115,7 @@ pub fn tell(seed: u64, steps: u64) -> ExitCode {
 }
 
 fn simulate(seed: u64, limits: Limits, done: &mut Done) -> Result<(), String> {
-    let directory = match tempfile::tempdir_in(MEMORY) {
-        Ok(directory) => directory,
-        Err(_) => tempfile::tempdir().unwrap(),
-    };
+    let directory = scratch();
     let run = AssertUnwindSafe(|| in_held_time(seed, limits, directory.path(), done));
     std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()))
 }

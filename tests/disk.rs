@@ -14,11 +14,18 @@ use serde_json::{Value, json};
 use crate::support::database::Database;
 use crate::support::server::Server;
 
-const SIZE_MIB: u64 = 160;
+/// Room for two of the largest transactions in logs, memory written out and table files at once.
+const SIZE_MIB: u64 = 400;
 /// How long it is looked at while it is full; longer than the times between two tries.
 const HELD: Duration = Duration::from_secs(1);
 /// The promise.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
+
+/// What it says then.
+const GOES_ON: &str = "there is space again";
+
+/// How often in one round the store may give back space by itself.
+const ATTEMPTS: u32 = 4;
 
 /// How often each test fills the disk and frees it again.
 const ROUNDS: u32 = 5;
@@ -144,6 +151,46 @@ fn rows(database: &Database) -> u64 {
     database.value("SELECT count(*) FROM payments").parse().unwrap()
 }
 
+/// Fills the disk, has more than would fit committed, and sees that nothing of it is taken. `false` where the store gave back
+/// enough by itself meanwhile, as it does when it lets go of a log file: then it goes on, and has to have said why.
+fn is_held(disk: &SmallDisk, database: &Database, server: &Server) -> bool {
+    server.log();
+    until(server, "it is held", Duration::from_secs(5), |answer| {
+        disk.fill(24 << 20);
+        answer["as_of"]["state"] == "disk_low"
+    });
+    let free = disk.free_bytes();
+    let (before, source, low) =
+        (answer(server), server.get_ok("/v1/sources/postgres"), metric(server, "tidemark_disk_low"));
+    transfer(database, 15_000, 1_000);
+    let began = Instant::now();
+    while began.elapsed() < HELD {
+        let now = answer(server);
+        if now["as_of"]["state"] != "disk_low" || now["data"] != before["data"] {
+            println!("{}", server.wait_for_line(GOES_ON));
+            return false;
+        }
+    }
+    assert_eq!((&source["state"], &source["ready"], low), (&json!("disk_low"), &json!(true), 1.0), "{source}");
+    let shown = (source["free_bytes"].as_u64().unwrap(), source["enough_bytes"].as_u64().unwrap());
+    assert!(shown.0 < shown.1 && shown.1 == 36 << 20, "{source}");
+    assert_eq!(metric(server, "tidemark_disk_min_free_bytes"), f64::from(32 << 20));
+    assert!(free <= disk.free_bytes() + (4 << 20), "written though the disk is low");
+    true
+}
+
+/// Frees the disk; all that is committed then is visible soon.
+fn free_and_wait(disk: &SmallDisk, database: &Database, server: &Server) {
+    database.sql("DELETE FROM payments WHERE length(note) > 100");
+    let (rows, lsn) = (rows(database), database.value("SELECT pg_current_wal_lsn()"));
+    disk.free();
+    let took = until(server, "it goes on", GOES_ON_WITHIN, |answer| {
+        let query = format!("/v1/aggregates/accounts/data?group_by=&min_lsn={lsn}&wait=10ms");
+        answer["data"][0]["n"] == rows && server.get(&query).0 == 200
+    });
+    println!("went on {took:?} after space was freed");
+}
+
 #[test]
 fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
     let Some(disk) = SmallDisk::mount() else { return };
@@ -153,31 +200,17 @@ fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
     assert_eq!(metric(&server, "tidemark_disk_low"), 0.0);
     assert!(metric(&server, "tidemark_disk_free_bytes") > f64::from(64 << 20));
     for round in 0..rounds() {
-        disk.fill(24 << 20);
-        until(&server, "it is held", Duration::from_secs(5), |answer| answer["as_of"]["state"] == "disk_low");
-        let source = server.get_ok("/v1/sources/postgres");
-        assert_eq!((&source["state"], &source["ready"]), (&json!("disk_low"), &json!(true)), "{source}");
-        assert!(source["free_bytes"].as_u64().unwrap() < 32 << 20 && source["enough_bytes"] == 36 << 20, "{source}");
-        assert_eq!(metric(&server, "tidemark_disk_low"), 1.0);
-        assert_eq!(metric(&server, "tidemark_disk_min_free_bytes"), f64::from(32 << 20));
-        let before = answer(&server)["data"][0]["n"].as_u64().unwrap();
-        let free = disk.free_bytes();
-        // More than what would fit.
-        transfer(&database, 15_000, 1_000);
-        let held = Instant::now();
-        while held.elapsed() < HELD {
-            assert_eq!(answer(&server)["data"][0]["n"].as_u64().unwrap(), before, "taken though the disk is low");
+        let mut attempts = 1;
+        while !is_held(&disk, &database, &server) {
+            assert!(attempts < ATTEMPTS, "it went on by itself {attempts} times");
+            attempts += 1;
+            free_and_wait(&disk, &database, &server);
         }
-        assert!(free.abs_diff(disk.free_bytes()) < 4 << 20, "written though the disk is low");
         // Callers are served meanwhile.
         let late = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]});
         assert_eq!(server.put(&format!("/v1/aggregates/late{round}"), &late).0, 202);
-        database.sql("DELETE FROM payments WHERE length(note) > 100");
         transfer(&database, 100, 32);
-        disk.free();
-        let rows = rows(&database);
-        let took = until(&server, "it goes on", GOES_ON_WITHIN, |answer| answer["data"][0]["n"] == rows);
-        println!("went on {took:?} after space was freed");
+        free_and_wait(&disk, &database, &server);
         server.get_ok(&format!("/v1/aggregates/late{round}/data"));
         assert_exact(&server, &database);
     }

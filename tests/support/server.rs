@@ -94,6 +94,18 @@ impl Server {
         self.log.try_iter().collect()
     }
 
+    /// Waits for a line that has this in it; lines before it are gone then.
+    pub fn wait_for_line(&self, part: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(_) => {}
+                Err(_) => panic!("it never wrote {part:?}"),
+            }
+        }
+    }
+
     /// GET of a path; `None` where nobody answers.
     pub fn try_get(&self, path: &str) -> Option<Answer> {
         self.send("GET", path, None)

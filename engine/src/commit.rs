@@ -38,7 +38,7 @@ use crate::snapshot::{AsOf, Snapshot};
 use crate::source::{FollowedTable, SourceIdentity};
 use crate::store::codec::{self, Control};
 use crate::store::registry;
-use crate::store::{Batch, Cursor, KeyKind, RowFiles, Store, StoreError, cursor, key};
+use crate::store::{Answered, Batch, Cursor, KeyKind, RowFiles, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug, Failpoint};
 
 /// Most groups in one batch.
@@ -149,6 +149,14 @@ struct Waiting {
     sets: Vec<WriteSet>,
 }
 
+/// Numbers that are given once, as far as they are stored.
+pub struct NumbersGiven {
+    /// That the next aggregate gets.
+    pub next_aggregate: u32,
+    /// To callers that were answered.
+    pub answered: Answered,
+}
+
 /// Writes groups in order.
 pub struct Committer {
     store: Store,
@@ -162,7 +170,7 @@ pub struct Committer {
     catalog: Catalog,
     controls: HashMap<PartitionId, Control, FixedState>,
     row_counts: HashMap<TableId, i64>,
-    next_aggregate: u32,
+    given: NumbersGiven,
     /// Aggregates whose control totals the open batch deletes: the store still has them until it is written.
     voided: Vec<AggregateId>,
     /// Where the rows of the initial snapshot go.
@@ -178,7 +186,7 @@ impl Committer {
         input: Receiver<ToCommit>,
         fill: async_mpsc::UnboundedSender<FillRequest>,
         stopped: async_mpsc::UnboundedSender<AggregateId>,
-        next_aggregate: u32,
+        given: NumbersGiven,
     ) -> Self {
         let next = shared.committed.load(Ordering::Acquire) + 1;
         let catalog = shared.catalog.load().as_ref().clone();
@@ -194,7 +202,7 @@ impl Committer {
             catalog,
             controls: HashMap::default(),
             row_counts: HashMap::new(),
-            next_aggregate,
+            given,
             voided: Vec::new(),
             row_files: None,
         }
@@ -318,7 +326,15 @@ impl Committer {
             self.publish(sequence, position, phase, None);
         }
         let answered = registry.iter().any(RegistryChange::is_answered) && !torture::planted(Bug::AnswersUnsynced);
+        // From the end of the initial snapshot on there is something to lose, whether anybody asked for it or not.
+        let missed = answered || phase == Phase::SnapshotDone;
+        if missed {
+            self.given.answered.next(&mut batch);
+        }
         self.write(batch, phase, answered || registry.iter().any(RegistryChange::is_of_tables))?;
+        if missed {
+            self.given.answered.note(&self.store);
+        }
         torture::reached(Failpoint::BatchWritten);
         self.voided.clear();
         let first_end = run.iter().find_map(|(commit, _)| commit.first_end);
@@ -474,8 +490,8 @@ impl Committer {
     }
 
     fn put_aggregate(&mut self, batch: &mut Batch, aggregate: &Arc<Aggregate>) -> Result<(), StoreError> {
-        self.next_aggregate = self.next_aggregate.max(aggregate.id.0 + 1);
-        cursor::put_next_aggregate(batch, self.next_aggregate)?;
+        self.given.next_aggregate = self.given.next_aggregate.max(aggregate.id.0 + 1);
+        cursor::put_next_aggregate(batch, self.given.next_aggregate)?;
         registry::put_aggregate(batch, &aggregate.registration())?;
         self.catalog.aggregates.insert(aggregate.name.clone(), Arc::clone(aggregate));
         Ok(())

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 use crate::change::Lsn;
-use crate::commit::{Committer, ToCommit};
+use crate::commit::{Committer, NumbersGiven, ToCommit};
 use crate::commit_group::Position;
 use crate::dataflow::apply::WriteSet;
 use crate::dataflow::worker::{Dataflow, DataflowConfig, StartError};
@@ -31,7 +31,7 @@ use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{ResumePoint, SourceCommand, SourceContext, SourceStatus};
 use crate::store::registry;
-use crate::store::{self, Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
+use crate::store::{self, Answered, Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug};
 
 /// Source events between connector and sequencer.
@@ -77,7 +77,7 @@ pub(crate) fn assemble(
     start_dataflow: impl FnOnce(DataflowConfig, sync_mpsc::Sender<ToCommit>) -> Result<Dataflow, StartError>,
 ) -> Result<Parts, OpenError> {
     let store = Store::open(&config.data, config.store_memory)?;
-    let stored = recover(&store).map_err(|error| store::damaged(&config.data, error))?;
+    let (stored, answered) = recover(&store).map_err(|error| store::damaged(&config.data, error))?;
     let resume = match (&stored.identity, stored.streaming) {
         (Some(identity), true) => ResumePoint::Resume {
             lsn: stored.position.lsn,
@@ -118,9 +118,8 @@ pub(crate) fn assemble(
         commit_in.clone(),
     )
     .map_err(|error| OpenError::new("cannot_start", error.to_string(), "try again; lower --workers"))?;
-    let next_aggregate = stored.next_aggregate;
-    let committer =
-        Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, next_aggregate);
+    let given = NumbersGiven { next_aggregate: stored.next_aggregate, answered };
+    let committer = Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, given);
     let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
     let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
     let images = RowImages::new(store.clone());
@@ -226,7 +225,9 @@ fn stored_catalog(stored: &Stored) -> Catalog {
 }
 
 /// Reads what the store holds, and clears away what an earlier process left unfinished.
-fn recover(store: &Store) -> Result<Stored, StoreError> {
+fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
+    // Before anything is removed that an unfinished beginning would have left.
+    let answered = Answered::read(store)?;
     let stored_cursor = Cursor::read(store)?;
     let mut next_aggregate = cursor::read_next_aggregate(store)?;
     let mut aggregates = registry::read_aggregates(store)?;
@@ -246,7 +247,7 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
         store.sync()?;
     }
     let at = stored_cursor.unwrap_or_default();
-    Ok(Stored {
+    let stored = Stored {
         position: Position { lsn: at.lsn, commit_time_us: at.commit_time_us },
         sequence: at.sequence,
         streaming: stored_cursor.is_some(),
@@ -255,7 +256,8 @@ fn recover(store: &Store) -> Result<Stored, StoreError> {
         aggregates,
         next_aggregate,
         notes: cursor::read_notes(store)?,
-    })
+    };
+    Ok((stored, answered))
 }
 
 /// An aggregate that was being filled begins anew under another number, so that nothing of the first try can count.

@@ -35,8 +35,11 @@ pub fn scrub(snapshot: &Snapshot) -> Result<u64, StoreError> {
     Ok(checked)
 }
 
-/// The same for one aggregate, of each level only the newest Partitions where `newest` says how many. `pace` is told how many
-/// cells each Partition had, and ends it by false.
+/// Cells after which whoever paces it is asked again: a Partition may have millions.
+const STRETCH: u64 = 10_000;
+
+/// The same for one aggregate, of each level only the newest Partitions where `newest` says how many. `pace` is told every now
+/// and then how many cells were read since the last time, and ends it by false.
 pub fn scrub_aggregate(
     snapshot: &Snapshot,
     aggregate: &Aggregate,
@@ -66,39 +69,43 @@ fn scrub_level(
     let mut from =
         Some(newest.map_or(Ok(Bucket(i64::MIN)), |count| first_of_newest(snapshot, aggregate, level, count))?);
     let all = key::controls(aggregate.id, level, from.unwrap_or(last), last);
-    let mut outcome = Ok(());
-    let mut ended = false;
+    // Whether all was right so far, and it is to go on.
+    let mut outcome = Ok(true);
     view.scan(&all, |stored, value| {
         let control = key::split_cell(stored).zip(codec::take_control(value));
         let (Some(((_, _, bucket, _), control)), Some(first)) = (control, from) else {
             outcome = Err(UNBALANCED);
             return ControlFlow::Break(());
         };
-        outcome = sum(snapshot, aggregate, level, (first, bucket)).and_then(|(sum, buckets)| {
+        outcome = sum(snapshot, aggregate, level, (first, bucket), pace).and_then(|sum| {
+            let Some((sum, buckets)) = sum else { return Ok(false) };
             let alone = buckets.is_none_or(|first| first == bucket);
-            if alone && sum == control { Ok(()) } else { Err(UNBALANCED) }
+            if alone && sum == control { Ok(true) } else { Err(UNBALANCED) }
         });
         from = bucket.0.checked_add(1).map(Bucket);
-        ended = !pace(u64::try_from(control.cells).unwrap_or_default());
-        if outcome.is_err() || ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if matches!(outcome, Ok(true)) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
-    outcome?;
-    match from.filter(|_| !ended) {
+    match from.filter(|_| outcome.as_ref().is_ok_and(|goes_on| *goes_on)) {
         // Beyond the last Partition there must be nothing.
-        Some(from) => sum(snapshot, aggregate, level, (from, last))?.1.map_or(Ok(()), |_| Err(UNBALANCED)),
-        None => Ok(()),
+        Some(from) => match sum(snapshot, aggregate, level, (from, last), pace)? {
+            Some((_, Some(_))) => Err(UNBALANCED),
+            _ => Ok(()),
+        },
+        None => outcome.map(|_| ()),
     }
 }
 
-/// The cells of a run of buckets added up, and the first bucket that has any.
+/// The cells of a run of buckets added up, and the first bucket that has any; nothing where `pace` ended it.
 fn sum(
     snapshot: &Snapshot,
     aggregate: &Aggregate,
     level: u8,
     (from, to): (Bucket, Bucket),
-) -> Result<(Control, Option<Bucket>), StoreError> {
+    pace: &mut impl FnMut(u64) -> bool,
+) -> Result<Option<(Control, Option<Bucket>)>, StoreError> {
     let mut sum = Control::default();
-    let (mut first, mut damaged) = (None, false);
+    let (mut first, mut damaged, mut ended) = (None, false, false);
+    let mut stretch = 0;
     let mut cell = Cell::default();
     snapshot.view().scan(&key::cells(aggregate.id, level, from, to), |stored, value| {
         let parts = key::split_cell(stored).zip(codec::take_cell(value, &mut cell));
@@ -109,9 +116,17 @@ fn sum(
         first.get_or_insert(bucket);
         sum.cells += 1;
         sum.total.merge_modulo(cell.rows, &cell.accumulators);
-        ControlFlow::Continue(())
+        stretch += 1;
+        if stretch == STRETCH {
+            stretch = 0;
+            ended = !pace(STRETCH);
+        }
+        if ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    if damaged { Err(StoreError::Damaged("cell")) } else { Ok((sum, first)) }
+    if damaged {
+        return Err(StoreError::Damaged("cell"));
+    }
+    Ok((!ended && pace(stretch)).then_some((sum, first)))
 }
 
 /// The bucket with which the newest so many Partitions begin.
@@ -124,4 +139,73 @@ fn first_of_newest(snapshot: &Snapshot, aggregate: &Aggregate, level: u8, count:
         if seen == count { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(if seen < count { Bucket(i64::MIN) } else { first })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::materialization::{AggregateId, Catalog, Plan};
+    use crate::snapshot::{AsOf, cell_key};
+    use crate::store::{Batch, Store, StoreMemory};
+
+    /// Two Partitions of so many cells each, and one cell too few in the newer one where it `lacks` one.
+    fn snapshot(lacks: bool) -> (Snapshot, Aggregate, tempfile::TempDir) {
+        const CELLS: u64 = 3 * STRETCH;
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), StoreMemory { block_cache: 1 << 20, write_buffer: 1 << 20 }).unwrap();
+        let id = AggregateId(1);
+        let (mut batch, mut value) = (Batch::default(), Vec::new());
+        for bucket in [Bucket(0), Bucket(1)] {
+            let mut control = Control::default();
+            for group in 0..CELLS {
+                let cell = Cell { rows: 2, accumulators: Vec::new() };
+                control.cells += 1;
+                control.total.merge_modulo(cell.rows, &cell.accumulators);
+                value.clear();
+                codec::put_cell(&mut value, 1, &cell);
+                if !(lacks && bucket.0 == 1 && group == 5) {
+                    batch.put(&cell_key(id, 0, bucket, &group.to_be_bytes()), &value);
+                }
+            }
+            value.clear();
+            codec::put_control(&mut value, 1, &control);
+            batch.put(&key::control(id, 0, bucket), &value);
+        }
+        store.write(batch).unwrap();
+        let definition = serde_json::from_value(json!({"table": "payments", "measures": []})).unwrap();
+        let plan = Arc::new(Plan::unresolved());
+        let (name, state) = ("a".to_owned(), AggregateState::Live);
+        let aggregate = Aggregate { id, name, version: 1, definition, plan, state };
+        let snapshot = Snapshot::new(AsOf::default(), Arc::new(Catalog::default()), store.view(), Arc::default());
+        (snapshot, aggregate, directory)
+    }
+
+    #[test]
+    fn it_ends_anywhere_and_calls_nothing_damaged_that_it_did_not_read() {
+        for newest in [None, Some(1), Some(2)] {
+            let (right, aggregate, _directory) = snapshot(false);
+            let (wrong, ..) = snapshot(true);
+            let run = |snapshot: &Snapshot, stretches: usize| {
+                let mut left = stretches;
+                let found = scrub_aggregate(snapshot, &aggregate, newest, |cells| {
+                    assert!(cells <= STRETCH);
+                    left = left.saturating_sub(1);
+                    left > 0
+                });
+                (found.is_some(), left)
+            };
+            let whole = 100 - run(&right, 100).1;
+            assert!(whole > 3, "{whole} stretches");
+            for stretches in 1..=whole {
+                assert!(!run(&right, stretches).0, "ended after {stretches} of {whole}, newest {newest:?}");
+            }
+            assert!(run(&wrong, whole).0 && !run(&wrong, 1).0, "newest {newest:?}");
+        }
+    }
 }

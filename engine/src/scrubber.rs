@@ -1,11 +1,12 @@
-//! The thread that scrubs: the newest Partitions before anything is served, then everything, slowly, over and over; and at
-//! once the aggregates whose reading failed. A damaged aggregate halts with the way to build it anew; the others go on.
+//! The thread that scrubs: the newest Partitions before anything is served, as many as half a second is enough for, then
+//! everything, slowly, over and over; and at once the aggregates whose reading failed. A damaged aggregate halts with the way to
+//! build it anew; the others go on.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,8 +15,10 @@ use crate::scrub::{Damage, scrub_aggregate};
 use crate::sequencer::Request;
 use crate::shared::Shared;
 
-/// Partitions of each level that are scrubbed before anything is served.
-const NEWEST: usize = 16;
+/// Partitions of each level that are scrubbed before anything is served: of every aggregate the newest, then some more.
+const NEWEST: [usize; 2] = [1, 16];
+/// How long everybody waits for that at most: millions of cells take longer, and are scrubbed with all others.
+const BEFORE_SERVING: Duration = Duration::from_millis(500);
 /// Pause between two passes.
 const BETWEEN_PASSES: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether the reading of an aggregate failed.
@@ -43,6 +46,26 @@ impl Suspects {
 /// The engine has ended.
 struct Ended;
 
+/// What of an aggregate is scrubbed.
+#[derive(Clone, Copy)]
+enum Extent {
+    /// The newest Partitions of each level, until then.
+    Newest {
+        count: usize,
+        until: Instant,
+    },
+    All,
+}
+
+impl Extent {
+    fn newest(self) -> Option<usize> {
+        match self {
+            Extent::Newest { count, .. } => Some(count),
+            Extent::All => None,
+        }
+    }
+}
+
 /// What the thread works with.
 pub struct Scrubber {
     /// The engine.
@@ -64,15 +87,18 @@ impl Scrubber {
 
     fn run_to_the_end(&self) -> Result<(), Ended> {
         self.until_published()?;
-        for aggregate in self.live() {
-            self.check(&aggregate, Some(NEWEST))?;
+        let until = Instant::now() + BEFORE_SERVING;
+        for count in NEWEST {
+            for aggregate in self.live() {
+                self.check(&aggregate, Extent::Newest { count, until })?;
+            }
         }
         self.shared.scrubbed.store(true, Ordering::Release);
         // Whoever waits for a position looks again.
         self.shared.applied.send_modify(|_| {});
         loop {
             for aggregate in self.live() {
-                self.check(&aggregate, None)?;
+                self.check(&aggregate, Extent::All)?;
                 self.check_suspects()?;
             }
             self.shared.totals.scrub_passes.fetch_add(1, Ordering::Relaxed);
@@ -104,22 +130,29 @@ impl Scrubber {
             return Ok(());
         }
         let live = self.live();
-        live.iter().filter(|aggregate| suspects.contains(&aggregate.id)).try_for_each(|one| self.check(one, None))
+        live.iter()
+            .filter(|aggregate| suspects.contains(&aggregate.id))
+            .try_for_each(|one| self.check(one, Extent::All))
     }
 
     /// Scrubs an aggregate as of now, and halts it where it is damaged.
-    fn check(&self, aggregate: &Aggregate, newest: Option<usize>) -> Result<(), Ended> {
+    fn check(&self, aggregate: &Aggregate, extent: Extent) -> Result<(), Ended> {
         let Some(snapshot) = self.shared.snapshot.load_full() else { return Ok(()) };
         let current = snapshot.catalog().aggregates.get(&aggregate.name);
         let live = |one: &&Arc<Aggregate>| one.id == aggregate.id && one.state == AggregateState::Live;
         let Some(current) = current.filter(live) else { return Ok(()) };
         let mut ended = false;
-        let damage = scrub_aggregate(&snapshot, current, newest, |cells| {
+        let damage = scrub_aggregate(&snapshot, current, extent.newest(), |cells| {
             self.shared.totals.scrubbed_cells.fetch_add(cells, Ordering::Relaxed);
-            // Before anything is served there is nobody to be gentle to.
-            let pause = Duration::from_micros(cells.saturating_mul(1_000_000) / self.cells_per_s.max(1));
-            ended = newest.is_none() && self.pause(pause).is_err();
-            !ended
+            match extent {
+                // Before anything is served there is nobody to be gentle to.
+                Extent::Newest { until, .. } => Instant::now() < until,
+                Extent::All => {
+                    let pause = Duration::from_micros(cells.saturating_mul(1_000_000) / self.cells_per_s.max(1));
+                    ended = self.pause(pause).is_err();
+                    !ended
+                }
+            }
         });
         match damage {
             _ if ended => Err(Ended),

@@ -4,6 +4,7 @@
 //! ```text
 //! DATA/FORMAT     "tidemark 1 4f0c93ab\n": format version, and the instance, which names the replication slot
 //! DATA/store/     RocksDB
+//! DATA/ANSWERED   how many answers it must not lack (`answered`)
 //! DATA/snapshot/  files on their way there, during the initial snapshot only
 //! ```
 
@@ -38,15 +39,18 @@ pub fn claim(directory: &Path) -> Result<String, OpenError> {
     }
     // Keys of hash maps are the randomness that the standard library has.
     let instance = format!("{:08x}", std::hash::RandomState::new().build_hasher().finish() as u32);
-    let write = || -> io::Result<()> {
-        let file = directory.join("FORMAT.new");
-        fs::write(&file, format!("tidemark {FORMAT_VERSION} {instance}\n"))?;
-        fs::File::open(&file)?.sync_all()?;
-        fs::rename(&file, &marker)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    write().map_err(|error| not_writable(&shown, &error))?;
+    replace(directory, "FORMAT", &format!("tidemark {FORMAT_VERSION} {instance}\n"))
+        .map_err(|error| not_writable(&shown, &error))?;
     Ok(instance)
+}
+
+/// Writes a file whole or not at all, and for good.
+pub(super) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let file = directory.join(format!("{name}.new"));
+    fs::write(&file, text)?;
+    fs::File::open(&file)?.sync_all()?;
+    fs::rename(&file, directory.join(name))?;
+    fs::File::open(directory)?.sync_all()
 }
 
 /// The instance of a directory that was claimed before, without touching it; absent where there is none.

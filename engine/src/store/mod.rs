@@ -4,6 +4,7 @@
 //! values, the cursor in the same batch as the cells. Nothing here is ever repaired automatically: what is lost is
 //! replayed from upstream, which still holds it.
 
+mod answered;
 mod chain;
 /// Values on disk.
 pub mod codec;
@@ -29,6 +30,7 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
 };
 
+pub use answered::Answered;
 use chain::Chain;
 pub use cursor::Cursor;
 pub use key::{KeyKind, Range};

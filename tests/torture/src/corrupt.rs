@@ -1,5 +1,5 @@
 //! Files of a stopped store are damaged, one each time, and the next life opens it. It refuses, halts, lets an aggregate say
-//! that it is damaged, or is exact; never is a cell wrong.
+//! that it is damaged, or is exact and has what was registered; never is a cell wrong.
 //!
 //! The surprise: a store that has silently lost its newest part is found out by upstream, which has forgotten what was
 //! acknowledged. So lives are told how far that is (`slot_overtaken`).
@@ -39,16 +39,9 @@ enum Outcome {
     Halted,
     /// It did not open.
     Refused,
-    /// It began anew, and is exact: a manifest that lost all but its beginning is that of a new store. What was registered is
-    /// gone.
-    Anew,
-    /// It is exact, at the position that was acknowledged, and has forgotten what was registered or dropped at that very
-    /// position: the end of a log that was cut there.
-    Forgot,
 }
 
-const OUTCOMES: [Outcome; 6] =
-    [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused, Outcome::Anew, Outcome::Forgot];
+const OUTCOMES: [Outcome; 4] = [Outcome::Exact, Outcome::Unanswered, Outcome::Halted, Outcome::Refused];
 
 /// A store, and the same before its last life.
 struct Stage {
@@ -165,8 +158,7 @@ fn outcome(ended: &Ended) -> Result<(Outcome, BTreeSet<String>), String> {
     let mut codes: BTreeSet<String> = ended.refused().map(str::to_owned).collect();
     let opened = ended.lines.iter().any(|line| line.starts_with("resume") || line.starts_with("fresh"));
     let outcome = match &ended.end {
-        End::Exact if ended.lines.iter().any(|line| line.starts_with("fresh")) => Outcome::Anew,
-        End::Exact if ended.broken.is_some() => Outcome::Forgot,
+        End::Exact if ended.broken.is_some() => return Err(format!("{ended:?}")),
         End::Exact if codes.is_empty() => Outcome::Exact,
         End::Exact => Outcome::Unanswered,
         End::Halted(why) => {

@@ -98,8 +98,8 @@ fn paths(data: &Path) -> Vec<PathBuf> {
         digits.parse::<u64>().ok().filter(|number| *number < 1_000_000)
     });
     let newest = numbers.max().unwrap_or_default();
-    let mut paths =
-        vec![data.to_owned(), store.clone(), store.join("CURRENT"), data.join("FORMAT"), data.join("FORMAT.new")];
+    let mut paths = vec![data.to_owned(), store.clone(), store.join("CURRENT")];
+    paths.extend(["FORMAT", "FORMAT.new", "ANSWERED", "ANSWERED.new"].map(|name| data.join(name)));
     for number in newest.saturating_sub(AHEAD)..newest + AHEAD {
         for name in ["N.log", "N.sst", "N.dbtmp", "MANIFEST-N"] {
             paths.push(store.join(name.replace('N', &format!("{number:06}"))));

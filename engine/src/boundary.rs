@@ -6,13 +6,13 @@
 //! commit ends beyond it; so the next one has to be known too.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::change::Lsn;
-use crate::shared::Shared;
-use crate::snapshot::Snapshot;
+use crate::published::Published;
+use crate::snapshot::{AsOf, Snapshot};
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Snapshots kept. Upstream says its position milliseconds after it, in which not so many transactions happen.
 const MAX_KEPT: usize = 1_024;
@@ -20,6 +20,7 @@ const MAX_KEPT: usize = 1_024;
 /// The newest Snapshots, while somebody watches.
 #[derive(Default)]
 pub struct Boundaries {
+    /// Changes only while `kept` is locked: what is kept is what somebody watches for.
     watchers: AtomicUsize,
     kept: Mutex<VecDeque<Boundary>>,
 }
@@ -49,8 +50,9 @@ impl Boundaries {
 
     /// Keeps a Snapshot that was just published, where somebody watches.
     pub fn note(&self, snapshot: &Arc<Snapshot>, first_end: Lsn) {
+        // Every commit takes the lock. Asked before, the last watcher could go, and this one would be kept for nobody.
+        let mut kept = self.kept();
         if self.watched() {
-            let mut kept = self.kept();
             // The watcher may have found it already.
             if kept.back().is_none_or(|last| last.sequence() < snapshot.as_of().sequence) {
                 kept.push_back(Boundary { snapshot: Arc::clone(snapshot), first_end });
@@ -79,7 +81,7 @@ impl Boundaries {
         missed
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<Boundary>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Boundary>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,31 +93,33 @@ impl Boundary {
 }
 
 /// Has Snapshots of transactions' ends kept until it is dropped.
-pub struct BoundaryWatch(Arc<Shared>);
+pub struct BoundaryWatch(Arc<Published>);
 
 impl BoundaryWatch {
-    pub(crate) fn start(shared: Arc<Shared>) -> BoundaryWatch {
-        let mut kept = shared.boundaries.kept();
-        shared.boundaries.watchers.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn start(published: Arc<Published>) -> BoundaryWatch {
+        let mut kept = published.boundaries.kept();
+        published.boundaries.watchers.fetch_add(1, Ordering::SeqCst);
+        // Read under the lock: what is published after it is noted after this.
         if kept.is_empty()
-            && let Some(newest) = shared.snapshot.load_full()
+            && let Some(newest) = published.snapshot()
         {
             let first_end = newest.as_of().lsn;
             kept.push_back(Boundary { snapshot: newest, first_end });
         }
         drop(kept);
-        BoundaryWatch(shared)
+        BoundaryWatch(published)
     }
 
     /// The Snapshot in which is everything that was committed upstream up to a position, and nothing after. The position
     /// must be one that upstream had not reached when the watch began.
-    pub async fn at(&self, lsn: Lsn, timeout: Duration) -> Result<Arc<Snapshot>, NoBoundary> {
-        let mut committed = self.0.committed_changed.subscribe();
-        let found = committed.wait_for(|_| self.0.boundaries.find(lsn).is_some());
-        match tokio::time::timeout(timeout, found).await {
-            Ok(Ok(_)) => self.0.boundaries.find(lsn).unwrap_or(Err(NoBoundary::Missed(lsn))),
-            _ => Err(NoBoundary::NotReached(lsn)),
-        }
+    pub async fn at(&self, lsn: Lsn, patience: Duration) -> Result<Arc<Snapshot>, NoBoundary> {
+        let mut found = None;
+        let look = |_: &AsOf| {
+            found = self.0.boundaries.find(lsn);
+            found.is_some()
+        };
+        self.0.wait_until(patience, look).await;
+        found.unwrap_or(Err(NoBoundary::NotReached(lsn)))
     }
 }
 

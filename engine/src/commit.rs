@@ -32,6 +32,7 @@ use crate::drill;
 use crate::durable::make_durable;
 use crate::fill::FillRequest;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
+use crate::published::Newest;
 use crate::row_image::Applied;
 use crate::shared::Shared;
 use crate::snapshot::{AsOf, Snapshot};
@@ -178,7 +179,7 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts after `shared.committed`. `fill` takes aggregates to be filled, `stopped` tells the sequencer of halted ones.
+    /// Starts after what is committed. `fill` takes aggregates to be filled, `stopped` tells the sequencer of halted ones.
     pub fn new(
         store: Store,
         shared: Arc<Shared>,
@@ -188,8 +189,8 @@ impl Committer {
         stopped: async_mpsc::UnboundedSender<AggregateId>,
         given: NumbersGiven,
     ) -> Self {
-        let next = shared.committed.load(Ordering::Acquire) + 1;
-        let catalog = shared.catalog.load().as_ref().clone();
+        let next = shared.published.committed().reached() + 1;
+        let catalog = shared.published.catalog().as_ref().clone();
         Committer {
             store,
             shared,
@@ -241,8 +242,6 @@ impl Committer {
             format!("writing failed, nothing after it is shown: {error}"),
             "see that the disk has space and works, then restart tidemark; nothing is lost, upstream still holds it",
         );
-        // Whoever waits for a commit looks again.
-        self.shared.committed_changed.send_modify(|_| {});
         false
     }
 
@@ -260,7 +259,7 @@ impl Committer {
     fn take_run(&mut self) -> Option<Vec<(Commit, Vec<WriteSet>)>> {
         let mut run = Vec::new();
         // Whoever looks for the end of a transaction needs a Snapshot of each.
-        let longest = if self.shared.boundaries.watched() { 1 } else { MAX_RUN };
+        let longest = if self.shared.published.boundaries.watched() { 1 } else { MAX_RUN };
         while run.len() < longest {
             let alone = match self.waiting.get(&self.next) {
                 Some(Waiting { commit: Some(commit), sets }) if sets.len() == self.workers => stands_alone(commit),
@@ -386,7 +385,7 @@ impl Committer {
         loop {
             let again = batch.copy();
             let written = write(&self.store, batch);
-            let waits = matches!(written, Err(StoreError::NoSpace(_))) && !self.shared.stopping.load(Ordering::Acquire);
+            let waits = matches!(written, Err(StoreError::NoSpace(_))) && !self.shared.stopping.is_raised();
             if self.shared.waits_for_space.swap(waits, Ordering::AcqRel) != waits {
                 match &written {
                     Err(error) => tracing::warn!(%error, "the disk is full: what is to be written waits for space"),
@@ -632,22 +631,15 @@ impl Committer {
     fn publish(&self, sequence: u64, position: Position, phase: Phase, first_end: Option<Lsn>) {
         let as_of = AsOf { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence };
         let catalog = Arc::new(self.catalog.clone());
-        self.shared.catalog.store(Arc::clone(&catalog));
-        // While a view exists, rows of the initial snapshot could not be taken in as if they had always been there.
-        if phase != Phase::Snapshot {
-            let snapshot =
-                Arc::new(Snapshot::new(as_of, catalog, self.store.view(), Arc::clone(&self.shared.suspects)));
-            self.shared.snapshot.store(Some(Arc::clone(&snapshot)));
-            self.shared.boundaries.note(&snapshot, first_end.unwrap_or(position.lsn));
-            torture::reached(Failpoint::Publishing);
-        }
-        self.shared.committed.store(sequence, Ordering::Release);
-        if phase != Phase::Snapshot {
-            self.shared.streaming.store(true, Ordering::Release);
-            torture::reached(Failpoint::Publishing);
-        }
-        self.shared.applied.send_replace(as_of);
-        self.shared.committed_changed.send_replace(sequence);
+        let newest = match phase {
+            // While a view exists, rows of the initial snapshot could not be taken in as if they had always been there.
+            Phase::Snapshot => Newest::Registered(catalog),
+            Phase::SnapshotDone | Phase::Streaming => {
+                let suspects = Arc::clone(&self.shared.suspects);
+                Newest::Snapshot(Arc::new(Snapshot::new(as_of, catalog, self.store.view(), suspects)))
+            }
+        };
+        self.shared.published.publish(as_of, newest, first_end.unwrap_or(position.lsn));
     }
 
     fn count(&self, run: &[(Commit, Vec<WriteSet>)]) {

@@ -59,13 +59,7 @@ pub fn sync(store: &Store, shared: &Shared, lsn: Lsn) -> bool {
     let synced = if torture::planted(Bug::AcknowledgesUnsynced) { Ok(()) } else { make_durable(store, shared) };
     match synced {
         Ok(()) => {
-            shared.durable.send_if_modified(|durable| {
-                let newer = lsn > *durable;
-                if newer {
-                    *durable = lsn;
-                }
-                newer
-            });
+            shared.published.made_durable(lsn);
             true
         }
         Err(error) => {
@@ -94,11 +88,11 @@ pub fn make_durable(store: &Store, shared: &Shared) -> Result<(), StoreError> {
     loop {
         // The committer may be about to say so.
         std::thread::sleep(TRY_AGAIN);
-        if shared.waits_for_space.load(Ordering::Acquire) && !shared.stopping.load(Ordering::Acquire) {
+        if shared.waits_for_space.load(Ordering::Acquire) && !shared.stopping.is_raised() {
             continue;
         }
         match store.flush() {
-            Err(StoreError::NoSpace(_)) if !shared.stopping.load(Ordering::Acquire) => {}
+            Err(StoreError::NoSpace(_)) if !shared.stopping.is_raised() => {}
             flushed => return flushed,
         }
     }

@@ -1,7 +1,6 @@
 //! The engine as others see it: read a Snapshot, register and drop aggregates, wait for a position, ask how it goes.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -232,12 +231,7 @@ impl Engine {
 
     /// The newest Snapshot, or why there is no answer now.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, Unavailable> {
-        self.shared.ready()?;
-        self.shared.snapshot.load_full().ok_or_else(|| Unavailable {
-            code: "starting".to_owned(),
-            message: "nothing was committed since this process started".to_owned(),
-            remedy: "try again in a moment".to_owned(),
-        })
+        self.shared.snapshot()
     }
 
     /// Registers an aggregate; returns once it is durable. Filling it goes on in the background.
@@ -292,7 +286,7 @@ impl Engine {
     /// The version of an aggregate that is being built beside the one that answers.
     #[must_use]
     pub fn next_version(&self, name: &str) -> Option<Arc<Aggregate>> {
-        self.shared.catalog.load().aggregates.get(&Registration::next_name(name)).cloned()
+        self.shared.published.catalog().aggregates.get(&Registration::next_name(name)).cloned()
     }
 
     /// Drops an aggregate; returns once that is durable. False where there is none.
@@ -311,9 +305,8 @@ impl Engine {
 
     /// Right after the start the source has not said yet which tables there are.
     async fn wait_for_tables(&self) {
-        let mut committed = self.shared.committed_changed.subscribe();
-        let known = committed.wait_for(|_| !self.shared.catalog.load().tables.is_empty());
-        let _ = tokio::time::timeout(TABLES_WAIT, known).await;
+        let known = || !self.shared.published.catalog().tables.is_empty();
+        self.shared.published.wait_until(TABLES_WAIT, |_| known()).await;
     }
 
     /// Follows one more table, or reads one anew that halted, with or without row images (`None`: as before). Returns its
@@ -334,15 +327,13 @@ impl Engine {
 
     /// Waits a moment for a table whose reading was asked for and has not begun; others are not waited for.
     pub async fn wait_for_join(&self, table: &str) -> Result<(), NotJoined> {
-        let mut committed = self.shared.committed_changed.subscribe();
-        let joined = committed.wait_for(|_| self.joining(table).is_ok());
-        let _ = tokio::time::timeout(JOIN_WAIT, joined).await;
+        self.shared.published.wait_until(JOIN_WAIT, |_| self.joining(table).is_ok()).await;
         self.joining(table)
     }
 
     /// Whether nothing is to be waited for: the table, by its qualified name, is there, or nobody asked for it.
     pub fn joining(&self, table: &str) -> Result<(), NotJoined> {
-        if self.shared.catalog.load().tables.contains_key(table) || !self.shared.asked_for().contains(table) {
+        if self.shared.published.catalog().tables.contains_key(table) || !self.shared.asked_for().contains(table) {
             return Ok(());
         }
         match self.shared.source.borrow().refused_tables.get(table) {
@@ -360,7 +351,7 @@ impl Engine {
     }
 
     fn why_not(&self) -> Unavailable {
-        self.shared.halted.load_full().map_or_else(stopped, |reason| reason.as_ref().clone())
+        self.shared.published.halted().cloned().unwrap_or_else(stopped)
     }
 
     /// That a backup may have this name, and none has it yet.
@@ -372,7 +363,7 @@ impl Engine {
     /// where nobody waits for it any more. `held_slot` is noted in it.
     pub async fn back_up(&self, name: &str, held_slot: Option<String>) -> Result<Backup, BackupError> {
         backup::check_source(&self.shared.identity.load())?;
-        let snapshot = self.shared.snapshot.load_full().ok_or_else(backup::nothing_yet)?;
+        let snapshot = self.shared.published.snapshot().ok_or_else(backup::nothing_yet)?;
         let store = snapshot.view().store();
         // Readers' moments are not kept for as long as it takes.
         drop(snapshot);
@@ -397,45 +388,47 @@ impl Engine {
         answer.await.map_err(|_| ended())?
     }
 
-    /// Waits until `lsn` is applied. False where it was not within the timeout.
-    pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> bool {
-        let mut applied = self.shared.applied.subscribe();
-        // The stored position counts once there is a Snapshot of it, and its newest cells were checked.
-        let shown = || self.shared.snapshot.load().is_some() && self.shared.scrubbed.load(Ordering::Acquire);
-        let reached = applied.wait_for(|as_of| as_of.lsn >= lsn && shown());
-        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    /// Waits until `lsn` is applied. False where it was not within the time, or never will be: then there is no Snapshot to
+    /// be had either.
+    pub async fn wait_for(&self, lsn: Lsn, patience: Duration) -> bool {
+        self.shared.published.wait_for(lsn, patience).await
+    }
+
+    /// Waits for a commit after this one, for as long as it takes. An error where there will be none.
+    pub async fn newer_than(&self, sequence: u64) -> Result<(), Unavailable> {
+        self.shared.published.newer_than(sequence).await
     }
 
     /// Has Snapshots of transactions' ends kept, to be found by a position that is known only later.
     #[must_use]
     pub fn watch_boundaries(&self) -> BoundaryWatch {
-        BoundaryWatch::start(Arc::clone(&self.shared))
+        BoundaryWatch::start(Arc::clone(&self.shared.published))
     }
 
     /// Follows what is visible: changes with every commit.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<AsOf> {
-        self.shared.applied.subscribe()
+        self.shared.published.applied()
     }
 
     /// All aggregates, whatever their state, also while there is no Snapshot to read; without the versions that are built
     /// beside one that answers.
     #[must_use]
     pub fn aggregates(&self) -> Vec<Arc<Aggregate>> {
-        let catalog = self.shared.catalog.load();
+        let catalog = self.shared.published.catalog();
         catalog.aggregates.values().filter(|aggregate| !aggregate.is_next()).cloned().collect()
     }
 
     /// The tables that are followed.
     #[must_use]
     pub fn tables(&self) -> Vec<Arc<FollowedTable>> {
-        self.shared.catalog.load().tables.values().cloned().collect()
+        self.shared.published.catalog().tables.values().cloned().collect()
     }
 
     /// How far an aggregate is filled, while it is being filled.
     #[must_use]
     pub fn build_progress(&self, aggregate: AggregateId) -> Option<BuildProgress> {
-        let covered_from_us = self.shared.catalog.load().covered_from.get(&aggregate).copied();
+        let covered_from_us = self.shared.published.catalog().covered_from.get(&aggregate).copied();
         self.shared.building().get(&aggregate).map(|progress| BuildProgress { covered_from_us, ..*progress })
     }
 
@@ -450,14 +443,14 @@ impl Engine {
             let (free_bytes, enough_bytes) = (free_space.free_bytes, free_space.enough_bytes());
             source.state = SourceState::DiskLow { free_bytes, enough_bytes };
         }
-        let applied = *self.shared.applied.borrow();
+        let (applied, durable_lsn) = self.shared.published.frontiers();
         let counters = self.shared.counters();
         let behind = counters.in_flight > 0 || applied.lsn < source.received_lsn.max(source.upstream_lsn);
         Status {
             identity: self.shared.identity.load().as_ref().clone(),
             applied_lsn: applied.lsn,
             applied_time_us: applied.commit_time_us,
-            durable_lsn: *self.shared.durable.borrow(),
+            durable_lsn,
             lag_ms: if behind { elapsed_ms(applied.commit_time_us) } else { 0 },
             ready: self.shared.ready(),
             source,
@@ -469,7 +462,7 @@ impl Engine {
     /// Commits what was received, makes it durable, and ends all threads. Other handles answer as unavailable from then
     /// on.
     pub async fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stopping.raise();
         let (reply, answer) = oneshot::channel();
         if self.request(Request::Stop(reply)).await.is_ok() {
             let _ = answer.await;

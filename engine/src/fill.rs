@@ -160,7 +160,7 @@ impl Reading<'_> {
         let mut yields = 0;
         loop {
             let registered =
-                self.shared.catalog.load().aggregates.get(&aggregate.name).is_some_and(|a| a.id == aggregate.id);
+                self.shared.published.catalog().aggregates.get(&aggregate.name).is_some_and(|a| a.id == aggregate.id);
             if !registered || self.to_sequencer.is_closed() {
                 return Err(Ended::Gone);
             }

@@ -30,6 +30,8 @@ pub mod free_space;
 pub mod materialization;
 /// Threads and channels.
 pub mod pipeline;
+/// What is visible and what is durable.
+pub mod published;
 /// Cells added up anew from the row images.
 pub mod recount;
 /// The last known row per primary key.
@@ -53,8 +55,12 @@ pub mod snapshot;
 pub mod source;
 /// Bytes on disk.
 pub mod store;
+/// What threads share with each other is made of.
+mod sync;
 /// What tests break.
 pub mod torture;
+/// How far something has come, for other threads.
+pub mod watermark;
 
 pub use engine::Engine;
 pub use snapshot::Snapshot;

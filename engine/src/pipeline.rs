@@ -8,7 +8,6 @@
 //!                               +----------------commits---------------^
 //! ```
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
 
@@ -24,6 +23,7 @@ use crate::engine::{Engine, EngineConfig};
 use crate::fill::{self, FillMessage, FillRequest};
 use crate::free_space::FreeSpaceWatch;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
+use crate::published::Published;
 use crate::row_image::RowImages;
 use crate::scrubber::Scrubber;
 use crate::sequencer::{Inputs, Request, Sequencer, Stored};
@@ -90,14 +90,9 @@ pub(crate) fn assemble(
     let (status, source) = watch::channel(SourceStatus::default());
     let as_of =
         AsOf { lsn: stored.position.lsn, commit_time_us: stored.position.commit_time_us, sequence: stored.sequence };
-    let shared = Arc::new(Shared::new(source, as_of, stored.streaming));
-    if stored.streaming && config.scrub_cells_per_s > 0 {
-        shared.scrubbed.store(false, Ordering::Release);
-    }
-    if let Some(identity) = &stored.identity {
-        shared.identity.store(Arc::new(identity.clone()));
-    }
-    shared.catalog.store(Arc::new(stored_catalog(&stored)));
+    let scrubbed = !stored.streaming || config.scrub_cells_per_s == 0;
+    let published = Published::new(as_of, stored_catalog(&stored), stored.streaming, scrubbed);
+    let shared = Arc::new(Shared::new(published, source, stored.identity.clone().unwrap_or_default()));
 
     let (events_in, events) = mpsc::channel(EVENTS);
     let (requests_in, requests) = mpsc::channel(REQUESTS);
@@ -113,14 +108,14 @@ pub(crate) fn assemble(
             workers,
             store: store.clone(),
             cells_per_worker: config.cells_in_memory / workers,
-            committed: Arc::clone(&shared.committed),
+            committed: Arc::clone(shared.published.committed()),
         },
         commit_in.clone(),
     )
     .map_err(|error| OpenError::new("cannot_start", error.to_string(), "try again; lower --workers"))?;
     let given = NumbersGiven { next_aggregate: stored.next_aggregate, answered };
     let committer = Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, given);
-    let (context, commands) = SourceContext::new(resume, events_in, shared.durable.subscribe(), status);
+    let (context, commands) = SourceContext::new(resume, events_in, shared.published.durable(), status);
     let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
     let images = RowImages::new(store.clone());
     let sequencer = Sequencer::new(Arc::clone(&shared), images, dataflow, commit_in, inputs, stored);

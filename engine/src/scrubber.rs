@@ -93,9 +93,7 @@ impl Scrubber {
                 self.check(&aggregate, Extent::Newest { count, until })?;
             }
         }
-        self.shared.scrubbed.store(true, Ordering::Release);
-        // Whoever waits for a position looks again.
-        self.shared.applied.send_modify(|_| {});
+        self.shared.published.newest_scrubbed();
         loop {
             for aggregate in self.live() {
                 self.check(&aggregate, Extent::All)?;
@@ -113,14 +111,14 @@ impl Scrubber {
 
     /// The first commit of this process publishes a Snapshot.
     fn until_published(&self) -> Result<(), Ended> {
-        while self.shared.snapshot.load().is_none() {
+        while self.shared.published.snapshot().is_none() {
             self.pause(Duration::from_millis(5))?;
         }
         Ok(())
     }
 
     fn live(&self) -> Vec<Arc<Aggregate>> {
-        let catalog = self.shared.catalog.load();
+        let catalog = self.shared.published.catalog();
         catalog.aggregates.values().filter(|aggregate| aggregate.state == AggregateState::Live).cloned().collect()
     }
 
@@ -137,7 +135,7 @@ impl Scrubber {
 
     /// Scrubs an aggregate as of now, and halts it where it is damaged.
     fn check(&self, aggregate: &Aggregate, extent: Extent) -> Result<(), Ended> {
-        let Some(snapshot) = self.shared.snapshot.load_full() else { return Ok(()) };
+        let Some(snapshot) = self.shared.published.snapshot() else { return Ok(()) };
         let current = snapshot.catalog().aggregates.get(&aggregate.name);
         let live = |one: &&Arc<Aggregate>| one.id == aggregate.id && one.state == AggregateState::Live;
         let Some(current) = current.filter(live) else { return Ok(()) };

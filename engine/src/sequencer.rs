@@ -34,6 +34,7 @@ use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition,
 use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::sequencer::tables::Changeover;
 use crate::shared::Shared;
+use crate::snapshot::AsOf;
 use crate::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
 use crate::torture::{self, Bug, Failpoint};
 
@@ -178,7 +179,7 @@ pub struct Sequencer {
     dataflow: Dataflow,
     committer: Sender<ToCommit>,
     inputs: Inputs,
-    committed: watch::Receiver<u64>,
+    committed: watch::Receiver<AsOf>,
     free_space: watch::Receiver<FreeSpace>,
     images: RowImages,
     position: Position,
@@ -217,7 +218,7 @@ impl Sequencer {
         inputs: Inputs,
         stored: Stored,
     ) -> Self {
-        let committed = shared.committed_changed.subscribe();
+        let committed = shared.published.applied();
         let free_space = shared.free_space.subscribe();
         Sequencer {
             shared,
@@ -267,10 +268,10 @@ impl Sequencer {
     }
 
     async fn step(&mut self) -> Result<(), End> {
-        if self.shared.halted.load().is_some() {
+        if self.shared.published.halted().is_some() {
             return Err(End::Halted);
         }
-        let committed = *self.committed.borrow_and_update();
+        let committed = self.committed.borrow_and_update().sequence;
         self.images.committed(committed);
         let in_flight = self.sequence.saturating_sub(committed);
         let admitted = in_flight < MAX_IN_FLIGHT;
@@ -382,7 +383,7 @@ impl Sequencer {
         let halted = self.add_changes(&transaction.changes)?;
         self.open.transactions += 1;
         self.open.first_end.get_or_insert(transaction.end_lsn);
-        self.open.whole |= self.shared.boundaries.watched();
+        self.open.whole |= self.shared.published.boundaries.watched();
         self.progress(transaction.end_lsn, transaction.commit_time_us);
         if !halted.is_empty() {
             self.halt_tables(halted)?;
@@ -462,7 +463,7 @@ impl Sequencer {
             self.open.progressed = true;
             self.position = Position { lsn, commit_time_us: time_us };
             if torture::planted(Bug::AcknowledgesReceived) {
-                self.shared.durable.send_replace(lsn);
+                self.shared.published.made_durable(lsn);
             }
         }
     }
@@ -584,8 +585,8 @@ impl Sequencer {
 
     async fn wait_until_committed(&mut self) -> Result<(), End> {
         let sequence = self.sequence;
-        let over = |committed: &u64| *committed >= sequence || self.shared.halted.load().is_some();
-        let committed = *self.committed.wait_for(over).await.map_err(|_| End::Halted)?;
+        let over = |as_of: &AsOf| as_of.sequence >= sequence || self.shared.published.halted().is_some();
+        let committed = self.committed.wait_for(over).await.map_err(|_| End::Halted)?.sequence;
         if committed < sequence {
             return Err(End::Halted);
         }

@@ -1,42 +1,25 @@
-//! What the threads of the engine and its callers share: the newest Snapshot, the two frontiers, the state. Every field
-//! has one writer.
+//! What the threads of the engine and its callers share: what is published, and the state around it. Every field has one
+//! writer.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
-
-use crate::boundary::Boundaries;
-use crate::change::Lsn;
 use crate::engine::{BuildProgress, Counters, Unavailable};
 use crate::free_space::FreeSpace;
-use crate::materialization::{AggregateId, Catalog};
+use crate::materialization::AggregateId;
+use crate::published::Published;
 use crate::scrubber::Suspects;
-use crate::snapshot::{AsOf, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::source::{SourceIdentity, SourceState, SourceStatus};
+use crate::sync::{ArcSwap, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, watch};
+use crate::watermark::Flag;
 
 /// Shared by all handles of one engine.
 pub struct Shared {
-    /// Written by the committer.
-    pub snapshot: ArcSwapOption<Snapshot>,
-    /// Written by the committer.
-    pub catalog: ArcSwap<Catalog>,
-    /// What is visible; written by the committer.
-    pub applied: watch::Sender<AsOf>,
-    /// What survives a crash; written by the durability thread.
-    pub durable: watch::Sender<Lsn>,
-    /// The sequence that the store has reached; written by the committer.
-    pub committed: Arc<AtomicU64>,
-    /// The same, to wait on.
-    pub committed_changed: watch::Sender<u64>,
-    /// Why nothing goes on any more; set once.
-    pub halted: ArcSwapOption<Unavailable>,
-    /// The initial snapshot is complete; written by the committer.
-    pub streaming: AtomicBool,
+    /// The newest Snapshot, the frontiers, the end.
+    pub published: Arc<Published>,
     /// The upstream position seen at start was reached once.
-    pub caught_up: AtomicBool,
+    pub caught_up: Flag,
     /// Written by the connector.
     pub source: watch::Receiver<SourceStatus>,
     /// Who upstream is; written by the sequencer.
@@ -47,18 +30,14 @@ pub struct Shared {
     pub paused: Mutex<HashSet<AggregateId>>,
     /// Tables that callers had read, by qualified name; those that are not known yet are joining.
     pub asked_for: Mutex<HashSet<String>>,
-    /// The newest Partitions were scrubbed; written by the scrubber.
-    pub scrubbed: AtomicBool,
     /// Aggregates whose reading failed; written by readers.
     pub suspects: Arc<Suspects>,
-    /// The newest Snapshots, while somebody watches; written by the committer.
-    pub boundaries: Boundaries,
     /// Space on the disk; written by the thread that looks.
     pub free_space: watch::Sender<FreeSpace>,
     /// A batch waits for space on the disk; written by the committer.
     pub waits_for_space: AtomicBool,
     /// The engine is to end: nothing waits any more; written by callers.
-    pub stopping: AtomicBool,
+    pub stopping: Flag,
     /// Held while a backup is taken.
     pub backing_up: Mutex<()>,
     /// Totals since the process started.
@@ -85,32 +64,23 @@ pub struct Totals {
 }
 
 impl Shared {
-    /// Before anything ran. `committed` is the sequence in the store.
+    /// Before anything ran.
     #[must_use]
-    pub fn new(source: watch::Receiver<SourceStatus>, as_of: AsOf, streaming: bool) -> Self {
+    pub fn new(published: Published, source: watch::Receiver<SourceStatus>, identity: SourceIdentity) -> Self {
         let totals = Totals::default();
-        totals.minted.store(as_of.sequence, Ordering::Relaxed);
+        totals.minted.store(published.committed().reached(), Ordering::Relaxed);
         Shared {
-            snapshot: ArcSwapOption::empty(),
-            catalog: ArcSwap::default(),
-            applied: watch::Sender::new(as_of),
-            durable: watch::Sender::new(if streaming { as_of.lsn } else { Lsn::ZERO }),
-            committed: Arc::new(AtomicU64::new(as_of.sequence)),
-            committed_changed: watch::Sender::new(as_of.sequence),
-            halted: ArcSwapOption::empty(),
-            streaming: AtomicBool::new(streaming),
-            caught_up: AtomicBool::new(false),
+            published: Arc::new(published),
+            caught_up: Flag::new(false),
             source,
-            identity: ArcSwap::default(),
+            identity: ArcSwap::new(Arc::new(identity)),
             building: Mutex::default(),
             paused: Mutex::default(),
             asked_for: Mutex::default(),
-            scrubbed: AtomicBool::new(true),
             suspects: Arc::default(),
-            boundaries: Boundaries::default(),
             free_space: watch::Sender::default(),
             waits_for_space: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
+            stopping: Flag::new(false),
             backing_up: Mutex::default(),
             totals,
         }
@@ -120,15 +90,24 @@ impl Shared {
     pub fn halt(&self, code: &str, message: impl Into<String>, remedy: &str) {
         let reason = Unavailable { code: code.to_owned(), message: message.into(), remedy: remedy.to_owned() };
         tracing::error!(code, message = %reason.message, "halted");
-        if self.halted.load().is_none() {
-            self.halted.store(Some(Arc::new(reason)));
-        }
+        self.published.halt(reason);
+    }
+
+    /// The newest Snapshot, or why there is no answer now. Whether there is one is asked first: it may be by a position that
+    /// only the newest Snapshot has.
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Unavailable> {
+        self.ready()?;
+        self.published.snapshot().ok_or_else(|| Unavailable {
+            code: "starting".to_owned(),
+            message: "nothing was committed since this process started".to_owned(),
+            remedy: "try again in a moment".to_owned(),
+        })
     }
 
     /// Whether answers can be given; if not, why.
     pub fn ready(&self) -> Result<(), Unavailable> {
-        if let Some(reason) = self.halted.load_full() {
-            return Err(reason.as_ref().clone());
+        if let Some(reason) = self.published.halted() {
+            return Err(reason.clone());
         }
         let source = self.source.borrow();
         if let SourceState::Halted { code, message, remedy } = &source.state {
@@ -137,7 +116,7 @@ impl Shared {
         let wait = |code: &str, message: String| {
             Err(Unavailable { code: code.to_owned(), message, remedy: "it ends by itself; try again".to_owned() })
         };
-        if !self.streaming.load(Ordering::Acquire) {
+        if !self.published.streaming() {
             return match &source.state {
                 SourceState::Snapshotting { rows_done, rows_estimated } => {
                     wait("snapshotting", format!("reading the existing rows: {rows_done} of about {rows_estimated}"))
@@ -145,20 +124,20 @@ impl Shared {
                 _ => wait("starting", "the source has not delivered its first snapshot yet".to_owned()),
             };
         }
-        if !self.scrubbed.load(Ordering::Acquire) {
+        if !self.published.scrubbed() {
             return wait("checking_store", "the newest cells are checked before they are shown".to_owned());
         }
-        if self.caught_up.load(Ordering::Acquire) {
+        if self.caught_up.is_raised() {
             return Ok(());
         }
         // Readers must never see time go back: what was served before a restart is reached again first.
-        let applied = self.applied.borrow().lsn;
+        let applied = self.published.as_of().lsn;
         if let (SourceState::Snapshotting { rows_done, .. }, None) = (&source.state, source.upstream_lsn_at_start) {
             return wait("snapshotting", format!("taking the existing rows: {rows_done} so far"));
         }
         match source.upstream_lsn_at_start {
             Some(start) if applied >= start => {
-                self.caught_up.store(true, Ordering::Release);
+                self.caught_up.raise();
                 Ok(())
             }
             Some(start) => {
@@ -175,17 +154,17 @@ impl Shared {
     }
 
     /// Aggregates being filled.
-    pub fn building(&self) -> std::sync::MutexGuard<'_, HashMap<AggregateId, BuildProgress>> {
+    pub fn building(&self) -> MutexGuard<'_, HashMap<AggregateId, BuildProgress>> {
         self.building.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Aggregates whose filling is held.
-    pub fn paused(&self) -> std::sync::MutexGuard<'_, HashSet<AggregateId>> {
+    pub fn paused(&self) -> MutexGuard<'_, HashSet<AggregateId>> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tables that callers had read.
-    pub fn asked_for(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+    pub fn asked_for(&self) -> MutexGuard<'_, HashSet<String>> {
         self.asked_for.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,7 +186,7 @@ impl Shared {
             scrubbed_cells: get(&totals.scrubbed_cells),
             scrub_passes: get(&totals.scrub_passes),
             damaged_aggregates: get(&totals.damaged_aggregates),
-            in_flight: get(&totals.minted).saturating_sub(get(&self.committed)),
+            in_flight: get(&totals.minted).saturating_sub(self.published.committed().reached()),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -155,13 +154,14 @@ impl Simulation {
     /// Whether nothing that was committed waits to be synced.
     #[must_use]
     pub fn is_durable(&self) -> bool {
-        self.noted.is_none() && *self.shared.durable.borrow() >= self.shared.applied.borrow().lsn
+        let (applied, durable) = self.shared.published.frontiers();
+        self.noted.is_none() && durable >= applied.lsn
     }
 }
 
 impl Drop for Simulation {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.stopping.raise();
         // The workers' inputs go with the sequencer; then they end by themselves, once nobody holds them.
         (self.sequencer, self.filler, self.committer) = (None, None, None);
         self.steppers.clear();

@@ -5,7 +5,6 @@
 //! cells may be forgotten; what is forgotten is read from the store again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -15,6 +14,7 @@ use crate::aggregate::Cell;
 use crate::materialization::{AggregateId, Bucket};
 use crate::store::{Store, StoreError, codec, key};
 use crate::torture::{self, Bug};
+use crate::watermark::Watermark;
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
@@ -50,7 +50,7 @@ pub struct Partitions {
     emptied: Vec<PartitionId>,
     held: usize,
     budget: usize,
-    committed: Arc<AtomicU64>,
+    committed: Arc<Watermark>,
     /// Aggregates whose cells in the store are void since this epoch, until it is committed.
     void: Map<AggregateId, u64>,
     scratch: Vec<u8>,
@@ -59,7 +59,7 @@ pub struct Partitions {
 impl Partitions {
     /// Nothing in memory; at most about `budget` cells will be. `committed` is the sequence the store has reached.
     #[must_use]
-    pub fn new(store: Store, budget: usize, committed: Arc<AtomicU64>) -> Self {
+    pub fn new(store: Store, budget: usize, committed: Arc<Watermark>) -> Self {
         Partitions {
             store,
             partitions: Map::default(),
@@ -81,7 +81,7 @@ impl Partitions {
     /// A cell, read from the store where it is not in memory; an empty one where it does not exist.
     pub fn cell(&mut self, id: PartitionId, group: &[u8], epoch: u64) -> Result<&mut Held, StoreError> {
         let Partitions { store, partitions, held, committed, void, scratch, .. } = self;
-        let is_void = void.get(&id.0).is_some_and(|since| *since > committed.load(Ordering::Acquire));
+        let is_void = void.get(&id.0).is_some_and(|since| *since > committed.reached());
         let partition = match partitions.entry(id) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
@@ -141,7 +141,7 @@ impl Partitions {
 
     /// Forgets Partitions without cells, and the least recently touched ones while more cells are in memory than the budget allows.
     pub fn evict(&mut self) {
-        let committed = self.committed.load(Ordering::Acquire);
+        let committed = self.committed.reached();
         self.void.retain(|_, since| *since > committed);
         self.forget_emptied(committed);
         if self.held <= self.budget {
@@ -191,7 +191,7 @@ mod tests {
     fn a_partition_without_cells_is_forgotten_once_the_store_knows() {
         let directory = tempfile::tempdir().unwrap();
         let memory = StoreMemory { block_cache: 1 << 20, write_buffer: 1 << 20 };
-        let committed = Arc::new(AtomicU64::new(0));
+        let committed = Arc::new(Watermark::new(0));
         let mut partitions =
             Partitions::new(Store::open(directory.path(), memory).unwrap(), 1_000_000, Arc::clone(&committed));
         let id = |bucket| (AggregateId(1), 0, Bucket(bucket));
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!((partitions.partitions.len(), partitions.held()), (3, 1), "the store may still have the cells");
         // A bucket that was empty for a moment.
         partitions.cell(id(1), &[7], 2).unwrap();
-        committed.store(2, Ordering::Release);
+        committed.reach(2);
         partitions.evict();
         assert_eq!((partitions.partitions.len(), partitions.held()), (2, 2));
         assert!(partitions.held_cell(id(1), &[7]).is_some() && partitions.held_cell(id(2), &[9]).is_some());

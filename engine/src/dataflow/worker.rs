@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +22,7 @@ use super::fold::Fold;
 use super::partition::Partitions;
 use crate::store::Store;
 use crate::torture::{self, Failpoint};
+use crate::watermark::Watermark;
 
 /// Longest time a worker sleeps without looking whether it should stop.
 const PARK: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ pub struct DataflowConfig {
     /// Cells each worker may hold in memory, about.
     pub cells_per_worker: usize,
     /// The sequence the store has reached.
-    pub committed: Arc<AtomicU64>,
+    pub committed: Arc<Watermark>,
 }
 
 /// The running dataflow: epochs go in here, write sets come out of the channel it was started with.

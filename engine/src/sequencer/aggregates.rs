@@ -71,7 +71,7 @@ impl Sequencer {
             Ok(Some(plan)) => plan,
             Ok(None) => {
                 let existing = newest.map(|newest| newest.name.clone()).unwrap_or_default();
-                let existing = self.shared.catalog.load().aggregates.get(&existing).or(newest).cloned();
+                let existing = self.shared.published.catalog().aggregates.get(&existing).or(newest).cloned();
                 if let Some(existing) = existing {
                     let _ = reply.send(Ok(Registered::Unchanged(existing)));
                 }
@@ -291,7 +291,7 @@ impl Sequencer {
 
     /// The state of an aggregate as of the last commit; `None` where that has another one of its name, or none.
     fn state_of(&self, aggregate: &Aggregate) -> Option<AggregateState> {
-        let catalog = self.shared.catalog.load();
+        let catalog = self.shared.published.catalog();
         let committed = catalog.aggregates.get(&aggregate.name).filter(|committed| committed.id == aggregate.id)?;
         Some(committed.state.clone())
     }

@@ -193,6 +193,8 @@ pub(super) async fn wait_for(state: &AppState, min_lsn: Lsn, wait: Duration) -> 
     if state.engine.wait_for(min_lsn, wait).await {
         return Ok(());
     }
+    // Where it never will be, that is the answer.
+    state.engine.snapshot()?;
     Err(not_yet_visible(min_lsn, state.engine.status().applied_lsn))
 }
 

@@ -16,7 +16,7 @@ use engine::materialization::AggregateId;
 use engine::snapshot::AsOf;
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::asking::{Answered, Asked, ask, ask_of, in_live_turn, restricted};
@@ -70,7 +70,6 @@ pub(super) struct Subscription {
     name: String,
     request: QueryRequest,
     throttle: Duration,
-    applied: watch::Receiver<AsOf>,
     sent: Option<Sent>,
     last_event: Instant,
     ended: bool,
@@ -93,7 +92,6 @@ impl Subscription {
         })?;
         let asked = ask(&state, &caller, &name, &request).await?;
         let mut subscription = Subscription {
-            applied: state.engine.applied(),
             state,
             caller,
             name,
@@ -153,10 +151,8 @@ impl Subscription {
         let mut seen = sent.as_of;
         loop {
             let due = self.last_event + HEARTBEAT;
-            let newer = self.applied.wait_for(|as_of| as_of.sequence > seen.sequence);
-            match tokio::time::timeout_at(due, newer).await.map(|changed| changed.is_ok()) {
-                Ok(true) => {}
-                Ok(false) => return Err(Problem::new(503, "stopping", "the server is stopping").retry_after(1)),
+            match tokio::time::timeout_at(due, self.state.engine.newer_than(seen.sequence)).await {
+                Ok(newer) => newer?,
                 Err(_) => return self.progress(),
             }
             tokio::time::sleep_until(self.last_event + self.throttle).await;
@@ -240,8 +236,9 @@ impl Subscription {
     }
 
     fn progress(&self) -> Result<LiveEvent, Problem> {
-        // A token may have been revoked since.
+        // A token may have been revoked since, and the source may have come to an end: then nothing newer wakes anybody.
         self.state.gate.check(&self.caller)?;
+        self.state.engine.snapshot()?;
         let as_of = self.sent.as_ref().map(|sent| sent.as_of).unwrap_or_default();
         let lag_ms = self.state.engine.status().lag_ms;
         LiveEvent::new("progress", Some(as_of), &json!({"as_of": AnswerView::as_of_body(as_of), "lag_ms": lag_ms}))

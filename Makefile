@@ -55,7 +55,7 @@ soak: build      ## 45 minutes of writes, questions and registrations over a tab
 	$(CARGO_TARGET_DIR)/release/load soak --minutes 45
 
 # All take --seed; the log of a long run is kept in tests/reports.
-torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, damaged files, planted mistakes
+torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, damaged files, planted mistakes, orders of steps
 	cargo run --release -p torture --features torture -- simulate --seeds 100000
 	cargo run --release -p torture --features torture -- run --cycles 2000
 	cargo run --release -p torture --features torture -- sweep --rounds 12
@@ -64,6 +64,7 @@ torture-release: needs ## Three hours of simulated histories, lives ended at the
 	cargo run --release -p torture --features torture -- io-sweep --every
 	cargo run --release -p torture --features torture -- corrupt --damages 10000
 	cargo run --release -p torture --features torture -- self-test --seeds 5
+	TIDEMARK_SCHEDULES=1000000 cargo test --release -p schedules
 
 bench: needs     ## The engine alone, in memory
 	cargo bench --profile release -p engine --bench pipeline

@@ -394,7 +394,7 @@ impl Engine {
         self.shared.published.wait_for(lsn, patience).await
     }
 
-    /// Waits for a commit after this one, for as long as it takes. An error where there will be none.
+    /// Waits for a commit after this one, for as long as it takes. An error once everything has halted.
     pub async fn newer_than(&self, sequence: u64) -> Result<(), Unavailable> {
         self.shared.published.newer_than(sequence).await
     }

@@ -182,7 +182,7 @@ impl Published {
         self.wait_until(patience, |as_of| as_of.lsn >= lsn && shown()).await
     }
 
-    /// Waits for a commit after this one, for as long as it takes. An error where there will be none.
+    /// Waits for a commit after this one, for as long as it takes. An error once everything has halted.
     pub async fn newer_than(&self, sequence: u64) -> Result<(), Unavailable> {
         self.next(|as_of| as_of.sequence > sequence).await;
         self.halted().cloned().map_or(Ok(()), Err)

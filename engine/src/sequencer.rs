@@ -375,6 +375,10 @@ impl Sequencer {
             return Ok(());
         }
         torture::reached(Failpoint::TransactionReceived);
+        if self.open.transactions > 0 && self.shared.published.boundaries.watched() {
+            // It came before somebody watched: the position that is asked for may lie between the two.
+            self.mint_open()?;
+        }
         let partly_truncated = self.partly_truncated(&transaction.changes);
         if !partly_truncated.is_empty() {
             self.suspend_all(&partly_truncated)?;

@@ -1,6 +1,7 @@
 //! The store's directory is taken away under the running engine, so that nothing can be made durable any more. Whoever waits for
 //! a registration then learns why there is none, never only that the engine has stopped: the reason is there before the
-//! answer's end is. The caller here looks without pause, so that it sees what a moment in between would show.
+//! answer's end is. The caller here looks without pause, so that it sees what a moment in between would show. Whoever waits for
+//! a position or for something newer learns it at once, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 #[path = "../../tests/support/model.rs"]
@@ -54,11 +55,22 @@ fn code_of_a_registration_on_a_lost_store(runtime: &tokio::runtime::Runtime) -> 
         session
     });
     fs::rename(directory.path().join("store"), directory.path().join("elsewhere")).unwrap();
+    let engine = session.engine.clone();
+    let waiting = runtime.spawn(async move {
+        let began = Instant::now();
+        assert!(!engine.wait_for(Lsn(u64::MAX), PATIENCE).await);
+        assert!(began.elapsed() < PATIENCE / 2, "nobody woke who waited for a position");
+        engine.newer_than(u64::MAX).await.unwrap_err()
+    });
     let _guard = runtime.enter();
     let answer = without_pause(session.engine.register("late", definitions("payments", false)[0].clone()));
+    let told = runtime.block_on(waiting).unwrap();
     runtime.block_on(session.stop());
     match answer {
-        Err(RegisterError::Unavailable(reason)) => reason.code,
+        Err(RegisterError::Unavailable(reason)) => {
+            assert_eq!(reason, told);
+            reason.code
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -264,3 +264,28 @@ fn a_server_that_stops_ends_its_live_answers() {
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert!(reader.next().is_none());
 }
+
+/// Nothing newer will ever come: whoever waits for it is told why, and not only when patience or a heartbeat is due.
+#[test]
+fn where_nothing_goes_on_any_more_it_ends_with_the_reason() {
+    let (_database, server, data) = start();
+    let mut reader = Reader::open(&server, "/v1/aggregates/balances/live", None);
+    assert_eq!(reader.next().unwrap().name, "snapshot");
+    let code = |(status, problem): (u16, Value)| (status, problem["code"].as_str().unwrap_or_default().to_owned());
+    let lost = (503, "store_failed".to_owned());
+    let url = format!("http://{}/v1/aggregates/balances/data?min_lsn=FFFF/0&wait=20s", server.address());
+    let began = Instant::now();
+    let waiting = std::thread::spawn(move || {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut response = agent.get(&url).call().unwrap();
+        (response.status().as_u16(), response.body_mut().read_json().unwrap())
+    });
+    std::fs::rename(data.path().join("store"), data.path().join("elsewhere")).unwrap();
+    // An answer has to survive a crash: it is the first that cannot be given.
+    let late = json!({"table": "bookings", "measures": [{"name": "n", "count": "*"}]});
+    assert_eq!(code(server.put("/v1/aggregates/late", &late)), lost);
+    let last = std::iter::from_fn(|| reader.next()).last().unwrap();
+    assert_eq!((last.name.as_str(), last.data["code"].as_str()), ("error", Some("store_failed")));
+    assert_eq!(code(waiting.join().unwrap()), lost);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}

@@ -145,5 +145,14 @@ mod tests {
             let text = if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction:0width$}", width = scale.into()) };
             prop_assert_eq!(numeric(&text, None), Some(Numeric::Finite { mantissa: mantissa.into(), scale }));
         }
+
+        /// A parser that is fast and nearly right takes some for their neighbour.
+        #[test]
+        fn doubles_are_those_that_were_written(
+            number in prop_oneof![any::<u64>().prop_map(f64::from_bits).prop_filter("finite", |v| v.is_finite()), -1e9..1e9f64],
+        ) {
+            let json: Value = serde_json::from_str(&format!("{number:?}")).unwrap();
+            prop_assert_eq!(value(&ColumnType::Float8, &json), Some(ValueRef::Float(number)));
+        }
     }
 }

@@ -151,8 +151,9 @@ mod tests {
         fn doubles_are_those_that_were_written(
             number in prop_oneof![any::<u64>().prop_map(f64::from_bits).prop_filter("finite", |v| v.is_finite()), -1e9..1e9f64],
         ) {
-            let json: Value = serde_json::from_str(&format!("{number:?}")).unwrap();
-            prop_assert_eq!(value(&ColumnType::Float8, &json), Some(ValueRef::Float(number)));
+            let json: Option<Value> = serde_json::from_str(&format!("{number:?}")).ok();
+            let read = json.as_ref().and_then(|json| value(&ColumnType::Float8, json));
+            prop_assert_eq!(read, Some(ValueRef::Float(number)));
         }
     }
 }

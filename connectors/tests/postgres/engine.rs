@@ -191,9 +191,11 @@ impl FakeEngine {
         Ok(name)
     }
 
-    /// Consumes what is there.
-    pub fn take_what_came(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
+    /// Consumes what is there, up to so many transactions in all.
+    pub fn take_what_came(&mut self, most: usize) {
+        while self.transactions.len() < most
+            && let Ok(event) = self.events.try_recv()
+        {
             self.apply(event);
         }
     }

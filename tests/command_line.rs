@@ -146,8 +146,9 @@ fn a_live_answer_moves_and_survives_a_restart() {
     let lines = Following::start(&mut asking(&server, &question));
     let csv = Following::start(asking(&server, &question).args(["--output", "csv"]));
     let json = Following::start(asking(&server, &question).args(["--output", "json"]));
-    // A terminal, as far as the command can see.
-    let picture = format!("stty cols 60 rows 12; exec {} {}", env!("CARGO_BIN_EXE_tidemark"), question.join(" "));
+    // A terminal, as far as the command can see. When that goes a hangup ends it, but not where hangups are ignored.
+    let exec = format!("exec setpriv --pdeathsig KILL {}", env!("CARGO_BIN_EXE_tidemark"));
+    let picture = format!("stty cols 60 rows 12; {exec} {}", question.join(" "));
     let mut terminal = Command::new("script");
     terminal.args(["-qec", &picture, "/dev/null"]).stdin(Stdio::null());
     terminal.env("TIDEMARK_SERVER", format!("http://{}", server.address()));

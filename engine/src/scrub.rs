@@ -47,9 +47,10 @@ pub fn scrub_aggregate(
     mut pace: impl FnMut(u64) -> bool,
 ) -> Option<Damage> {
     for (level, granularity) in aggregate.plan.levels.iter().enumerate() {
-        let scrubbed = scrub_level(snapshot, aggregate, level as u8, newest, &mut pace);
-        if let Err(error) = scrubbed {
-            return Some(Damage { granularity: *granularity, what: error.to_string() });
+        match scrub_level(snapshot, aggregate, level as u8, newest, &mut pace) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(Damage { granularity: *granularity, what: error.to_string() }),
         }
     }
     None
@@ -57,13 +58,14 @@ pub fn scrub_aggregate(
 
 const UNBALANCED: StoreError = StoreError::Damaged("control total: the cells of a Partition do not add up to it");
 
+/// Whether it is to go on.
 fn scrub_level(
     snapshot: &Snapshot,
     aggregate: &Aggregate,
     level: u8,
     newest: Option<usize>,
     pace: &mut impl FnMut(u64) -> bool,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let (view, last) = (snapshot.view(), Bucket(i64::MAX));
     // Where the next Partition may begin: what lies before it belongs to none.
     let mut from =
@@ -89,9 +91,9 @@ fn scrub_level(
         // Beyond the last Partition there must be nothing.
         Some(from) => match sum(snapshot, aggregate, level, (from, last), pace)? {
             Some((_, Some(_))) => Err(UNBALANCED),
-            _ => Ok(()),
+            beyond => Ok(beyond.is_some()),
         },
-        None => outcome.map(|_| ()),
+        None => outcome,
     }
 }
 

@@ -89,8 +89,8 @@ impl Scrubber {
         self.until_published()?;
         let until = Instant::now() + BEFORE_SERVING;
         for count in NEWEST {
-            for aggregate in self.live() {
-                self.check(&aggregate, Extent::Newest { count, until })?;
+            for aggregate in self.live().iter().take_while(|_| Instant::now() < until) {
+                self.check(aggregate, Extent::Newest { count, until })?;
             }
         }
         self.shared.published.newest_scrubbed();

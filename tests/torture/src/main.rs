@@ -31,6 +31,7 @@ mod performance;
 mod power_cut;
 mod prepared;
 mod process;
+mod processor;
 mod promises;
 mod script;
 mod self_test;
@@ -147,6 +148,8 @@ enum What {
         from: u64,
         /// How many.
         seeds: u64,
+        /// On which of the processors, from 0.
+        processor: usize,
     },
     /// One life without Postgres; started by the others.
     #[command(hide = true)]
@@ -159,7 +162,7 @@ const CUTS: u64 = 100;
 const FAILURES: u64 = 50;
 const SWEPT: usize = 500;
 const DAMAGES: usize = 400;
-const SIMULATIONS: u64 = 2_000;
+const SIMULATIONS: u64 = 20_000;
 /// Of those that lives can find; a simulation has to find all of them each time.
 const MISTAKES: usize = 4;
 
@@ -171,7 +174,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         What::Script(script) => return script::run(script),
-        What::Simulated { from, seeds } => return simulate::child(*from, *seeds),
+        What::Simulated { from, seeds, processor } => {
+            processor::stay_on(*processor);
+            return simulate::child(*from, *seeds);
+        }
         What::Tell { history, steps } => return simulate::tell(*history, *steps),
         _ => {}
     }

@@ -43,14 +43,11 @@ pub fn find(bug: Bug, from: u64) -> Option<(u64, String)> {
 /// Shares seeds among processes.
 fn share(from: u64, seeds: u64, planted: Option<Bug>) -> Result<Done, String> {
     let processes = std::thread::available_parallelism().map_or(1, |count| count.get() as u64).min(seeds.max(1));
-    let shares: Vec<(u64, u64)> = (0..processes)
-        .map(|index| (from + seeds * index / processes, from + seeds * (index + 1) / processes))
-        .collect();
-    let children: Vec<_> = shares
-        .into_iter()
-        .map(|(first, end)| {
+    let children: Vec<_> = (0..processes)
+        .map(|index| {
+            let (first, end) = (from + seeds * index / processes, from + seeds * (index + 1) / processes);
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["simulated", &first.to_string(), &(end - first).to_string()]);
+            command.args(["simulated", &first.to_string(), &(end - first).to_string(), &index.to_string()]);
             if let Some(bug) = planted {
                 command.env("TIDEMARK_PLANTED", format!("{bug:?}"));
             }

@@ -163,7 +163,10 @@ pub async fn run(seed: u64, limits: Limits, directory: &Path, done: &mut Done) -
         limits,
         done,
     };
-    world.run().await
+    let outcome = world.run().await;
+    // The witness is a process's: what it holds of the engine would keep the store open after its directory is gone.
+    lock(&world.peek).close();
+    outcome
 }
 
 impl World<'_> {
@@ -410,7 +413,8 @@ impl World<'_> {
         known.ok_or_else(|| format!("nobody asked for {definition:?}"))
     }
 
-    /// The end of a life that nobody prepared.
+    /// The end of a life that nobody prepared. Nobody may hold its engine any more: RocksDB waits a second where a compaction
+    /// finds its directory gone.
     fn crashed(&mut self, crash: Crash, life: Life) {
         if self.limits.told {
             println!("  {crash:?}");
@@ -435,6 +439,7 @@ impl World<'_> {
             rounds += 1;
             let crash = lock(&self.wreck).happened;
             if let Some(crash) = crash {
+                drop(stop);
                 self.crashed(crash, life);
                 return self.begin();
             }

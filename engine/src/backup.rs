@@ -342,6 +342,14 @@ fn check(backup: &Path) -> Result<(Manifest, BTreeMap<PathBuf, String>), BackupE
         Err(error) => Err(BackupError::failed(&backup.join(name), error)),
     };
     let damaged = |what: &str| BackupError::damaged(backup, what);
+    // Nobody was told that it is one, also where all of it was written before the end.
+    if backup.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PARTIAL)) {
+        return Err(BackupError::refused(
+            "not_a_backup",
+            format!("{} is no complete backup: it was cut short before it had its name", backup.display()),
+            "name the directory that `tidemark backup` printed",
+        ));
+    }
     let (sums, text) = match (read(SUMS)?, read(MANIFEST)?) {
         (Some(sums), Some(text)) => (sums, text),
         (None, None) => {
@@ -653,6 +661,11 @@ mod tests {
         let (left, others) = (backups.join(format!("{PARTIAL}{instance}-two")), backups.join(".partial-0badcafe-two"));
         [&left, &others].iter().for_each(|path| fs::create_dir_all(path.join(STORE)).unwrap());
         assert_eq!(restore(&left, &parent.path().join("new")).unwrap_err().code, "not_a_backup");
+        // Also where only its name was missing.
+        let unnamed = backups.join(format!("{PARTIAL}{instance}-unnamed"));
+        fs::rename(take(&store, &backups, "four", None).unwrap().path, &unnamed).unwrap();
+        assert_eq!(restore(&unnamed, &parent.path().join("new")).unwrap_err().code, "not_a_backup");
+        fs::create_dir_all(left.join(STORE)).unwrap();
         take(&store, &backups, "three", None).unwrap();
         assert!(!left.exists() && others.exists());
     }

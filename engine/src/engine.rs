@@ -20,6 +20,7 @@ use crate::snapshot::{AsOf, Snapshot};
 use crate::source::{
     FollowedTable, SourceCommand, SourceContext, SourceError, SourceIdentity, SourceState, SourceStatus,
 };
+pub use crate::store::StoreMemoryUse;
 use crate::store::{OpenError, StoreMemory};
 
 /// How long a registration or a drop waits for a source that has just been started to announce its tables.
@@ -232,6 +233,12 @@ impl Engine {
     /// The newest Snapshot, or why there is no answer now.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, Unavailable> {
         self.shared.snapshot()
+    }
+
+    /// What the store takes of the memory that it was given; `None` while there is no answer.
+    #[must_use]
+    pub fn store_memory_use(&self) -> Option<StoreMemoryUse> {
+        Some(self.snapshot().ok()?.view().store().memory_use())
     }
 
     /// Registers an aggregate; returns once it is durable. Filling it goes on in the background.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions, properties,
 };
 
 pub use answered::Answered;
@@ -94,6 +94,7 @@ impl From<rocksdb::Error> for StoreError {
 pub struct Store {
     db: Arc<DB>,
     chain: Arc<Chain>,
+    cache: Cache,
 }
 
 /// Memory that RocksDB may take.
@@ -111,6 +112,15 @@ impl Default for StoreMemory {
     }
 }
 
+/// Memory that RocksDB has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreMemoryUse {
+    /// Blocks, indexes and filters, in bytes. Those of files that are gone stay until others need their room.
+    pub block_cache: u64,
+    /// Memtables, in bytes.
+    pub memtables: u64,
+}
+
 impl Store {
     /// Opens or creates the store in a data directory.
     pub fn open(directory: &Path, memory: StoreMemory) -> Result<Store, OpenError> {
@@ -118,7 +128,8 @@ impl Store {
         let shown = directory.display();
         let path = directory.join("store");
         log::mend(&path).map_err(|error| format::not_writable(&shown.to_string(), &error))?;
-        let db = DB::open(&options(memory), path).map_err(|error| {
+        let cache = cache(memory);
+        let db = DB::open(&options(memory, &cache), path).map_err(|error| {
             let text = error.into_string();
             // Not just "lock": of a damaged file RocksDB says that a block mismatches.
             if text.contains("lock file") || text.contains("lock hold") {
@@ -139,7 +150,7 @@ impl Store {
         })?;
         // RocksDB syncs what is in its directory, not that directory's name in ours. Without the name all of it is gone.
         format::sync_names(directory)?;
-        let store = Store { db: Arc::new(db), chain: Arc::default() };
+        let store = Store { db: Arc::new(db), chain: Arc::default(), cache };
         let chain = Chain::read(&store.view()).map_err(|error| damaged(directory, error))?;
         Ok(Store { chain: Arc::new(chain), ..store })
     }
@@ -147,10 +158,11 @@ impl Store {
     /// Opens a copy of a store without writing to it. Its path is that of the copy, not of a data directory.
     pub fn open_read_only(copy: &Path) -> Result<Store, StoreError> {
         const MEMORY: StoreMemory = StoreMemory { block_cache: 8 << 20, write_buffer: 64 << 20 };
-        let mut options = options(MEMORY);
+        let cache = cache(MEMORY);
+        let mut options = options(MEMORY, &cache);
         options.create_if_missing(false);
         let db = Arc::new(DB::open_for_read_only(&options, copy, false)?);
-        Ok(Store { db, chain: Arc::default() })
+        Ok(Store { db, chain: Arc::default(), cache })
     }
 
     /// Copies everything as of a commit at or after this call into a directory that must not exist. Table files become
@@ -163,6 +175,12 @@ impl Store {
     #[must_use]
     pub fn data(&self) -> &Path {
         self.db.path().parent().unwrap_or(self.db.path())
+    }
+
+    /// What it takes of the memory that it was given.
+    pub fn memory_use(&self) -> StoreMemoryUse {
+        let memtables = self.db.property_int_value(properties::SIZE_ALL_MEM_TABLES).ok().flatten();
+        StoreMemoryUse { block_cache: self.cache.get_usage() as u64, memtables: memtables.unwrap_or_default() }
     }
 
     /// The value of a key.
@@ -314,10 +332,14 @@ fn table_format() -> BlockBasedOptions {
     table
 }
 
-fn options(memory: StoreMemory) -> Options {
+fn cache(memory: StoreMemory) -> Cache {
+    Cache::new_hyper_clock_cache(memory.block_cache, 0)
+}
+
+fn options(memory: StoreMemory, cache: &Cache) -> Options {
     let mut table = table_format();
     table.set_bloom_filter(BITS_PER_KEY, false);
-    table.set_block_cache(&Cache::new_hyper_clock_cache(memory.block_cache, 0));
+    table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_pin_top_level_index_and_filter(true);

@@ -10,7 +10,7 @@ use axum::http::Method;
 use engine::Engine;
 use engine::change::Lsn;
 use engine::change::value::EPOCH_UNIX_US;
-use engine::engine::Status;
+use engine::engine::{Status, StoreMemoryUse};
 use engine::materialization::{Aggregate, AggregateState};
 use engine::source::{Check, CheckOutcome, SourceState};
 use prometheus_client::collector::Collector;
@@ -137,7 +137,8 @@ impl fmt::Debug for EngineMetrics {
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let status = self.engine.status();
-        let families = families(&self.source_name, &status, &self.engine.aggregates());
+        let mut families = families(&self.source_name, &status, &self.engine.aggregates());
+        families.extend(self.engine.store_memory_use().map(store_memory));
         families.iter().try_for_each(|family| family.encode(&mut encoder))
     }
 }
@@ -286,6 +287,17 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
         }
     }
     families
+}
+
+fn store_memory(used: StoreMemoryUse) -> MetricFamily {
+    let part = |part: &str, bytes: u64| {
+        (vec![("part", part.to_owned())], Number::Gauge(i64::try_from(bytes).unwrap_or(i64::MAX)))
+    };
+    MetricFamily {
+        name: "store_memory_bytes",
+        help: "Memory that the store takes, by what for",
+        series: vec![part("block_cache", used.block_cache), part("memtables", used.memtables)],
+    }
 }
 
 /// One series per possible state, 1 for the one it is in: alerts can then name a state.

@@ -4,6 +4,7 @@
 //! Two cores shared with Postgres make absolute figures those of the machine; the ratios within a run are the message.
 //!
 //!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]
+//!     ... load restart --accounts 400000 --restarts 60
 //!     ... load soak --minutes 45 [--rate PAYMENTS_PER_SECOND] [--seed N] [--memory-mib N] [--csv FILE]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
@@ -48,6 +49,19 @@ struct Scale {
     restarts: u64,
 }
 
+impl Scale {
+    /// Takes `--accounts N` and `--restarts N` out of the arguments.
+    fn alter(mut self, arguments: &mut Vec<String>) -> anyhow::Result<Self> {
+        for (name, field) in [("--accounts", &mut self.accounts), ("--restarts", &mut self.restarts)] {
+            let Some(at) = arguments.iter().position(|argument| argument == name) else { continue };
+            let value = arguments.get(at + 1).with_context(|| format!("{name} needs a value"))?;
+            *field = value.parse().with_context(|| format!("{name} {value}"))?;
+            arguments.drain(at..=at + 1);
+        }
+        Ok(self)
+    }
+}
+
 const FULL: Scale = Scale {
     rounds: 5,
     preloaded_rows: 100_000,
@@ -81,7 +95,7 @@ const SETTINGS: [&str; 6] = [
 ];
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let [command, bytes] = arguments.as_slice()
         && command == bare::COMMAND
@@ -95,6 +109,7 @@ fn main() -> anyhow::Result<()> {
         return soak::run(&runtime, rest);
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
+    let scale = if quick { QUICK } else { FULL }.alter(&mut arguments)?;
     let chosen: Vec<&str> = arguments.iter().map(String::as_str).filter(|argument| *argument != "--quick").collect();
     if let Some(unknown) =
         chosen.iter().find(|part| !["copy", "front", "drain", "snapshot", "live", "answers", "restart"].contains(part))
@@ -102,7 +117,6 @@ fn main() -> anyhow::Result<()> {
         bail!("there is no {unknown:?}: use [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]");
     }
     let wanted = |part: &str| chosen.is_empty() || chosen.contains(&part);
-    let scale = if quick { QUICK } else { FULL };
     if chosen.is_empty() || chosen.iter().any(|part| !["copy", "front"].contains(part)) {
         tidemark::binary()?;
     }

@@ -41,6 +41,10 @@ pub struct Sample {
     pub retained_wal_mib: f64,
     /// Cells that the workers hold.
     pub cells_in_memory: f64,
+    /// Blocks of table files, which stay until their room is needed.
+    pub block_cache_mib: f64,
+    /// What is written and not yet in table files.
+    pub memtables_mib: f64,
     /// From asking Postgres for the end of its log to an answer that holds it.
     pub lag: Duration,
 }
@@ -91,6 +95,14 @@ impl Samples {
         (figures::median(&values), values.iter().copied().fold(0.0, f64::max))
     }
 
+    /// By how much the middle of the last quarter is above that of the second, which the first one warmed up.
+    pub fn risen(&self, column: Column) -> f64 {
+        let quarter = self.0.len() / 4;
+        let middle =
+            |samples: &mut dyn Iterator<Item = &Sample>| figures::median(&samples.map(column).collect::<Vec<_>>());
+        middle(&mut self.0.iter().rev().take(quarter)) - middle(&mut self.0.iter().skip(quarter).take(quarter))
+    }
+
     /// How a column grows.
     pub fn trend(&self, column: Column) -> Option<Trend> {
         Trend::of(&self.0.iter().map(|sample| (sample.second, column(sample))).collect::<Vec<_>>())
@@ -125,6 +137,8 @@ impl Sample {
             store_mib: size(data.to_owned()) as f64 / MIB,
             retained_wal_mib: sql::value(client, RETAINED).await?.parse::<f64>()? / MIB,
             cells_in_memory: metric(&metrics, "tidemark_cells_cached")?,
+            block_cache_mib: metric(&metrics, r#"tidemark_store_memory_bytes{part="block_cache"}"#)? / MIB,
+            memtables_mib: metric(&metrics, r#"tidemark_store_memory_bytes{part="memtables"}"#)? / MIB,
             lag: lag(client, http).await?,
         })
     }
@@ -176,18 +190,18 @@ impl Lines {
         let mut file = File::create(path).with_context(|| path.display().to_string())?;
         writeln!(
             file,
-            "second,resident_mib,anonymous_mib,descriptors,threads,store_mib,retained_wal_mib,cells_in_memory,lag_ms"
+            "second,resident_mib,anonymous_mib,descriptors,threads,store_mib,retained_wal_mib,cells_in_memory,block_cache_mib,memtables_mib,lag_ms"
         )?;
         Ok(Lines(file))
     }
 
     fn write(&mut self, sample: &Sample) -> anyhow::Result<()> {
         let Sample { second, resident_mib, anonymous_mib, descriptors, threads, store_mib, .. } = sample;
-        let Sample { retained_wal_mib, cells_in_memory, lag, .. } = sample;
+        let Sample { retained_wal_mib, cells_in_memory, block_cache_mib, memtables_mib, lag, .. } = sample;
         let lag_ms = lag.as_secs_f64() * 1e3;
         Ok(writeln!(
             self.0,
-            "{second:.0},{resident_mib:.1},{anonymous_mib:.1},{descriptors},{threads},{store_mib:.1},{retained_wal_mib:.1},{cells_in_memory},{lag_ms:.1}"
+            "{second:.0},{resident_mib:.1},{anonymous_mib:.1},{descriptors},{threads},{store_mib:.1},{retained_wal_mib:.1},{cells_in_memory},{block_cache_mib:.1},{memtables_mib:.1},{lag_ms:.1}"
         )?)
     }
 }

@@ -13,9 +13,10 @@ help:            ## Show this
 demo: build      ## A private Postgres with live payments, totals at http://127.0.0.1:7171/; Ctrl-C ends it
 	@$(TIDEMARK) demo
 
-test: needs      ## All tests; they start and remove their own Postgres
+test: build      ## All tests; they start and remove their own Postgres
 	cargo test --release -p torture --features torture
-	cargo run --release -p torture --features torture -- ci
+	cargo build --release -p torture --features torture
+	@sh tests/beside.sh $(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/release/torture ci
 	cargo test --release --workspace --no-fail-fast
 
 test-otel: needs ## Spans at a collector: the feature otel, which the tests above are built without
@@ -45,8 +46,7 @@ screenshots:     ## Pictures of the page for the documentation, of a demo that r
 lint: needs      ## Format and lints, as CI wants them
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
-	cargo clippy --release --workspace --all-targets --features otel -- -D warnings
-	cargo clippy --release -p torture --features torture -- -D warnings
+	cargo clippy --release --workspace --features otel,torture/torture -- -D warnings
 
 load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP handler, in one run
 	$(CARGO_TARGET_DIR)/release/load

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use connectors::postgres::throwaway::ThrowawayPostgres;
+use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
+use crate::bundle;
 use crate::process::{End, Fate, Life};
 use crate::support::shop::Shop;
 use crate::support::sql;
@@ -48,6 +49,13 @@ impl Bench {
             data: tempfile::tempdir().unwrap(),
             registered: false,
         }
+    }
+
+    /// Keeps both sides as they are, Postgres as after a crash; the writers are not asked.
+    pub fn keep(mut self) {
+        bundle::keep("data", &self.data());
+        self.postgres.stop(Stop::Immediate);
+        bundle::keep("postgres", self.postgres.socket_directory());
     }
 
     /// Ends the writers.

@@ -14,6 +14,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::bundle;
 use crate::damage::Damage;
 use crate::file_calls::documented;
 use crate::performance::{End, Ended, Performance};
@@ -131,6 +132,10 @@ impl Spoilt {
             let before = stage.earlier(file, &data, rng);
             if damage.apply(file, before.as_deref(), rng).unwrap() {
                 let ended = Performance::of(&data, stage.store.world, &stage.store.promises).run();
+                if outcome(&ended).is_err() {
+                    bundle::keep("before", &stage.store.data());
+                    bundle::keep("data", &data);
+                }
                 return Spoilt { file: (*which).clone(), damage, ended };
             }
         }

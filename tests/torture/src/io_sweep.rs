@@ -6,6 +6,8 @@
 //! one that has files to merge. The threads of a life make their calls in no order of ours: the k-th is another one each time.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::bundle;
 use crate::file_calls::documented;
 use crate::performance::{End, Ended, PATIENCE, Performance};
 use crate::prepared::{Prepared, scratch};
@@ -35,6 +38,31 @@ pub enum Calls {
     Drawn(usize),
     /// Every one, in every way.
     Every,
+    /// This one, so often.
+    Again(Call, usize),
+}
+
+/// One that failed, as the report of a sweep names it: `2:ErrorForGood:217`.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    store: usize,
+    failure: Failure,
+}
+
+impl FromStr for Call {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Call, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [store, how, nth] = parts[..] else { return Err("write it as STORE:HOW:NTH".to_owned()) };
+        let known = How::ALL.into_iter().find(|known| format!("{known:?}") == how);
+        let how = known.ok_or_else(|| format!("{how} is none of {:?}", How::ALL))?;
+        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+        let store = number(store)? as usize;
+        let of_stores = || format!("stores are 0 to {}", STORES.len() - 1);
+        STORES.get(store).ok_or_else(of_stores)?;
+        Ok(Call { store, failure: Failure { how, nth: number(nth)? } })
+    }
 }
 
 /// How a life took it.
@@ -88,6 +116,10 @@ pub fn run(seed: u64, calls: Calls) -> Result<(), String> {
                 })
             });
             sweep(&shim, &stages, every, usize::MAX, &sum);
+        }
+        Calls::Again(Call { store, failure }, times) => {
+            let stages = stages(&shim, seed)?;
+            sweep(&shim, &stages, std::iter::repeat_n((store, failure), times), usize::MAX, &sum);
         }
         Calls::Drawn(failures) => {
             for first in (0..failures).step_by(OF_A_WORLD) {
@@ -167,15 +199,22 @@ fn survive(shim: &Shim, store: &Prepared, failure: Failure) -> Result<Survived, 
     let copy = scratch();
     let data = copy.path().join("data");
     store.copy_to(&data);
+    survive_in(&data, shim, store, failure).inspect_err(|_| {
+        bundle::keep("before", &store.data());
+        bundle::keep("data", &data);
+    })
+}
+
+fn survive_in(data: &Path, shim: &Shim, store: &Prepared, failure: Failure) -> Result<Survived, String> {
     let mut promises = store.promises.clone();
     let patience = if failure.how.is_no_space() { WAITS } else { PATIENCE };
     let spoilt =
-        Performance { failure: Some((shim, failure)), patience, ..Performance::of(&data, store.world, &promises) };
+        Performance { failure: Some((shim, failure)), patience, ..Performance::of(data, store.world, &promises) };
     let ended = spoilt.run();
     let failed = ended.tally.as_ref().and_then(|tally| tally.failed.clone());
     let (outcome, codes) = judge(&ended, failed.is_some(), failure.how).map_err(|why| format!("{failed:?}: {why}"))?;
     ended.add_to(&mut promises);
-    let after = Performance::of(&data, store.world, &promises).run();
+    let after = Performance::of(data, store.world, &promises).run();
     if starts_over(&promises, failed.as_deref(), &after) {
         return Ok(Survived { failed, outcome: Outcome::StartsOver, codes, cells: 0 });
     }

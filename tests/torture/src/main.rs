@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
 
 mod bench;
+mod bundle;
 mod corrupt;
 mod damage;
 mod disk;
@@ -59,7 +60,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 
 use bench::Bench;
-use io_sweep::Calls;
+use io_sweep::{Call, Calls};
 use script::Script;
 
 #[derive(Parser)]
@@ -69,6 +70,9 @@ struct Arguments {
     /// Choices are repeated with it, though not the timing.
     #[arg(long, global = true)]
     seed: Option<u64>,
+    /// Where the directories of a failure are kept.
+    #[arg(long, global = true)]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -122,8 +126,11 @@ enum What {
         #[arg(long, default_value_t = SWEPT)]
         failures: usize,
         /// Every call of every store, in every way.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "again")]
         every: bool,
+        /// So often the one that a failure names, STORE:HOW:NTH. Threads make their calls in no order of ours, so it may be another.
+        #[arg(long)]
+        again: Option<Call>,
     },
     /// Files of a stopped store are damaged.
     Corrupt {
@@ -167,7 +174,8 @@ const SIMULATIONS: u64 = 20_000;
 const MISTAKES: usize = 4;
 
 fn main() -> ExitCode {
-    let Arguments { command, seed } = Arguments::parse();
+    let Arguments { command, seed, keep } = Arguments::parse();
+    keep.into_iter().for_each(bundle::keep_in);
     match &command {
         What::Life { data, url } => {
             life::run(data, url);
@@ -191,6 +199,9 @@ fn main() -> ExitCode {
     for failure in &failures {
         println!("FAILED: {failure}");
     }
+    if !failures.is_empty() {
+        bundle::note(seed, &failures);
+    }
     println!(
         "torture: {} in {:.0} s, seed {seed}",
         if failures.is_empty() { "ok" } else { "FAILED" },
@@ -204,6 +215,9 @@ fn without_postgres(command: &What, seed: u64) -> Vec<String> {
     let mut failures = Vec::new();
     match *command {
         What::Simulate { seeds } => failures.extend(simulate::run(seed, seeds).err()),
+        What::IoSweep { again: Some(call), failures: times, .. } => {
+            failures.extend(io_sweep::run(seed, Calls::Again(call, times)).err());
+        }
         What::IoSweep { every: true, .. } => failures.extend(io_sweep::run(seed, Calls::Every).err()),
         What::IoSweep { failures: calls, .. } => failures.extend(io_sweep::run(seed, Calls::Drawn(calls)).err()),
         What::Corrupt { damages } => failures.extend(corrupt::run(seed, damages).err()),
@@ -241,7 +255,11 @@ fn with_postgres(command: &What, seed: u64) -> Vec<String> {
             // Those without Postgres.
             _ => {}
         }
-        bench.close().await;
+        if failures.is_empty() {
+            bench.close().await;
+        } else {
+            bench.keep();
+        }
         failures
     })
 }

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs a command while the figures of a running server are taken beside it: restarts over a million cells, then ten minutes of a
+# soak. They are said when both are over; the command's failure comes first. To be called by the Makefile, after a build.
+set -eu
+
+load=$1/release/load
+shift
+figures=$(mktemp)
+# With this shell they end, too.
+beside() { setpriv --pdeathsig TERM "$load" "$@"; }
+{ beside restart --accounts 40000 --restarts 20 && beside soak --minutes 10 --rate 300; } >"$figures" 2>&1 &
+beside=$!
+trap 'kill $beside 2>/dev/null; rm -f "$figures"' EXIT
+
+"$@"
+status=0
+wait $beside || status=$?
+cat "$figures"
+exit $status

@@ -4,6 +4,8 @@
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tidemark-target
 TIDEMARK := $(CARGO_TARGET_DIR)/release/tidemark
+# One more than there are processors: most tests wait for a server now and then.
+TEST_THREADS := $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 
 .PHONY: demo test test-otel torture-release test-postgres-matrix build deb dashboard clients screenshots lint load soak bench fuzz needs help
 
@@ -17,7 +19,7 @@ test: build      ## All tests; they start and remove their own Postgres
 	cargo test --release -p torture --features torture
 	cargo build --release -p torture --features torture
 	@sh tests/beside.sh $(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/release/torture ci
-	cargo test --release --workspace --no-fail-fast
+	cargo test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 test-otel: needs ## Spans at a collector: the feature otel, which the tests above are built without
 	cargo test --release --workspace --features otel --test tests -- traces::

@@ -8,7 +8,7 @@ shift
 figures=$(mktemp)
 # With this shell they end, too.
 beside() { setpriv --pdeathsig TERM "$load" "$@"; }
-{ beside restart --accounts 40000 --restarts 20 && beside soak --minutes 10 --rate 300; } >"$figures" 2>&1 &
+{ beside restart --accounts 40000 --restarts 20 && beside soak --minutes 10 --rate 200; } >"$figures" 2>&1 &
 beside=$!
 trap 'kill $beside 2>/dev/null; rm -f "$figures"' EXIT
 

@@ -13,7 +13,7 @@ use crate::process::{End, Fate, Life};
 /// Lives from one initial snapshot to the next.
 pub const GENERATION: u64 = 12;
 /// A life that does not get to its failpoint is killed after this.
-const LONGEST: Duration = Duration::from_millis(1_500);
+const LONGEST: Duration = Duration::from_millis(600);
 
 /// Runs so many lives, each compared with Postgres; returns what was wrong with the first that was.
 pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result<(), String> {

@@ -3,8 +3,9 @@
 # soak. They are said when both are over; the command's failure comes first. To be called by the Makefile, after a build.
 set -eu
 
-load=$1/release/load
+load=$1/load
 shift
+[ -x "$load" ] || { echo "$load is not built" >&2; exit 1; }
 figures=$(mktemp)
 # With this shell they end, too.
 beside() { setpriv --pdeathsig TERM "$load" "$@"; }

@@ -13,6 +13,7 @@ use crate::change::value::EPOCH_UNIX_US;
 use crate::free_space::FreeSpace;
 use crate::materialization::{Aggregate, AggregateId, Definition, DefinitionError, Registration};
 use crate::pipeline::{Threads, yield_to_the_source};
+use crate::requests::Requests;
 pub use crate::sequencer::OnChange;
 use crate::sequencer::{Request, stopped};
 use crate::shared::Shared;
@@ -34,7 +35,7 @@ const JOIN_WAIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    requests: mpsc::Sender<Request>,
+    requests: Requests,
     commands: mpsc::Sender<SourceCommand>,
     threads: Arc<Mutex<Option<Threads>>>,
     backups: Arc<Path>,
@@ -222,7 +223,7 @@ impl Engine {
     /// Without threads where somebody else has it go on.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        requests: mpsc::Sender<Request>,
+        requests: Requests,
         commands: mpsc::Sender<SourceCommand>,
         threads: Option<Threads>,
         backups: &Path,
@@ -254,24 +255,18 @@ impl Engine {
         on_change: OnChange,
     ) -> Result<Registered, RegisterError> {
         self.wait_for_tables().await;
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Register { name: name.to_owned(), definition: Box::new(definition), on_change, reply };
-        self.request(request).await?;
-        answer.await.map_err(|_| self.why_not())?
+        let (name, definition) = (name.to_owned(), Box::new(definition));
+        self.ask(|reply| Request::Register { name, definition, on_change, reply }).await?
     }
 
     /// Builds an aggregate anew from the rows, beside the one that answers; returns once that is durable.
     pub async fn rebuild(&self, name: &str) -> Result<Registered, RegisterError> {
-        let (reply, answer) = oneshot::channel();
-        self.request(Request::Rebuild { name: name.to_owned(), reply }).await?;
-        answer.await.map_err(|_| self.why_not())?
+        self.ask(|reply| Request::Rebuild { name: name.to_owned(), reply }).await?
     }
 
     /// Gives up what is being built under a name; a first version is dropped with it. False where nothing is.
     pub async fn cancel(&self, name: &str) -> Result<bool, Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        self.request(Request::Cancel { name: name.to_owned(), reply }).await?;
-        answer.await.map_err(|_| self.why_not())?
+        self.ask(|reply| Request::Cancel { name: name.to_owned(), reply }).await?
     }
 
     /// Holds the filling of an aggregate, or lets it go on. Forgotten when the process ends.
@@ -299,9 +294,7 @@ impl Engine {
     /// Drops an aggregate; returns once that is durable. False where there is none.
     pub async fn drop_aggregate(&self, name: &str) -> Result<bool, Unavailable> {
         self.wait_for_tables().await;
-        let (reply, answer) = oneshot::channel();
-        self.request(Request::Drop { name: name.to_owned(), reply }).await?;
-        answer.await.map_err(|_| self.why_not())?
+        self.ask(|reply| Request::Drop { name: name.to_owned(), reply }).await?
     }
 
     /// The tables that are followed. Right after the start it waits until the source has said which.
@@ -327,7 +320,12 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let command = SourceCommand::ReadTable { table: table.to_owned(), row_image, reply };
         self.commands.send(command).await.map_err(|_| fixed())?;
-        let name = answer.await.map_err(|_| fixed())??;
+        // One that comes while the source goes away is neither taken nor dropped.
+        let name = tokio::select! {
+            biased;
+            name = answer => name.map_err(|_| fixed())??,
+            () = self.commands.closed() => return Err(fixed()),
+        };
         self.shared.asked_for().insert(name.clone());
         Ok(name)
     }
@@ -353,8 +351,8 @@ impl Engine {
         }
     }
 
-    async fn request(&self, request: Request) -> Result<(), Unavailable> {
-        self.requests.send(request).await.map_err(|_| self.why_not())
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Unavailable> {
+        self.requests.ask(request).await.ok_or_else(|| self.why_not())
     }
 
     fn why_not(&self) -> Unavailable {
@@ -470,10 +468,8 @@ impl Engine {
     /// on.
     pub async fn stop(&self) {
         self.shared.stopping.raise();
-        let (reply, answer) = oneshot::channel();
-        if self.request(Request::Stop(reply)).await.is_ok() {
-            let _ = answer.await;
-        }
+        // Where nobody answers it has ended already.
+        let _ = self.requests.ask(Request::Stop).await;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(threads) = threads {
             let _ = tokio::task::spawn_blocking(move || threads.join()).await;

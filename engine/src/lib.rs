@@ -34,6 +34,8 @@ pub mod pipeline;
 pub mod published;
 /// Cells added up anew from the row images.
 pub mod recount;
+/// The callers' way to the sequencer.
+pub mod requests;
 /// The last known row per primary key.
 pub mod row_image;
 /// A sample of a table, and what an aggregate over it would be.

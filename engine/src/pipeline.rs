@@ -24,9 +24,10 @@ use crate::fill::{self, FillMessage, FillRequest};
 use crate::free_space::FreeSpaceWatch;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
 use crate::published::Published;
+use crate::requests::Requests;
 use crate::row_image::RowImages;
 use crate::scrubber::Scrubber;
-use crate::sequencer::{Inputs, Request, Sequencer, Stored};
+use crate::sequencer::{Inputs, Sequencer, Stored};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{ResumePoint, SourceCommand, SourceContext, SourceStatus};
@@ -57,11 +58,13 @@ impl Threads {
 pub(crate) struct Parts {
     pub store: Store,
     pub shared: Arc<Shared>,
-    pub requests: mpsc::Sender<Request>,
+    pub requests: Requests,
     pub commands: mpsc::Sender<SourceCommand>,
     pub context: SourceContext,
     pub sequencer: Sequencer,
     pub committer: Committer,
+    /// To be dropped after the committer: whoever asks then learns that nobody answers.
+    pub committing: watch::Sender<()>,
     /// Committed, and to be synced.
     pub dirty_in: sync_mpsc::Sender<Lsn>,
     pub dirty: sync_mpsc::Receiver<Lsn>,
@@ -96,6 +99,7 @@ pub(crate) fn assemble(
 
     let (events_in, events) = mpsc::channel(EVENTS);
     let (requests_in, requests) = mpsc::channel(REQUESTS);
+    let (committing, committer_watched) = watch::channel(());
     let (filled_in, filled) = mpsc::channel(CHUNKS);
     let (stopped_in, stopped) = mpsc::unbounded_channel();
     let (commit_in, commits) = sync_mpsc::channel();
@@ -122,11 +126,12 @@ pub(crate) fn assemble(
     Ok(Parts {
         store,
         shared,
-        requests: requests_in,
+        requests: Requests::new(requests_in, committer_watched),
         commands,
         context,
         sequencer,
         committer,
+        committing,
         dirty_in,
         dirty,
         fills,
@@ -145,7 +150,7 @@ pub(crate) fn hand_over(committer: sync_mpsc::Sender<ToCommit>) -> impl Fn(Write
 /// Starts everything; see [`Engine::start`].
 pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
     let parts = assemble(config, |dataflow, written| Dataflow::start(dataflow, hand_over(written)))?;
-    let Parts { store, shared, requests, commands, context, sequencer, committer, workers, .. } = parts;
+    let Parts { store, shared, requests, commands, context, sequencer, committer, committing, workers, .. } = parts;
     let (dirty_in, dirty, fills, filled_in) = (parts.dirty_in, parts.dirty, parts.fills, parts.filled_in);
 
     let mut threads = Vec::new();
@@ -161,7 +166,13 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
                 OpenError::new("cannot_start", format!("no thread: {error}"), "raise the limit of threads")
             })
     };
-    spawn("commit", Box::new(move || committer.run(&dirty_in)))?;
+    spawn(
+        "commit",
+        Box::new(move || {
+            committer.run(&dirty_in);
+            drop(committing);
+        }),
+    )?;
     let durable_shared = Arc::clone(&shared);
     spawn("durable", Box::new(move || keep_durable(&store, &durable_shared, &dirty)))?;
     let (runtime, fill_shared) = (one_thread()?, Arc::clone(&shared));

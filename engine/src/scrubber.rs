@@ -23,6 +23,8 @@ const BEFORE_SERVING: Duration = Duration::from_millis(500);
 const BETWEEN_PASSES: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether the reading of an aggregate failed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks for the answer that a damaged aggregate is halted.
+const ANSWER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Aggregates whose reading failed.
 #[derive(Default)]
@@ -168,10 +170,17 @@ impl Scrubber {
             message: format!("what is stored of it by {} is damaged: {}", damage.granularity, damage.what),
             remedy: format!("have it built anew from the rows: POST /v1/aggregates/{name}/backfill:rebuild"),
         };
-        let (done, halted) = oneshot::channel();
+        let (done, mut halted) = oneshot::channel();
         let request = Request::Halt { aggregate: aggregate.id, state, reply: done };
         self.requests.upgrade().ok_or(Ended)?.blocking_send(request).map_err(|_| Ended)?;
-        halted.blocking_recv().map_err(|_| Ended)
+        // Not the answer alone: one that nobody gives would keep this thread, and who joins it, for ever.
+        loop {
+            match halted.try_recv() {
+                Ok(()) => return Ok(()),
+                Err(oneshot::error::TryRecvError::Closed) => return Err(Ended),
+                Err(oneshot::error::TryRecvError::Empty) => self.pause(ANSWER_PAUSE)?,
+            }
+        }
     }
 
     fn pause(&self, time: Duration) -> Result<(), Ended> {

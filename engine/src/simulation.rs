@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::watch;
+
 use crate::change::Lsn;
 use crate::commit::Committer;
 use crate::dataflow::worker::Dataflow;
@@ -54,7 +56,8 @@ pub struct Simulation {
     shared: Arc<Shared>,
     sequencer: Option<Running>,
     filler: Option<Running>,
-    committer: Option<Committer>,
+    /// With what tells callers of its end, which is dropped after it.
+    committer: Option<(Committer, watch::Sender<()>)>,
     dirty_in: Sender<Lsn>,
     dirty: Receiver<Lsn>,
     noted: Option<Lsn>,
@@ -88,7 +91,7 @@ impl Simulation {
             guards = dataflow.take_guards();
             Ok(dataflow)
         })?;
-        let Parts { store, shared, requests, commands, context, sequencer, committer, workers, .. } = parts;
+        let Parts { store, shared, requests, commands, context, sequencer, committer, committing, workers, .. } = parts;
         let engine = Engine::new(Arc::clone(&shared), requests, commands, None, &config.backups);
         let (fills, filled_in, fill_shared) = (parts.fills, parts.filled_in, Arc::clone(&shared));
         let filler = async move { fill::run(fills, &filled_in, &fill_shared, workers).await };
@@ -98,7 +101,7 @@ impl Simulation {
             shared,
             sequencer: Some(Box::pin(sequencer.run())),
             filler: Some(Box::pin(filler)),
-            committer: Some(committer),
+            committer: Some((committer, committing)),
             dirty_in: parts.dirty_in,
             dirty: parts.dirty,
             noted: None,
@@ -131,7 +134,7 @@ impl Simulation {
                 }
             }
             Actor::Committer => {
-                if let Some(committer) = &mut self.committer
+                if let Some((committer, _)) = &mut self.committer
                     && !committer.step(&self.dirty_in)
                 {
                     self.committer = None;

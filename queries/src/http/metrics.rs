@@ -179,6 +179,10 @@ impl MetricFamily {
 }
 
 impl Number {
+    fn bytes(bytes: u64) -> Number {
+        Number::Gauge(i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
     fn encode(self, encoder: MetricEncoder) -> Result<(), fmt::Error> {
         match self {
             Number::Counter(count) => ConstCounter::new(count).encode(encoder),
@@ -194,7 +198,6 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
     let gauge = |name, help, number| MetricFamily { name, help, series: vec![(source_label(), number)] };
     let position = |name, help, lsn: Lsn| gauge(name, help, Number::Gauge(lsn.0 as i64));
     let plain = |name, help, number| MetricFamily { name, help, series: vec![(Vec::new(), number)] };
-    let bytes = |bytes: u64| Number::Gauge(i64::try_from(bytes).unwrap_or(i64::MAX));
     let counters = status.counters;
     let changes = [
         ("insert", counters.inserts),
@@ -251,11 +254,11 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
             "Aggregates that were found damaged, and halted",
             Number::Counter(counters.damaged_aggregates),
         ),
-        plain("disk_free_bytes", "Free on the disk of the store", bytes(status.free_space.free_bytes)),
+        plain("disk_free_bytes", "Free on the disk of the store", Number::bytes(status.free_space.free_bytes)),
         plain(
             "disk_min_free_bytes",
             "Free bytes below which nothing is taken from the source",
-            bytes(status.free_space.min_free_bytes),
+            Number::bytes(status.free_space.min_free_bytes),
         ),
         plain(
             "disk_low",
@@ -290,9 +293,7 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
 }
 
 fn store_memory(used: StoreMemoryUse) -> MetricFamily {
-    let part = |part: &str, bytes: u64| {
-        (vec![("part", part.to_owned())], Number::Gauge(i64::try_from(bytes).unwrap_or(i64::MAX)))
-    };
+    let part = |part: &str, bytes: u64| (vec![("part", part.to_owned())], Number::bytes(bytes));
     MetricFamily {
         name: "store_memory_bytes",
         help: "Memory that the store takes, by what for",

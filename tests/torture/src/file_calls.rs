@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::bench::Bench;
 use crate::journal;
 use crate::nemesis::GENERATION;
-use crate::process::{End, Fate, Life, PATIENCE};
+use crate::process::{End, Fate, Life};
 use crate::tracer::{Failure, Tracer};
 
 /// Calls that the store makes, those that decide more often.
@@ -51,10 +51,12 @@ pub async fn run(bench: &mut Bench, failures: u64) -> Result<(), String> {
         let data = bench.data();
         let failure = draw(&mut bench.rng, &data);
         let shown = failure.to_string();
-        let patience = if failure.error == "ENOSPC" { WAITS } else { PATIENCE };
+        let full = failure.error == "ENOSPC";
         let tracer = Tracer { journal: path.clone(), failure: Some(failure) };
         let mut life = bench.life(&Fate { tracer: Some(tracer), ..Fate::default() });
-        life.patience(patience);
+        if full {
+            life.patience(WAITS);
+        }
         let ended = endure(bench, &mut life).await;
         life.kill();
         let text = std::fs::read_to_string(&path).unwrap_or_default();

@@ -265,7 +265,7 @@ impl Sum {
                     codes.into_iter().for_each(|code| *self.codes.entry(code).or_default() += 1);
                 }
             }
-            Err(why) => drop(self.wrong.get_or_insert(format!("store {store}, {failure:?}: {why}"))),
+            Err(why) => drop(self.wrong.get_or_insert(format!("{store}:{:?}:{}: {why}", failure.how, failure.nth))),
         }
     }
 

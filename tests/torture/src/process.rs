@@ -14,7 +14,7 @@ use crate::tracer::Tracer;
 
 const ABORTED: i32 = 6;
 /// Longest time for one thing it is told.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Longest time until a tracer has run the program.
 const TRACER_PATIENCE: Duration = Duration::from_secs(30);
 /// Tracers that may stand still.

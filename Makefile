@@ -56,17 +56,9 @@ load: build      ## Speed against pg_recvlogical, psql COPY and a bare HTTP hand
 soak: build      ## 45 minutes of writes, questions and registrations over a table that stays as large as it is: what grows
 	$(CARGO_TARGET_DIR)/release/load soak --minutes 45
 
-# All take --seed; the log of a long run is kept in tests/reports.
-torture-release: needs ## Three hours of simulated histories, lives ended at the worst moments, failpoints, power cuts, failing file calls, damaged files, planted mistakes, orders of steps
-	cargo run --release -p torture --features torture -- simulate --seeds 100000
-	cargo run --release -p torture --features torture -- run --cycles 2000
-	cargo run --release -p torture --features torture -- sweep --rounds 12
-	cargo run --release -p torture --features torture -- power-cut --cuts 1000
-	cargo run --release -p torture --features torture -- file-calls --failures 500
-	cargo run --release -p torture --features torture -- io-sweep --every
-	cargo run --release -p torture --features torture -- corrupt --damages 10000
-	cargo run --release -p torture --features torture -- self-test --seeds 5
-	TIDEMARK_SCHEDULES=1000000 cargo test --release -p schedules
+# LOGS=DIRECTORY STEPS='lives disk' for some of them, another time; what they say is kept in tests/reports.
+torture-release: needs ## A night of two cores: everything that tests/README.md proves, as often as a release wants it
+	@sh tests/release.sh $${LOGS:-$(CARGO_TARGET_DIR)/torture-release} $${STEPS:-}
 
 bench: needs     ## The engine alone, in memory
 	cargo bench --profile release -p engine --bench pipeline

@@ -213,6 +213,8 @@ fn before_the_disk_is_full_the_source_is_held_and_goes_on_by_itself() {
         free_and_wait(&disk, &database, &server);
         server.get_ok(&format!("/v1/aggregates/late{round}/data"));
         assert_exact(&server, &database);
+        // However many rounds there are, there is as much to do in each.
+        assert_eq!(server.delete(&format!("/v1/aggregates/late{round}")).unwrap().0, 204);
     }
     assert!(server.terminate().success());
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
 use engine::source::SourceState;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +20,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::support::embedded::Embedded;
 use crate::support::proxy::{NetworkFault, Proxy};
-use crate::support::shop::{Reader, Shop, TABLES};
+use crate::support::shop::{RESTS, Reader, Shop, TABLES};
 use crate::support::sql;
 
 const CYCLES: u64 = 40;
@@ -195,6 +196,7 @@ fn exact_after_every_fault() {
         let mut bench = Bench { postgres, proxy, data, tidemark: Some(tidemark), reader, starts: 0, read_anew: 0, undecodable: 0 };
         let (mut done, mut slowest) = (BTreeMap::<String, u64>::new(), (Duration::ZERO, String::new()));
         for cycle in 0..cycles {
+            shop.rest(*RESTS.choose(&mut rng).unwrap());
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..250))).await;
             let fault = Fault::random(&mut rng);
             bench.inject(fault).await;

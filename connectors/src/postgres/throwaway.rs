@@ -56,6 +56,20 @@ impl ThrowawayPostgres {
         Ok(server)
     }
 
+    /// Starts a server over a copy of a cluster that no server runs over; its slots are there, and as they were.
+    pub fn over_copy_of(cluster: &Path, settings: &[&str]) -> Result<Self, SourceError> {
+        let directory = own_directory()?;
+        let mut server = ThrowawayPostgres {
+            settings: server_settings(directory.path(), settings),
+            directory,
+            binaries: find_binaries()?,
+            server: None,
+        };
+        run(Command::new("cp").arg("-a").arg(cluster).arg(server.data()))?;
+        server.launch()?;
+        Ok(server)
+    }
+
     /// Copies the cluster of this stopped server; the copy, once launched, is a hot standby of it. It streams through the
     /// primary's physical slot `standby`, which is the caller's to create; `settings` are added to the primary's own.
     pub fn standby(&self, settings: &[&str]) -> Result<Self, SourceError> {

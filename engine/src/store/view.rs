@@ -90,7 +90,8 @@ impl View {
     }
 }
 
-fn within(range: &Range) -> ReadOptions {
+/// Reads that see no key outside of a range.
+pub(super) fn within(range: &Range) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(range.from.as_slice());
     options.set_iterate_upper_bound(range.to.as_slice());

@@ -11,11 +11,13 @@ use tokio_postgres::Client;
 
 use crate::bundle;
 use crate::process::{End, Fate, Life};
-use crate::support::shop::Shop;
+use crate::support::shop::{RESTS, Shop};
 use crate::support::sql;
 
 /// The replication slot of all lives.
 pub const SLOT: &str = "torture";
+/// Of its Postgres.
+pub const SETTINGS: [&str; 3] = ["wal_sender_timeout=5s", "deadlock_timeout=20ms", "autovacuum=off"];
 /// Many times longer than a life takes to acknowledge.
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
@@ -38,7 +40,7 @@ pub struct Bench {
 impl Bench {
     /// Starts Postgres and the writers.
     pub async fn open(seed: u64) -> Bench {
-        let postgres = sql::postgres(&["wal_sender_timeout=5s", "deadlock_timeout=20ms", "autovacuum=off"]);
+        let postgres = sql::postgres(&SETTINGS);
         let client = sql::connect(&postgres.url()).await;
         let shop = Shop::open(&postgres.url(), seed).await;
         Bench {
@@ -63,11 +65,19 @@ impl Bench {
         self.shop.close().await;
     }
 
-    /// Forgets everything that lives have left: the next one begins with an initial snapshot.
+    /// Forgets everything that lives have left: the next one begins with an initial snapshot, and the writers have their usual pace.
     pub async fn begin_anew(&mut self) {
+        self.shop.rest(RESTS[0]);
         sql::drop_slot(&self.client, SLOT).await;
+        // Each truncation leaves rows in the catalog, which the slot held.
+        self.sql("VACUUM").await;
         self.data = tempfile::tempdir().unwrap();
         self.registered = false;
+    }
+
+    /// What the writers rest after each transaction from here on.
+    pub fn rest(&self, time: Duration) {
+        self.shop.rest(time);
     }
 
     /// A life with what the one before left.

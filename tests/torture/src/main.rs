@@ -34,6 +34,7 @@ mod prepared;
 mod process;
 mod processor;
 mod promises;
+mod replay;
 mod script;
 mod self_test;
 mod shim;
@@ -132,6 +133,11 @@ enum What {
         #[arg(long)]
         again: Option<Call>,
     },
+    /// A failure of lives over Postgres that was kept is looked at again.
+    Replay {
+        /// Where it was kept.
+        kept: PathBuf,
+    },
     /// Files of a stopped store are damaged.
     Corrupt {
         /// So many.
@@ -188,6 +194,7 @@ fn main() -> ExitCode {
             return simulate::child(*from, *seeds);
         }
         What::Tell { history, steps } => return simulate::tell(*history, *steps),
+        What::Replay { kept } => return replay::run(kept),
         _ => {}
     }
     let seed = seed.unwrap_or_else(|| chrono::Utc::now().timestamp() as u64);

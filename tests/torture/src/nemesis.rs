@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use engine::torture::{Bug, Failpoint};
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::bench::Bench;
 use crate::process::{End, Fate, Life};
+use crate::support::shop::RESTS;
 
 /// Lives from one initial snapshot to the next.
 pub const GENERATION: u64 = 12;
+/// Lives after which it is said how far a long run is.
+const SAID_AFTER: u64 = 1_000;
 /// A life that does not get to its failpoint is killed after this.
 const LONGEST: Duration = Duration::from_millis(600);
 
@@ -19,8 +23,11 @@ const LONGEST: Duration = Duration::from_millis(600);
 pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result<(), String> {
     let (mut cells, mut aborted) = (0, 0);
     for cycle in 0..cycles {
+        if cycle % SAID_AFTER == 0 && cycle > 0 {
+            println!("{cycle} lives so far, {aborted} ended at failpoints; {cells} cells compared");
+        }
         if cycle % GENERATION == 0 {
-            bench.begin_anew().await;
+            begin_generation(bench, planted).await;
         }
         let failpoint = failpoint(&mut bench.rng, planted);
         match one(bench, &Fate { planted, failpoint, tracer: None }).await {
@@ -39,6 +46,15 @@ pub async fn run(bench: &mut Bench, cycles: u64, planted: Option<Bug>) -> Result
         Err(end) => return Err(format!("after life {cycles}: {end:?}")),
     }
     Ok(())
+}
+
+/// Everything anew, with writers of another pace. Mistakes are looked for where they are likeliest.
+pub async fn begin_generation(bench: &mut Bench, planted: Option<Bug>) {
+    bench.begin_anew().await;
+    let drawn = *RESTS.choose(&mut bench.rng).unwrap();
+    if planted.is_none() {
+        bench.rest(drawn);
+    }
 }
 
 /// Where a life aborts, if it does; where a mistake is planted that shows nowhere else, there.

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use crate::bench::Bench;
 use crate::disk::{Change, Disk, Inode};
 use crate::journal;
-use crate::nemesis::{GENERATION, failpoint, one};
+use crate::nemesis::{GENERATION, begin_generation, failpoint, one};
 use crate::process::Fate;
 use crate::tracer::Tracer;
 
@@ -50,7 +50,7 @@ pub async fn run(bench: &mut Bench, cuts: u64, planted: Option<Bug>) -> Result<(
     let (mut lives, mut cut, mut cells, mut lost) = (0, 0, 0, Loss::default());
     while cut < cuts {
         if lives % GENERATION == 0 {
-            bench.begin_anew().await;
+            begin_generation(bench, planted).await;
             power = Power::new();
             power.begin(&bench.data());
         }

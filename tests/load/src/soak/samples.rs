@@ -89,6 +89,12 @@ impl Samples {
         Samples(self.0.iter().skip((self.0.len() as f64 * share) as usize).copied().collect())
     }
 
+    /// The share of them that went by until a column first had so much of the most that it ever had.
+    pub fn share_until(&self, column: Column, of_most: f64) -> f64 {
+        let enough = self.range(column).1 * of_most;
+        self.0.iter().take_while(|sample| column(sample) < enough).count() as f64 / self.0.len() as f64
+    }
+
     /// The middle and the largest value.
     pub fn range(&self, column: Column) -> (f64, f64) {
         let values: Vec<f64> = self.0.iter().map(column).collect();

@@ -22,13 +22,20 @@ use crate::prepared::scratch;
 
 /// Of so many seeds one is run twice, and has to do the same.
 const TWICE: u64 = 25;
+/// Seeds after which it is said how far a long run is.
+const AT_A_TIME: u64 = 20_000;
 /// Seeds within which a planted mistake has to be found, and those that are tried at once.
 pub const AT_MOST: u64 = 2_000;
 const AT_ONCE: u64 = 20;
 
-/// Runs so many seeds from one on, says what was done; returns what was wrong with the first that was.
+/// Runs so many seeds from one on, says now and then what was done; returns what was wrong with the first that was.
 pub fn run(from: u64, seeds: u64) -> Result<(), String> {
-    println!("{seeds} simulated histories: {}", share(from, seeds, None)?);
+    let mut all = Done::default();
+    for first in (0..seeds).step_by(AT_A_TIME as usize) {
+        let end = seeds.min(first + AT_A_TIME);
+        all.add(share(from + first, end - first, None)?);
+        println!("{end} simulated histories: {all}");
+    }
     Ok(())
 }
 

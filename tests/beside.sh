@@ -9,7 +9,7 @@ shift
 figures=$(mktemp)
 # With this shell they end, too.
 beside() { setpriv --pdeathsig TERM "$load" "$@"; }
-{ beside restart --accounts 40000 --restarts 20 && beside soak --minutes 10 --rate 200; } >"$figures" 2>&1 &
+{ beside restart --accounts 40000 --restarts 20 && beside soak --minutes 10 --rate 200 --pause-ms 400; } >"$figures" 2>&1 &
 beside=$!
 # It is over already, mostly; that is no failure.
 trap 'kill $beside 2>/dev/null || true; rm -f "$figures"' EXIT

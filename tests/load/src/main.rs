@@ -5,7 +5,7 @@
 //!
 //!     cargo build --release -p tidemark && cargo run --release -p load -- [--quick] [copy] [front] [drain] [snapshot] [live] [answers] [restart]
 //!     ... load restart --accounts 400000 --restarts 60
-//!     ... load soak --minutes 45 [--rate PAYMENTS_PER_SECOND] [--seed N] [--memory-mib N] [--csv FILE]
+//!     ... load soak --minutes 45 [--rate PAYMENTS_PER_SECOND] [--seed N] [--memory-mib N] [--pause-ms N] [--csv FILE]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 use std::time::Instant;

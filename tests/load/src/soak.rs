@@ -59,12 +59,15 @@ struct Options {
     seed: u64,
     /// The budget. The less, the sooner caches are full; 128 is too little to be kept to.
     memory_mib: u64,
+    /// Between two questions of a reader.
+    pause: Duration,
     csv: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> anyhow::Result<Self> {
-        let mut options = Options { minutes: 45, rate: 1_500, seed: 20_261_129, memory_mib: 256, csv: None };
+        let pause = Duration::from_millis(100);
+        let mut options = Options { minutes: 45, rate: 1_500, seed: 20_261_129, memory_mib: 256, pause, csv: None };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
             let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
@@ -73,11 +76,15 @@ impl Options {
                 "--rate" => options.rate = value.parse()?,
                 "--seed" => options.seed = value.parse()?,
                 "--memory-mib" => options.memory_mib = value.parse()?,
+                "--pause-ms" => options.pause = Duration::from_millis(value.parse()?),
                 "--csv" => options.csv = Some(value.into()),
-                _ => bail!("there is no {name}: use --minutes --rate --seed --memory-mib --csv"),
+                _ => bail!("there is no {name}: use --minutes --rate --seed --memory-mib --pause-ms --csv"),
             }
         }
-        ensure!(options.minutes > 0 && options.rate > 0, "a soak needs time and payments");
+        ensure!(
+            options.minutes > 0 && options.rate > 0 && !options.pause.is_zero(),
+            "a soak needs time, payments and pauses"
+        );
         Ok(options)
     }
 }
@@ -106,7 +113,7 @@ async fn soak(postgres: &ThrowawayPostgres, options: &Options) -> anyhow::Result
     }
     let tally = Arc::new(Tally::default());
     let writers = Writers::start(&url, &turnover, options.rate, options.seed).await?;
-    let mut clients = clients::start(tidemark.address, &turnover, &tally, options.seed);
+    let mut clients = clients::start(tidemark.address, &turnover, &tally, options.seed, options.pause);
     let cpu_before = cpu_seconds(tidemark.pid());
     let mut failure = None;
     let samples = Samples::take(&tidemark, &client, &data, duration, options.csv.as_deref(), || {

@@ -23,8 +23,6 @@ use crate::soak::totals::{LATE, TOTALS};
 use crate::soak::turnover::{ACCOUNTS, KINDS, Turnover};
 
 const READERS: u64 = 4;
-/// Between two questions of a reader.
-const PAUSE: Duration = Duration::from_millis(100);
 /// Of a walk through pages; their moment is then kept for a minute more.
 const PAGES: usize = 3;
 /// How often an aggregate is registered, and a new answer asked for that is not read.
@@ -68,17 +66,18 @@ impl Tally {
     }
 }
 
-/// Starts all of them. They go on until the set is dropped; one that ends has failed.
+/// Starts all of them; each reader has a pause between two questions. They go on until the set is dropped; one that ends has failed.
 pub fn start(
     address: SocketAddr,
     turnover: &Arc<Turnover>,
     tally: &Arc<Tally>,
     seed: u64,
+    pause: Duration,
 ) -> JoinSet<anyhow::Result<()>> {
     let mut clients = JoinSet::new();
     for number in 0..READERS {
         let rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5EED ^ (number << 32));
-        clients.spawn(read(address, Arc::clone(turnover), Arc::clone(tally), rng));
+        clients.spawn(read(address, Arc::clone(turnover), Arc::clone(tally), rng, pause));
     }
     clients.spawn(listen(address, Arc::clone(tally)));
     clients.spawn(never_read(address, Arc::clone(tally)));
@@ -91,9 +90,10 @@ async fn read(
     turnover: Arc<Turnover>,
     tally: Arc<Tally>,
     mut rng: ChaCha8Rng,
+    pause: Duration,
 ) -> anyhow::Result<()> {
     let mut http = Http::connect(address).await?;
-    let mut ticks = tokio::time::interval(PAUSE);
+    let mut ticks = tokio::time::interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use engine::torture::{Bug, Failpoint};
 
-use crate::life::HALTED;
+use crate::life::HALTS;
 use crate::tracer::Tracer;
 
 const ABORTED: i32 = 6;
@@ -183,8 +183,9 @@ impl Life {
         if self.fate.failpoint.is_some() && status.signal() == Some(ABORTED) {
             return End::Aborted;
         }
+        let halts = said.trim_end().ends_with(HALTS);
         let why = format!("{status}: {}", said.trim().chars().take(600).collect::<String>());
-        if status.code() == Some(HALTED) { End::Halted(why) } else { End::Violated(why) }
+        if halts { End::Halted(why) } else { End::Violated(why) }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::BufRead;
 use std::panic::PanicHookInfo;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use engine::Engine;
@@ -27,10 +27,13 @@ pub const HALTS: &str = "it halts";
 
 /// For the last words.
 static ENGINE: OnceLock<Engine> = OnceLock::new();
+/// Threads that die at once would speak over one another, and a wrong number end in the words of a halt: the first is the one that counts.
+static DYING: Mutex<()> = Mutex::new(());
 
 /// Runs until a line says stop.
 pub fn run(data: &Path, url: &str) {
     std::panic::set_hook(Box::new(|panic| {
+        let _first = DYING.lock().unwrap_or_else(PoisonError::into_inner);
         eprintln!("{panic}");
         if halts(panic) {
             eprintln!("{HALTS}");

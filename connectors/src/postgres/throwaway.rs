@@ -39,14 +39,7 @@ pub enum Stop {
 impl ThrowawayPostgres {
     /// Creates a cluster with logical replication and starts it; `settings` are further `name=value` pairs.
     pub fn start(settings: &[&str]) -> Result<Self, SourceError> {
-        let binaries = find_binaries()?;
-        let directory = own_directory()?;
-        let mut server = ThrowawayPostgres {
-            settings: server_settings(directory.path(), settings),
-            directory,
-            binaries,
-            server: None,
-        };
+        let mut server = Self::without_cluster(settings)?;
         let data = server.data();
         run(server
             .command("initdb")
@@ -56,15 +49,21 @@ impl ThrowawayPostgres {
         Ok(server)
     }
 
-    /// Starts a server over a copy of a cluster that no server runs over; its slots are there, and as they were.
-    pub fn over_copy_of(cluster: &Path, settings: &[&str]) -> Result<Self, SourceError> {
+    /// A server that has a directory of its own and nothing in it yet.
+    fn without_cluster(settings: &[&str]) -> Result<Self, SourceError> {
+        let binaries = find_binaries()?;
         let directory = own_directory()?;
-        let mut server = ThrowawayPostgres {
+        Ok(ThrowawayPostgres {
             settings: server_settings(directory.path(), settings),
             directory,
-            binaries: find_binaries()?,
+            binaries,
             server: None,
-        };
+        })
+    }
+
+    /// Starts a server over a copy of a cluster that no server runs over; its slots are there, and as they were.
+    pub fn over_copy_of(cluster: &Path, settings: &[&str]) -> Result<Self, SourceError> {
+        let mut server = Self::without_cluster(settings)?;
         run(Command::new("cp").arg("-a").arg(cluster).arg(server.data()))?;
         server.launch()?;
         Ok(server)

@@ -123,6 +123,14 @@ impl BackupError {
         BackupError::new(BackupFault::Refused, code, message, remedy)
     }
 
+    fn incomplete(backup: &Path, why: &str) -> BackupError {
+        BackupError::refused(
+            "not_a_backup",
+            format!("{} is no complete backup of Tidemark's: {why}", backup.display()),
+            "name the directory that `tidemark backup` printed",
+        )
+    }
+
     fn damaged(backup: &Path, what: impl std::fmt::Display) -> BackupError {
         BackupError::new(
             BackupFault::Damaged,
@@ -344,23 +352,12 @@ fn check(backup: &Path) -> Result<(Manifest, BTreeMap<PathBuf, String>), BackupE
     let damaged = |what: &str| BackupError::damaged(backup, what);
     // Nobody was told that it is one, also where all of it was written before the end.
     if backup.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PARTIAL)) {
-        return Err(BackupError::refused(
-            "not_a_backup",
-            format!("{} is no complete backup: it was cut short before it had its name", backup.display()),
-            "name the directory that `tidemark backup` printed",
-        ));
+        return Err(BackupError::incomplete(backup, "it was cut short before it had its name"));
     }
     let (sums, text) = match (read(SUMS)?, read(MANIFEST)?) {
         (Some(sums), Some(text)) => (sums, text),
         (None, None) => {
-            return Err(BackupError::refused(
-                "not_a_backup",
-                format!(
-                    "{} is no complete backup of Tidemark's: it has neither {SUMS} nor {MANIFEST}",
-                    backup.display()
-                ),
-                "name the directory that `tidemark backup` printed",
-            ));
+            return Err(BackupError::incomplete(backup, &format!("it has neither {SUMS} nor {MANIFEST}")));
         }
         (None, _) => return Err(damaged("SHA256SUMS is missing")),
         (_, None) => return Err(damaged("backup.json is missing")),

@@ -184,6 +184,80 @@ fn an_altered_cell_is_found_with_both_values() {
     assert_eq!(dead.status.code(), Some(3));
 }
 
+/// What is sent to Postgres is written anew: no text ends its literal, and a condition means the same to both.
+#[test]
+fn conditions_mean_the_same_to_postgres_and_say_no_more() {
+    const EVIL: &str = r"x\'') HAVING count(*) > 0) AS g ORDER BY 1; COMMIT; DROP TABLE public.sentinel; --";
+    let texts = ["it's", "it''s", r"x\", r"x\'", r"x\''", "", r"\\", r"x\') OR (true"];
+    let quoted = texts.map(|text| format!("'{}'", text.replace('\'', "''")));
+    let database = Database::start(
+        &[],
+        &format!(
+            "CREATE TABLE sentinel (id int);
+             CREATE TABLE payments (id bigint PRIMARY KEY, account text, f4 real, d date, t timestamp, tz timestamptz);
+             INSERT INTO payments SELECT i, a, (i * 0.1)::real, day, day + time '10:00', (day + time '10:00') AT TIME ZONE 'UTC'
+               FROM unnest(ARRAY[{}]) WITH ORDINALITY AS t(a, i), LATERAL (SELECT date '2026-01-01' + i::int AS day) AS g",
+            quoted.join(", ")
+        ),
+    );
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["payments"], &[]);
+    database.sql("SET TIME ZONE 'UTC'");
+    let mut conditions: Vec<String> = quoted.iter().map(|text| format!("account = {text}")).collect();
+    conditions.push(format!("account IN ({})", quoted.join(", ")));
+    conditions.push(format!("NOT (account = {}) AND f4 IS NOT NULL", quoted.join(" OR account = ")));
+    conditions.push(format!("account = '{EVIL}' OR account = ''"));
+    conditions.extend(
+        [
+            "f4 = 0.1",
+            "f4 = '0.1'",
+            "f4 IN (0.1, '0.2', 0.3)",
+            "d = '2026-01-02'",
+            "d > DATE '2026-01-03' AND t <= TIMESTAMP '2026-01-05 10:00'",
+            "t = TIMESTAMPTZ '2026-01-02 12:00+02'",
+            "tz BETWEEN '2026-01-02T12:00:00+02:00' AND TIMESTAMP '2026-01-04 10:00'",
+        ]
+        .map(str::to_owned),
+    );
+    for (number, condition) in conditions.iter().enumerate() {
+        let expected = database.value(&format!("SELECT count(*) FROM payments WHERE {condition}"));
+        let measure = json!({"name": "kept", "count": "*", "where": condition});
+        let definition = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}, measure]});
+        server.register(&format!("json{number}"), &definition);
+        let statement = format!(
+            "CREATE MATERIALIZED VIEW sql{number} AS SELECT count(*) AS n, count(*) FILTER (WHERE {condition}) AS kept FROM payments"
+        );
+        let path = format!("/v1/aggregates/sql{number}");
+        let reply = server.exchange("PUT", &path, &[("content-type", "application/sql")], statement.as_bytes());
+        let reply = reply.unwrap();
+        assert!(reply.status < 300, "{condition}: {}", reply.text);
+        server.get_ok("/readyz");
+        for name in ["json", "sql"] {
+            let path = format!("/v1/aggregates/{name}{number}");
+            let printed = server.get_ok(&path)["sql"].as_str().unwrap().to_owned();
+            let select = printed.trim_end_matches(';').split_once(" AS SELECT").unwrap().1;
+            let printed_says = database.value(&format!("SELECT kept FROM (SELECT{select}) AS p"));
+            assert_eq!(printed_says, expected, "{condition}: {printed}");
+            let answered = server.get_ok(&format!("{path}/data?measures=kept"));
+            assert_eq!(answered["rows"][0]["kept"].to_string().trim_matches('"'), expected, "{condition}: {answered}");
+        }
+    }
+    let found = verify(&server, &json!({}));
+    assert_eq!((&found["equal"], &found["skipped"]), (&json!(true), &json!([])), "{found}");
+    assert_eq!(database.value("SELECT count(*) FROM sentinel"), "0");
+    for refused in [
+        "t = '2026-01-02 12:00+02'",
+        "t = TIMESTAMP '2026-01-02 12:00+02'",
+        "d = TIMESTAMP '2026-01-02 10:00'",
+        "d = '2026-01-02 10:00'",
+        "account = E'x'",
+    ] {
+        let definition = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "where": refused});
+        let (status, problem) = server.put("/v1/aggregates/refused", &definition);
+        assert_eq!((status, &problem["code"]), (422, &json!("bad_filter")), "{refused}: {problem}");
+    }
+}
+
 #[test]
 fn a_source_without_postgres_is_compared_with_its_rows() {
     let data = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use super::transport::{CopySession, Established, ReplicationClient, ServerIdenti
 
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
                                -c idle_session_timeout=0 \
+                               -c standard_conforming_strings=on \
                                -c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
                                -c search_path=pg_catalog";
 

@@ -63,6 +63,8 @@ impl Recount {
     }
 
     async fn read(&self, sql: &str, into: &mpsc::Sender<Vec<TextRow>>) -> Result<(), Failure> {
+        // Rows come as text only where several statements could be sent at once; Postgres prepares no more than one.
+        drop(self.reader.prepare(sql).await?);
         let stream = self.reader.simple_query_raw(sql).await?;
         tokio::pin!(stream);
         let mut batch = Vec::new();

@@ -89,7 +89,7 @@ impl Definition {
     }
 
     /// The same definition in the words that every way of writing it comes to: the table with its schema, conditions as
-    /// the parser prints them, rollups in order, no more said than has an effect.
+    /// [`super::condition`] writes them, rollups in order, no more said than has an effect.
     #[must_use]
     pub fn canonical(&self) -> Definition {
         let condition = |text: &String| filter::canonical(text).unwrap_or_else(|| text.clone());

@@ -7,10 +7,9 @@
 use std::cmp::Ordering;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use sqlparser::ast::{BinaryOperator, DataType, Expr, UnaryOperator, Value as SqlValue};
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
+use sqlparser::ast::{BinaryOperator, DataType, Expr, TimezoneInfo, UnaryOperator, Value as SqlValue};
 
+use super::condition;
 use crate::change::value::EPOCH_UNIX_US;
 use crate::change::{ColumnType, Numeric, TableSchema, Value, ValueRef};
 
@@ -26,11 +25,11 @@ pub enum Filter {
         /// What it is compared with; never NULL.
         literal: Value,
     },
-    /// `column IN (...)`, without NULLs in the list.
+    /// `column IN (...)`
     In {
         /// Position in the row.
         column: usize,
-        /// The list.
+        /// The list: in order, each value once, no NULL.
         list: Vec<Value>,
     },
     /// `column IS NULL`
@@ -73,7 +72,11 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
 impl Filter {
     /// Parses and checks a condition.
     pub fn parse(text: &str, schema: &TableSchema) -> Result<Filter, FilterError> {
-        compile(&expression(text)?, schema)
+        let expression = condition::read(text)?;
+        let filter = compile(&expression, schema)?;
+        // What runs here has words for Postgres, too: no condition is sent to it as it came.
+        condition::write(&expression)?;
+        Ok(filter)
     }
 
     /// Whether the row counts: only where the condition is true, not where it is unknown.
@@ -94,7 +97,7 @@ impl Filter {
                 if matches!(value, ValueRef::Null) {
                     return None;
                 }
-                Some(list.iter().any(|item| compare(value, item.as_ref()) == Some(Ordering::Equal)))
+                Some(list.binary_search_by(|item| order(item.as_ref(), value)).is_ok())
             }
             Filter::IsNull { column } => Some(matches!(row.get(*column)?, ValueRef::Null)),
             Filter::Column { column } => match row.get(*column)? {
@@ -205,24 +208,10 @@ impl Accept {
     }
 }
 
-fn expression(text: &str) -> Result<Expr, FilterError> {
-    let mut parser = Parser::new(&PostgreSqlDialect {})
-        .with_recursion_limit(64)
-        .try_with_sql(text)
-        .map_err(|error| FilterError(error.to_string()))?;
-    let expression = parser.parse_expr().map_err(|error| FilterError(error.to_string()))?;
-    let rest = parser.peek_token();
-    if rest.token != sqlparser::tokenizer::Token::EOF {
-        return refuse(format!("unexpected {rest} after the condition"));
-    }
-    Ok(expression)
-}
-
-/// A condition as the parser prints it: without comments, and the same whatever its blanks and the case of its keywords.
-/// `None` for what is no expression.
+/// A condition in the words that every way of writing it comes to. `None` for what is no condition.
 #[must_use]
 pub fn canonical(text: &str) -> Option<String> {
-    Some(expression(text).ok()?.to_string())
+    condition::read(text).and_then(|expression| condition::write(&expression)).ok()
 }
 
 fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterError> {
@@ -251,10 +240,12 @@ fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterErro
         Expr::IsNotNull(inner) => Ok(Filter::Not(Box::new(Filter::IsNull { column: required_column(inner, schema)? }))),
         Expr::InList { expr, list, negated } => {
             let column = required_column(expr, schema)?;
-            let list = list.iter().map(|item| literal(item, column, schema)).collect::<Result<Vec<_>, _>>()?;
+            let mut list = list.iter().map(|item| literal(item, column, schema)).collect::<Result<Vec<_>, _>>()?;
             if list.contains(&Value::Null) {
                 return refuse("NULL in an IN list makes the condition unknown; leave it out");
             }
+            list.sort_by(|a, b| order(a.as_ref(), b.as_ref()));
+            list.dedup_by(|a, b| order(a.as_ref(), b.as_ref()) == Ordering::Equal);
             let within = Filter::In { column, list };
             Ok(if *negated { Filter::Not(Box::new(within)) } else { within })
         }
@@ -293,9 +284,7 @@ fn column_of(expression: &Expr, schema: &TableSchema) -> Result<Option<usize>, F
         },
         _ => return Ok(None),
     };
-    // Unquoted names fold to lower case, as in Postgres.
-    let name =
-        if identifier.quote_style.is_some() { identifier.value.clone() } else { identifier.value.to_lowercase() };
+    let name = condition::folded(identifier);
     match schema.column_index(&name) {
         Some(index) => Ok(Some(index)),
         None => refuse(format!("{} has no column {name}", schema.qualified_name())),
@@ -322,7 +311,7 @@ fn comparison(column: usize, accept: Accept, constant: &Expr, schema: &TableSche
 
 fn literal(expression: &Expr, column: usize, schema: &TableSchema) -> Result<Value, FilterError> {
     let Some(column) = schema.columns.get(column) else { return refuse("no such column") };
-    let (text, quoted) = match expression {
+    let (text, quoted, typed) = match expression {
         Expr::Nested(inner) => match schema.column_index(&column.name) {
             Some(index) => return literal(inner, index, schema),
             None => return refuse("no such column"),
@@ -330,30 +319,53 @@ fn literal(expression: &Expr, column: usize, schema: &TableSchema) -> Result<Val
         Expr::Value(value) => match &value.value {
             SqlValue::Null => return Ok(Value::Null),
             SqlValue::Boolean(v) if column.column_type == ColumnType::Bool => return Ok(Value::Bool(*v)),
-            SqlValue::Number(digits, _) => (digits.clone(), false),
-            SqlValue::SingleQuotedString(text) => (text.clone(), true),
+            SqlValue::Number(digits, _) => (digits.clone(), false, None),
+            SqlValue::SingleQuotedString(text) => (text.clone(), true, None),
             other => return refuse(format!("{other} cannot be compared with {}", column.name)),
         },
         Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match expr.as_ref() {
             Expr::Value(value) => match &value.value {
-                SqlValue::Number(digits, _) => (format!("-{digits}"), false),
+                SqlValue::Number(digits, _) => (format!("-{digits}"), false, None),
                 other => return refuse(format!("-{other} is not a constant")),
             },
             other => return refuse(format!("-{other} is not a constant")),
         },
-        Expr::TypedString(typed)
-            if matches!(typed.data_type, DataType::Date | DataType::Timestamp(..) | DataType::TimestampNtz(..)) =>
-        {
+        Expr::TypedString(typed) if matches!(typed.data_type, DataType::Date | DataType::Timestamp(..)) => {
             match typed.value.value.clone().into_string() {
-                Some(text) => (text, true),
+                Some(text) => (text, true, Some(&typed.data_type)),
                 None => return refuse(format!("{expression} is not a constant")),
             }
         }
         other => return refuse(format!("{other} is not a constant")),
     };
+    same_to_postgres(&text, typed, &column.column_type).map_err(FilterError)?;
     constant_of(&text, quoted, &column.column_type).ok_or_else(|| {
         FilterError(format!("{text:?} is not a value of {} ({})", column.name, column.column_type.name()))
     })
+}
+
+/// Refuses the texts of times that Postgres reads without complaint, and not as we do: it drops the offset of what has no zone, and
+/// the time of a date.
+fn same_to_postgres(text: &str, typed: Option<&DataType>, column_type: &ColumnType) -> Result<(), String> {
+    let is_date = NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok();
+    let infinite = matches!(text, "infinity" | "-infinity");
+    let is_time = matches!(column_type, ColumnType::Date | ColumnType::Timestamp | ColumnType::TimestampTz);
+    match (typed, column_type) {
+        _ if infinite || !is_time => Ok(()),
+        (Some(DataType::Timestamp(..)), ColumnType::Date) => Err("a date is compared with a DATE".to_owned()),
+        (Some(DataType::Date), _) | (None, ColumnType::Date) if !is_date => {
+            Err(format!("{text:?} is not a date: write it as '2026-01-31'"))
+        }
+        (Some(DataType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone)), _)
+        | (None, ColumnType::Timestamp)
+            if clock_reading(text).is_none() =>
+        {
+            Err(format!(
+                "{text:?} is not a time without zone: write it as '2026-01-31 10:00', or TIMESTAMPTZ before one with an offset"
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A constant as a value that compares with columns of the type.
@@ -365,8 +377,9 @@ pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option
             Err(_) => Value::Numeric(parse_numeric(text)?),
         },
         ColumnType::Numeric { .. } => Value::Numeric(parse_numeric(text)?),
-        ColumnType::Float4 => Value::Float(f64::from(text.parse::<f32>().ok()?)),
-        ColumnType::Float8 => Value::Float(text.parse().ok()?),
+        // A quoted one is read as the column's type; a number is a double, and so becomes the column's value.
+        ColumnType::Float4 if quoted => Value::Float(f64::from(text.parse::<f32>().ok()?)),
+        ColumnType::Float4 | ColumnType::Float8 => Value::Float(text.parse().ok()?),
         ColumnType::Text => quoted.then(|| Value::Text(text.to_owned()))?,
         ColumnType::Char => quoted.then(|| Value::Text(text.trim_end_matches(' ').to_owned()))?,
         ColumnType::Bool => match text.to_ascii_lowercase().as_str() {
@@ -421,19 +434,24 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
         "-infinity" => return Some(i64::MIN),
         _ => {}
     }
-    let instant = if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
-        date.and_hms_opt(0, 0, 0)?.and_utc()
+    let instant = if let Some(reading) = clock_reading(text) {
+        reading.and_utc()
     } else if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
         instant.to_utc()
-    } else if let Ok(instant) = DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z") {
-        instant.to_utc()
     } else {
-        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
-            .iter()
-            .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())?
-            .and_utc()
+        DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok()?.to_utc()
     };
     instant.timestamp_micros().checked_sub(EPOCH_UNIX_US)
+}
+
+/// A date, or a date and a time, without an offset.
+fn clock_reading(text: &str) -> Option<NaiveDateTime> {
+    if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
+        return date.and_hms_opt(0, 0, 0);
+    }
+    ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
 }
 
 /// The order of two values as Postgres sees it, where it is certain; `None` for NULL and for values that do not compare.
@@ -452,8 +470,14 @@ pub fn compare(a: ValueRef<'_>, b: ValueRef<'_>) -> Option<Ordering> {
         (ValueRef::Int(a), ValueRef::Numeric(b)) => {
             Some(compare_numeric(Numeric::Finite { mantissa: i128::from(a), scale: 0 }, b))
         }
+        (ValueRef::Numeric(_), ValueRef::Int(_)) => compare(b, a).map(Ordering::reverse),
         _ => None,
     }
+}
+
+/// The order of one column's constants, and of a value of that column among them. Never equal where they do not compare.
+fn order(a: ValueRef<'_>, b: ValueRef<'_>) -> Ordering {
+    compare(a, b).unwrap_or(Ordering::Less)
 }
 
 fn compare_numeric(a: Numeric, b: Numeric) -> Ordering {

@@ -4,6 +4,8 @@
 pub mod bucket;
 /// The aggregates that exist, and their state.
 pub mod catalog;
+/// Conditions as text: read within bounds, written in our own words.
+pub mod condition;
 /// Times that a table keeps as integers.
 pub mod date_codec;
 /// The definition as the user wrote it.

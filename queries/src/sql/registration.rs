@@ -2,7 +2,7 @@
 
 use engine::change::ColumnType;
 use engine::materialization::{
-    Calendar, DateCodec, Definition, DefinitionError, Granularity, MeasureDefinition, TimeDefinition,
+    Calendar, DateCodec, Definition, DefinitionError, Granularity, MeasureDefinition, TimeDefinition, condition,
 };
 use sqlparser::ast::{
     DataType, DuplicateTreatment, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
@@ -118,11 +118,15 @@ impl Reading<'_> {
             dimensions,
             time,
             rollups,
-            filter: self.statement.filter.as_ref().map(|(condition, _)| condition.to_string()),
+            filter: self.statement.filter.as_ref().map(|(filter, at)| self.condition(filter, *at)).transpose()?,
             drill_through: options.drill_through,
         };
         let (name, if_not_exists) = (self.statement.name, self.statement.if_not_exists);
         Ok(Registration { name, if_not_exists, definition: definition.canonical(), warnings, places })
+    }
+
+    fn condition(&self, filter: &Expr, at: Location) -> Result<String, SqlError> {
+        condition::write(filter).map_err(|error| self.refused(at, "bad_filter", format!("where: {error}")))
     }
 
     fn place(&self, at: Location) -> Place {
@@ -279,7 +283,7 @@ impl Reading<'_> {
                 .hint(format!("name them: {} AS total", item.expression)));
         }
         let (sum, count) = if function_name == "sum" { (Some(column), None) } else { (None, Some(column)) };
-        let filter = function.filter.as_ref().map(|condition| condition.to_string());
+        let filter = function.filter.as_ref().map(|filter| self.condition(filter, item.at)).transpose()?;
         Ok(MeasureDefinition { name, sum, count, scale, filter })
     }
 
@@ -523,6 +527,34 @@ mod tests {
 
     fn read(text: &str) -> Result<Registration, SqlError> {
         Registration::parse(text, &Payments)
+    }
+
+    /// On half of the stack that a thread has.
+    #[test]
+    fn no_statement_is_too_deep() {
+        const PIECES: [&str; 8] =
+            ["n = 1 OR ", "1 + ", "n || ", "NOT ", "- ", "f(", "n IS NULL AND ", "CASE WHEN n = 1 THEN 1 ELSE "];
+        const TAILS: [&str; 6] = [" IS NULL", "::int", "[1]", " COLLATE c", " AT TIME ZONE 'x'", " IN (1)"];
+        let look = || {
+            for times in [10, 60, 300, 600, 800, 1_200, 5_000, 100_000] {
+                let before = PIECES.iter().map(|piece| format!("{}n", piece.repeat(times)));
+                let behind = TAILS.iter().map(|tail| format!("n{}", tail.repeat(times)));
+                for deep in before.chain(behind) {
+                    for text in [
+                        format!("CREATE MATERIALIZED VIEW a AS SELECT count(*) FROM payments WHERE {deep}"),
+                        format!("CREATE MATERIALIZED VIEW a AS SELECT count(*) FILTER (WHERE {deep}) FROM payments"),
+                        format!("CREATE MATERIALIZED VIEW a AS SELECT {deep}, count(*) FROM payments GROUP BY 1"),
+                        format!("CREATE MATERIALIZED VIEW a AS SELECT count(*) FROM payments GROUP BY {deep}"),
+                        format!("CREATE ONLINE AGGREGATE a AS COUNT(*) AS n FROM payments GROUP BY {deep}"),
+                        format!("CREATE MATERIALIZED VIEW a AS SELECT count(*) FROM payments HAVING {deep}"),
+                        format!("CREATE MATERIALIZED VIEW a WITH (timezone = {deep}) AS SELECT count(*) FROM payments"),
+                    ] {
+                        assert!(read(&text).is_err() || times < 1_000, "{times}");
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new().stack_size(1 << 20).spawn(look).unwrap().join().unwrap();
     }
 
     /// The definition that a statement comes to, without table and measures.

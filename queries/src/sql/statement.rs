@@ -5,16 +5,19 @@
 
 use std::ops::Range;
 
+use engine::materialization::condition;
 use sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart, Value};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, Tokenizer};
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use super::error::SqlError;
 
 /// Deepest nesting of an expression.
 const MAX_DEPTH: usize = 64;
+/// Most tokens of a statement, further items of its lists not counted: a chain of operators is as deep as it is long.
+const MAX_TOKENS: usize = 2_500;
 /// Most items of a list.
 const MAX_ITEMS: usize = 256;
 
@@ -85,12 +88,9 @@ pub struct Source {
 
 /// Splits a text into its statements.
 pub fn split(text: &str) -> Result<Vec<Source>, SqlError> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
-        .tokenize_with_location()
-        .map_err(|error| SqlError::malformed(text, error.location, error.message))?;
+    let tokens = tokens(text)?;
     let mut sources = Vec::new();
-    let mut pieces: Vec<&[sqlparser::tokenizer::TokenWithSpan]> =
-        tokens.split(|token| token.token == Token::SemiColon).collect();
+    let mut pieces: Vec<&[TokenWithSpan]> = tokens.split(|token| token.token == Token::SemiColon).collect();
     pieces.retain(|piece| piece.iter().any(|token| !matches!(token.token, Token::Whitespace(_))));
     for piece in pieces {
         let mut words = piece.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
@@ -106,6 +106,11 @@ pub fn split(text: &str) -> Result<Vec<Source>, SqlError> {
         sources.push(Source { name, text });
     }
     Ok(sources)
+}
+
+fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location();
+    tokens.map_err(|error| SqlError::malformed(text, error.location, error.message))
 }
 
 /// Bytes before a place.
@@ -140,9 +145,7 @@ fn parse(text: &str) -> Result<Statement, SqlError> {
 /// Where columns are named with their table, `payments.` and `p.`, in bytes. Refuses `other.amount`: there is one table, and a
 /// column of another must not be taken for its own.
 fn qualifiers(text: &str, table: &TableExpression) -> Result<Vec<Range<usize>>, SqlError> {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
-        .tokenize_with_location()
-        .map_err(|error| SqlError::malformed(text, error.location, error.message))?;
+    let tokens = tokens(text)?;
     let own = table.alias.as_deref().unwrap_or_else(|| table.name.rsplit('.').next().unwrap_or_default());
     let words: Vec<_> = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
     let mut qualifiers = Vec::new();
@@ -194,11 +197,15 @@ struct Grammar<'t> {
 
 impl<'t> Grammar<'t> {
     fn new(text: &'t str) -> Result<Self, SqlError> {
-        let parser = Parser::new(&PostgreSqlDialect {})
-            .with_recursion_limit(MAX_DEPTH)
-            .try_with_sql(text)
-            .map_err(|error| SqlError::of_parser(text, &error))?;
-        Ok(Grammar { text, parser })
+        let dialect = &PostgreSqlDialect {};
+        let tokens = tokens(text)?;
+        condition::bounded(tokens.iter().map(|token| &token.token), MAX_TOKENS).map_err(|error| {
+            SqlError::malformed(text, Location { line: 1, column: 1 }, format!("a statement is too long: {error}"))
+        })?;
+        Ok(Grammar {
+            text,
+            parser: Parser::new(dialect).with_recursion_limit(MAX_DEPTH).with_tokens_with_locations(tokens),
+        })
     }
 
     fn read<T>(&mut self, read: impl FnOnce(&mut Parser<'t>) -> Result<T, ParserError>) -> Result<T, SqlError> {

@@ -5,6 +5,7 @@
 //! runs in Postgres as it is.
 
 use engine::change::{ColumnType, TableSchema};
+use engine::materialization::condition::{quote_identifier as quote, quote_literal as literal};
 use engine::materialization::{DateCodec, Definition, Granularity, MeasureDefinition, TimeDefinition};
 
 /// `CREATE MATERIALIZED VIEW ... AS SELECT ... GROUP BY ...`
@@ -110,36 +111,6 @@ fn operand(time: &TimeDefinition, column_type: Option<&ColumnType>) -> (String, 
         (None, _, None) => (column, true),
     }
 }
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// An identifier, quoted where Postgres would read it differently without.
-pub(crate) fn quote(name: &str) -> String {
-    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        && name.bytes().next().is_some_and(|b| !b.is_ascii_digit())
-        && !RESERVED.contains(&name);
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
-}
-
-/// Words that Postgres reserves, also those that it lets name columns but not everything (appendix C of its manual).
-#[rustfmt::skip]
-const RESERVED: [&str; 142] = [
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "between", "bigint",
-    "binary", "bit", "boolean", "both", "case", "cast", "char", "character", "check", "coalesce", "collate", "collation",
-    "column", "concurrently", "constraint", "create", "cross", "current_catalog", "current_date", "current_role",
-    "current_schema", "current_time", "current_timestamp", "current_user", "date", "dec", "decimal", "default",
-    "deferrable", "desc", "distinct", "do", "else", "end", "except", "exists", "extract", "false", "fetch", "float", "for",
-    "foreign", "freeze", "from", "full", "grant", "greatest", "group", "grouping", "having", "ilike", "in", "initially",
-    "inner", "inout", "int", "integer", "intersect", "interval", "into", "is", "isnull", "join", "lateral", "leading",
-    "least", "left", "like", "limit", "localtime", "localtimestamp", "national", "natural", "nchar", "none", "normalize",
-    "not", "notnull", "null", "nullif", "numeric", "offset", "on", "only", "or", "order", "out", "outer", "overlaps",
-    "overlay", "placing", "position", "precision", "primary", "real", "references", "returning", "right", "row", "select",
-    "session_user", "setof", "similar", "smallint", "some", "substring", "symmetric", "system_user", "table",
-    "tablesample", "then", "time", "timestamp", "to", "trailing", "treat", "trim", "true", "union", "unique", "user",
-    "using", "values", "varchar", "variadic", "verbose", "when", "where", "window", "with",
-];
 
 #[cfg(test)]
 mod tests {

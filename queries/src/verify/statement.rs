@@ -7,12 +7,13 @@
 use engine::aggregate::Function;
 use engine::change::ColumnType;
 use engine::change::value::EPOCH_UNIX_US;
+use engine::materialization::condition::quote_identifier as quote;
 use engine::materialization::plan::MeasurePlan;
 use engine::materialization::{Aggregate, Bucket, Granularity, MeasureDefinition, TimeDefinition};
 use engine::source::FollowedTable;
 
 use super::bucket_range::BucketRange;
-use crate::sql::write::{TimeExpression, quote};
+use crate::sql::write::TimeExpression;
 
 /// Bounds on the table's own column are put this much wider: they only spare Postgres other rows.
 const SLACK_US: i64 = 2 * 86_400_000_000;

@@ -3,6 +3,7 @@
 //!
 //! The payments in USD carry values that are found nowhere else; an answer to a pinned token that holds one of them leaked.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,12 @@ const TABLES: &str = "
         (3, '2026-01-06Z', 'USD', 'ACCT-CANARY', 777001), (4, '2026-02-06Z', 'USD', 'usd-canary', 777001);
     CREATE TABLE secret_table (id bigint PRIMARY KEY, n bigint);
 ";
+
+fn definition(dimension: &str) -> Value {
+    json!({"table": "payments", "dimensions": [dimension], "drill_through": true,
+        "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
+        "time": {"column": "at", "granularity": "month"}, "rollups": ["year"]})
+}
 
 struct Guarded {
     server: Server,
@@ -55,14 +62,44 @@ impl Guarded {
         let server = Server::start(&data, &database.url(), &["public.payments", "public.secret_table"], &more);
         let guarded = Guarded { server, database, tokens, _directory: directory };
         for (name, dimension) in [("by_currency", "currency"), ("by_account", "account")] {
-            let definition = json!({"table": "payments", "dimensions": [dimension], "drill_through": true,
-                "measures": [{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}],
-                "time": {"column": "at", "granularity": "month"}, "rollups": ["year"]});
-            let path = format!("/v1/aggregates/{name}");
-            guarded.until(&admin, "PUT", &path, &definition.to_string(), 200);
-            guarded.until(&admin, "GET", &format!("{path}/data"), "", 200);
+            guarded.register(&admin, name, &definition(dimension));
         }
         (guarded, admin)
+    }
+
+    fn register(&self, admin: &str, name: &str, definition: &Value) {
+        let path = format!("/v1/aggregates/{name}");
+        self.until(admin, "PUT", &path, &definition.to_string(), 200);
+        self.until(admin, "GET", &format!("{path}/data"), "", 200);
+    }
+
+    /// A live answer, as it comes.
+    fn live(&self, token: &str, path: &str) -> impl Read {
+        let patient = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(60))).build();
+        let request = ureq::Agent::from(patient).get(format!("http://{}{path}", self.server.address()));
+        request.header("authorization", format!("Bearer {token}")).call().unwrap().into_body().into_reader()
+    }
+
+    /// Has the table of the payments read anew, and the filling that follows held.
+    fn hold(&self, admin: &str, name: &str) {
+        // Enough rows that they are not all in what is filled at once.
+        self.database.sql(
+            "INSERT INTO payments SELECT i, '2026-01-07Z', 'USD', 'usd-canary', 1 FROM generate_series(10000, 60000) AS i",
+        );
+        let backfill = format!("/v1/aggregates/{name}/backfill");
+        for _ in 0..20 {
+            self.until(admin, "POST", "/v1/sources/postgres/tables", r#"{"table":"public.payments"}"#, 202);
+            // It may be over sooner than we look, and it may come to its end although it is to pause.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while Instant::now() < deadline {
+                let paused = self.ask(Some(admin), "POST", &format!("{backfill}:pause"), "").status == 200;
+                std::thread::sleep(if paused { Duration::from_millis(500) } else { Duration::ZERO });
+                if paused && self.ask(Some(admin), "GET", &backfill, "").text.contains("paused") {
+                    return;
+                }
+            }
+        }
+        panic!("{name} is filled sooner than it is held");
     }
 
     fn ask(&self, token: Option<&str>, method: &str, path: &str, body: &str) -> Reply {
@@ -161,7 +198,8 @@ fn every_route_asks_every_caller_for_its_scope() {
 #[test]
 fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
     let (guarded, admin) = Guarded::start();
-    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_currency=currency:EUR"]);
+    let pins = ["--scope", "read", "--pin", "by_currency=currency:EUR", "--pin", "gone"];
+    let pinned = create(&guarded.tokens, &pins);
     guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
     let data = "/v1/aggregates/by_currency/data";
     let answers = std::cell::Cell::new(0);
@@ -224,6 +262,10 @@ fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
         "/v1/aggregates/by_currency/rows?where=currency:USD",
         "/v1/aggregates/by_currency/rows?filter=currency='USD'",
         "/v1/aggregates/by_currency/explain",
+        "/v1/aggregates/gone",
+        "/v1/aggregates/gone/data",
+        "/v1/aggregates/gone/rows",
+        "/v1/aggregates/gone/live",
         "/v1/sources",
         "/v1/sources/postgres",
         "/metrics",
@@ -242,6 +284,8 @@ fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
         json!({"table": "payments", "measures": ["sum(amount)"], "group_by": ["account"]}),
         json!({"table": "payments", "measures": ["sum(amount)"], "filter": "currency = 'USD'"}),
         json!({"table": "payments", "measures": ["sum(amount)"], "where": {"currency": "USD"}}),
+        json!({"aggregate": "gone"}),
+        json!({"queries": [{"aggregate": "gone"}]}),
         json!({"table": "secret_tabel", "measures": ["count(*)"]}),
         json!({"table": "payment", "measures": ["count(*)"]}),
         json!({"queries": [{"aggregate": "by_currency"}, {"aggregate": "by_account"},
@@ -266,12 +310,163 @@ fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
         absent["detail"].as_str().unwrap()
     );
     assert_eq!((&unseen["code"], unseen.get("hint")), (&absent["code"], absent.get("hint")));
+    let gone = body(look("GET", "/v1/aggregates/gone/data", ""));
+    assert_eq!((&gone["code"], gone.get("hint")), (&json!("unknown_aggregate"), None));
+
+    // Nor do columns that its aggregate is not about.
+    let about = |column: &str| {
+        let question = json!({"table": "payments", "measures": ["sum(amount)"], "filter": format!("{column} = 'x'")});
+        let said = body(look("POST", "/v1/query", &question.to_string()));
+        ["code", "detail", "hint"].map(|part| said[part].as_str().unwrap_or_default().replace(column, "?"))
+    };
+    assert_eq!(about("account"), about("accounts"));
+    let daily = json!({"table": "payments", "measures": ["sum(amount)"], "granularity": "day"}).to_string();
+    let said = body(look("POST", "/v1/query", &daily));
+    assert_eq!((&said["code"], said.get("suggestion")), (&json!("no_aggregate_answers"), None), "{said}");
 
     // A page of somebody else's answer is not a way in.
     let page = body(guarded.ask(Some(&admin), "GET", &format!("{data}?limit=1&order=-amount"), ""));
     let cursor = page["page"]["next"].as_str().unwrap();
     let reply = look("GET", &format!("{data}?limit=1&order=-amount&cursor={cursor}"), "");
     assert_eq!((reply.status, code(&reply).as_str()), (400, "bad_cursor"));
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// Bytes as a cursor is written.
+fn base64(bytes: &[u8]) -> String {
+    let bits: Vec<u8> = bytes.iter().flat_map(|byte| (0..8u32).rev().map(move |at| (*byte >> at) & 1)).collect();
+    let sextet = |bits: &[u8]| (0..6).fold(0u8, |sextet, at| (sextet << 1) | bits.get(at).copied().unwrap_or(0));
+    bits.chunks(6).map(|bits| char::from(ALPHABET[usize::from(sextet(bits))])).collect()
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    let sextet = |c: u8| ALPHABET.iter().position(|known| *known == c).unwrap();
+    let bits: Vec<usize> =
+        text.bytes().map(sextet).flat_map(|sextet| (0..6u32).rev().map(move |at| (sextet >> at) & 1)).collect();
+    bits.chunks_exact(8).map(|bits| bits.iter().fold(0u8, |byte, bit| (byte << 1) | u8::from(*bit == 1))).collect()
+}
+
+/// A cursor says where in the index of the rows to go on, and nobody is kept from writing another place there.
+#[test]
+fn a_cursor_that_was_put_together_leads_a_pinned_token_nowhere() {
+    let (guarded, admin) = Guarded::start();
+    // Here what the token is pinned to is not what the index begins with.
+    let both = json!({"table": "payments", "dimensions": ["account", "currency"], "drill_through": true,
+        "measures": [{"name": "n", "count": "*"}], "time": {"column": "at", "granularity": "month"}});
+    guarded.until(&admin, "PUT", "/v1/aggregates/by_both", &both.to_string(), 200);
+    guarded.database.sql("INSERT INTO payments VALUES (5, '2026-03-05Z', 'EUR', 'ES1', 1)");
+    let lsn = guarded.database.value("SELECT pg_current_wal_lsn()");
+    let pins = ["--scope", "read", "--pin", "by_currency=currency:EUR", "--pin", "by_both=currency:EUR"];
+    let pinned = create(&guarded.tokens, &pins);
+    for name in ["by_currency", "by_both"] {
+        let path = format!("/v1/aggregates/{name}/data?min_lsn={lsn}&wait=10s");
+        guarded.until(&pinned, "GET", &path, "", 200);
+    }
+    let page = |token: &str, path: &str| {
+        let reply = guarded.ask(Some(token), "GET", path, "");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text);
+        serde_json::from_str::<Value>(&reply.text).unwrap()
+    };
+    let cursor_of = |page: &Value| from_base64(page["page"]["next"].as_str().unwrap());
+    for (question, ids) in [
+        ("by_currency/rows?limit=1", &[5i64, 2, 1][..]),
+        ("by_both/rows?limit=1&where=account:ES1", &[5, 1]),
+        ("by_both/rows?limit=1", &[5, 2, 1]),
+    ] {
+        let path = format!("/v1/aggregates/{question}");
+        // Of another's rows, in the same index.
+        let others = format!("{}?limit=1&where=currency:USD", path.split('?').next().unwrap());
+        let others = cursor_of(&page(&admin, &others));
+        let own = cursor_of(&page(&pinned, &path));
+        let (head, entry) = own.split_at(16);
+        let (of_aggregate, seal) = (&entry[..5], &own[own.len() - 32..]);
+        let places = [
+            [of_aggregate, &[0xFF; 8]].concat(),
+            [of_aggregate, &[0xFF; 64]].concat(),
+            vec![0xFF; 64],
+            others[16..].to_vec(),
+            Vec::new(),
+        ];
+        for place in &places {
+            for seal in [&[] as &[u8], &[0; 32], seal] {
+                let forged = base64(&[head, place.as_slice(), seal].concat());
+                let reply = guarded.ask(Some(&pinned), "GET", &format!("{path}&cursor={forged}"), "");
+                let leaked = CANARIES.iter().any(|canary| reply.text.contains(canary));
+                assert!(!leaked, "{question} at {place:?}: {}", reply.text);
+                assert_eq!((reply.status, code(&reply).as_str()), (400, "bad_cursor"), "{question} at {place:?}");
+            }
+        }
+        // A place of its own, but not from us.
+        let mut altered = own.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        let reply = guarded.ask(Some(&pinned), "GET", &format!("{path}&cursor={}", base64(&altered)), "");
+        assert_eq!((reply.status, code(&reply).as_str()), (410, "page_expired"), "{question}: {}", reply.text);
+        // As it came it leads to the rest of what the token sees.
+        let (mut found, mut at) = (Vec::new(), String::new());
+        loop {
+            let shown = page(&pinned, &format!("{path}{at}"));
+            found.extend(shown["data"].as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()));
+            let Some(next) = shown["page"]["next"].as_str() else { break };
+            assert_eq!(base64(&from_base64(next)), next);
+            at = format!("&cursor={next}");
+        }
+        assert_eq!(found, ids, "{question}");
+    }
+}
+
+/// The pin is of the second dimension, so a Partition holds everybody's cells, and every entry of the index is looked at.
+#[test]
+fn what_others_have_is_not_counted_for_a_pinned_token() {
+    let (guarded, admin) = Guarded::start();
+    let definition = json!({"table": "payments", "dimensions": ["account", "currency"], "drill_through": true,
+        "measures": [{"name": "n", "count": "*"}], "time": {"column": "at", "granularity": "month"}});
+    guarded.until(&admin, "PUT", "/v1/aggregates/by_both", &definition.to_string(), 200);
+    guarded.until(&admin, "GET", "/v1/aggregates/by_both/data", "", 200);
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_both=currency:EUR"]);
+    guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
+    // The answer as of now, once the source is where it was: its state is part of the tag.
+    let data = |month: &str| {
+        let lsn = guarded.database.value("SELECT pg_current_wal_lsn()::text");
+        let path = format!("/v1/aggregates/by_both/data?group_by=&{month}&min_lsn={lsn}&wait=25s");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let reply = guarded.until(&pinned, "GET", &path, "", 200);
+            let body: Value = serde_json::from_str(&reply.text).unwrap();
+            if body["as_of"]["state"] == "live" {
+                return (body["data"].clone(), body["stats"]["cells_read"].clone(), reply.headers["etag"].clone());
+            }
+            assert!(Instant::now() < deadline, "{body}");
+        }
+    };
+    let (january, march) = ("from=2026-01&to=2026-02", "from=2026-03&to=2026-04");
+    let (rows, counted, tag) = data(january);
+    assert_eq!((&rows[0]["n"], &counted), (&json!(1), &json!(1)), "{rows}");
+    let (_, _, tag_of_march) = data(march);
+
+    guarded.database.sql(
+        "INSERT INTO payments SELECT 1000 + i, '2026-01-07Z', 'USD', 'usd-canary' || i % 100, 1 FROM generate_series(1, 200001) AS i;
+         INSERT INTO payments VALUES (999, '2026-03-07Z', 'USD', 'usd-canary', 777001)",
+    );
+    assert_eq!(data(january), (rows, counted, tag.clone()));
+    assert_eq!(data(march), (json!([]), json!(0), tag_of_march));
+    let known = tag.to_str().unwrap();
+    let bearer = format!("Bearer {pinned}");
+    let path = format!("/v1/aggregates/by_both/data?group_by=&{january}");
+    let headers = [("authorization", bearer.as_str()), ("if-none-match", known)];
+    assert_eq!(guarded.server.exchange("GET", &path, &headers, b"").unwrap().status, 304);
+    let behind = format!("/v1/aggregates/by_both/rows?{january}");
+    let reply = guarded.until(&pinned, "GET", &behind, "", 200);
+    let body: Value = serde_json::from_str(&reply.text).unwrap();
+    assert_eq!(body["data"].as_array().map(Vec::len), Some(1), "{body}");
+    // They are as many as are refused to others.
+    let reply = guarded.ask(Some(&admin), "GET", &format!("{behind}&where=currency:EUR"), "");
+    assert_eq!((reply.status, code(&reply).as_str()), (422, "too_many_rows"), "{}", reply.text);
+
+    guarded.database.sql("INSERT INTO payments VALUES (998, '2026-01-08Z', 'EUR', 'ES1', 5)");
+    let (rows, counted, changed) = data(january);
+    assert_eq!((&rows[0]["n"], &counted), (&json!(2), &json!(1)), "{rows}");
+    assert_ne!(changed, tag);
 }
 
 #[test]
@@ -312,6 +507,83 @@ fn a_revoked_token_ends_what_it_reads_live() {
         "{log}"
     );
     assert!(!log.contains(pinned.rsplit('_').next().unwrap()));
+}
+
+/// While the aggregate is filled anew there is no commit to look at; and what came after it would be an answer.
+#[test]
+fn a_revoked_token_ends_a_live_answer_that_waits() {
+    let (guarded, admin) = Guarded::start();
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_currency=currency:EUR"]);
+    guarded.until(&pinned, "GET", "/v1/aggregates", "", 200);
+    let mut live = guarded.live(&pinned, "/v1/aggregates/by_currency/live?granularity=all");
+    guarded.hold(&admin, "by_currency");
+    revoke(&guarded.tokens, &pinned);
+    let mut events = String::new();
+    live.read_to_string(&mut events).unwrap();
+    let (_, last) = events.rsplit_once("event:").unwrap();
+    assert!(last.trim_start().starts_with("error") && last.contains("token_unknown"), "{events}");
+    let backfill = guarded.ask(Some(&admin), "GET", "/v1/aggregates/by_currency/backfill", "");
+    assert!(backfill.text.contains("paused"), "it did not wait: {}", backfill.text);
+}
+
+/// What `register` may do leads to no end of an aggregate that answered: neither while its table is read anew, nor by another
+/// one that takes its name.
+#[test]
+fn who_may_not_drop_does_not_drop_in_another_way() {
+    let (guarded, admin) = Guarded::start();
+    let register = create(&guarded.tokens, &["--scope", "register"]);
+    guarded.until(&register, "GET", "/v1/aggregates", "", 200);
+    guarded.hold(&admin, "by_currency");
+    let path = "/v1/aggregates/by_currency";
+    for token in [&register, &admin] {
+        let reply = guarded.ask(Some(token), "POST", &format!("{path}/backfill:cancel"), "");
+        assert_eq!((reply.status, code(&reply).as_str()), (409, "nothing_is_built"), "{}", reply.text);
+    }
+    assert_eq!(guarded.ask(Some(&admin), "POST", &format!("{path}/backfill:resume"), "").status, 200);
+    guarded.until(&register, "GET", &format!("{path}/data"), "", 200);
+
+    let put = |token: &str, definition: &Value| {
+        let reply = guarded.ask(Some(token), "PUT", &format!("{path}?on_change=rebuild"), &definition.to_string());
+        (reply.status, code(&reply))
+    };
+    let refused = (403, "scope_missing".to_owned());
+    let elsewhere = json!({"table": "secret_table", "measures": [{"name": "n", "count": "*"}]});
+    assert_eq!(put(&register, &elsewhere), refused);
+    assert_eq!(put(&register, &definition("account")), refused);
+    let mut refined = definition("currency");
+    refined["rollups"] = json!(["quarter", "year"]);
+    assert_eq!(put(&register, &refined).0, 202);
+    assert_eq!(put(&admin, &definition("account")).0, 202);
+}
+
+/// The number that halts an aggregate may be anybody's.
+#[test]
+fn the_value_that_halted_an_aggregate_is_not_told_to_who_is_pinned() {
+    let (guarded, admin) = Guarded::start();
+    let by_day = json!({"table": "secret_table", "measures": [{"name": "entries", "count": "*"}],
+        "time": {"column": "n", "codec": "yyyymmdd", "granularity": "day"}});
+    guarded.register(&admin, "by_day", &by_day);
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "by_day"]);
+    let data = "/v1/aggregates/by_day/data";
+    guarded.until(&pinned, "GET", data, "", 200);
+    let mut live = guarded.live(&pinned, "/v1/aggregates/by_day/live");
+    guarded.database.sql("INSERT INTO secret_table VALUES (1, 20261399)");
+    let all = guarded.until(&admin, "GET", data, "", 503);
+    assert!(all.text.contains("20261399"), "{}", all.text);
+    let of_table = json!({"table": "secret_table", "measures": ["count(*)"]});
+    let several = json!({"queries": [{"aggregate": "by_day"}, of_table]});
+    let mut heard = String::new();
+    live.read_to_string(&mut heard).unwrap();
+    let mut all_heard = vec![heard];
+    for path in ["", "/data", "/data.csv", "/rows", "/live"] {
+        all_heard.push(guarded.ask(Some(&pinned), "GET", &format!("/v1/aggregates/by_day{path}"), "").text);
+    }
+    for question in [json!({"aggregate": "by_day"}), of_table, several] {
+        all_heard.push(guarded.ask(Some(&pinned), "POST", "/v1/query", &question.to_string()).text);
+    }
+    for heard in all_heard {
+        assert!(heard.contains("time_misfit") && !heard.contains("20261399"), "{heard}");
+    }
 }
 
 struct Certificate {

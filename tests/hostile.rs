@@ -103,6 +103,33 @@ fn names_that_are_statements_are_names() {
     assert_eq!(database.value("SELECT count(*)::text FROM sentinel"), "0", "the sentinel is gone");
 }
 
+/// A chain of operators is a tree as deep as it is long, and walking through it would end the stack of a thread, and with it the process.
+#[test]
+fn a_long_chain_of_conditions_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start_source(data.path(), &["--generator", "1"]);
+    let mut definition = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]});
+    server.register("all", &definition);
+    let chain = vec!["n = 1"; 10_000].join(" OR ");
+    let asked = chain.get(..20_000).unwrap().trim_end_matches(" OR ").replace(' ', "+");
+    let (status, problem) = server.get(&format!("/v1/aggregates/all/data?having={asked}"));
+    assert_eq!((status, &problem["code"]), (422, &json!("bad_condition")), "{problem}");
+    for part in ["having", "filter"] {
+        let body = json!({"aggregate": "all", part: chain}).to_string();
+        let (status, problem) = server.try_post("/v1/query", body.as_bytes()).unwrap();
+        assert_eq!(status, 422, "{part}: {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("more than 1000 words"), "{part}: {problem}");
+    }
+    definition["where"] = json!(chain);
+    let (status, problem) = server.put("/v1/aggregates/other", &definition);
+    assert_eq!((status, &problem["code"]), (422, &json!("bad_filter")), "{problem}");
+    let statement = format!("CREATE MATERIALIZED VIEW other AS SELECT count(*) AS n FROM payments WHERE {chain}");
+    let content = [("content-type", "application/sql")];
+    let reply = server.exchange("PUT", "/v1/aggregates/other", &content, statement.as_bytes()).unwrap();
+    assert!(reply.status == 400 && reply.text.contains("malformed_sql"), "{}", reply.text);
+    server.get_ok("/v1/aggregates/all/data");
+}
+
 #[test]
 fn requests_that_are_not_meant_for_us_are_refused() {
     let data = tempfile::tempdir().unwrap();
@@ -122,10 +149,13 @@ fn requests_that_are_not_meant_for_us_are_refused() {
         }
     }
     let own = format!("http://{}", server.address());
+    let followed = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
     for (headers, refused) in [
         (&[("origin", "http://evil.example")][..], true),
         (&[("origin", "null")], true),
         (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], true),
+        (&followed, true),
+        (&[("origin", own.as_str()), ("origin", "http://evil.example")], true),
         (&[("origin", own.as_str())], false),
     ] {
         for (method, path) in [("DELETE", "/v1/aggregates/absent"), ("GET", "/v1/aggregates"), ("OPTIONS", "/v1/query")]
@@ -133,6 +163,9 @@ fn requests_that_are_not_meant_for_us_are_refused() {
             assert_eq!(status(method, path, headers) == 403, refused, "{method} {path} {headers:?}");
         }
     }
+    // A link to the page is followed; and what stands before an @ is no host of ours.
+    assert_eq!(status("GET", "/", &followed), 200);
+    assert_eq!(status("GET", "/v1/aggregates", &[("host", "rebound.example@localhost")]), 400);
     // Nothing is fetched for anybody: no route takes an address.
     assert_eq!(status("POST", "/v1/sources", &[]), 405);
     for table in ["http://169.254.169.254/latest", "postgres://u:p@evil/db", "file:///etc/passwd"] {
@@ -160,6 +193,29 @@ fn requests_that_are_not_meant_for_us_are_refused() {
     let long = "x".repeat(1_000_000);
     let reply = server.exchange("GET", "/healthz", &[("x-long", &long)], b"");
     assert!(reply.as_ref().is_none_or(|reply| reply.status == 431), "{:?}", reply.map(|reply| reply.status));
+}
+
+/// A body has room for tens of thousands of names. Compared each with each other they would keep everybody waiting.
+#[test]
+fn long_lists_are_refused_at_once() {
+    let database = Database::start(&[], "CREATE TABLE payments (id bigint PRIMARY KEY, amount numeric(12,2))");
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    server.register("total", &json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]}));
+    let many = |name: &dyn Fn(u32) -> String| (0..60_000).map(name).collect::<Vec<_>>();
+    for (parameter, question) in [
+        ("measures", json!({"aggregate": "total", "measures": many(&|at| format!("n as {at:x}"))})),
+        ("measures", json!({"table": "payments", "measures": many(&|at| format!("count({at:x})"))})),
+        ("group_by", json!({"aggregate": "total", "group_by": many(&|_| "id".to_owned())})),
+        ("where", json!({"aggregate": "total", "where": many(&|_| "id:1".to_owned())})),
+        ("where", json!({"aggregate": "total", "where": "id:1,".repeat(60_000)})),
+    ] {
+        let began = Instant::now();
+        let (status, body) = server.try_post("/v1/query", question.to_string().as_bytes()).unwrap();
+        assert_eq!((status, body["code"].as_str()), (422, Some("too_many")), "{body}");
+        assert_eq!(body["detail"], format!("{parameter}: more than 64 are listed"));
+        assert!(began.elapsed() < Duration::from_secs(5), "{parameter}: {:?}", began.elapsed());
+    }
 }
 
 /// Everything that is written at the most talkative level while good and bad secrets go by.

@@ -9,13 +9,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::database::Database;
 use crate::support::server::Server;
@@ -263,6 +264,75 @@ fn who_behaves_is_served_while_others_do_their_worst() {
     drop((unread, deaf));
     // And it is over when it is over.
     ask();
+    assert!(server.terminate().success());
+}
+
+/// A server over as many groups as this, of one row each.
+const GROUPS: usize = 400_000;
+
+fn over_many_groups(database: &Database, data: &Path) -> Server {
+    database.sql(&format!(
+        "CREATE TABLE payments (id bigint PRIMARY KEY, at timestamptz, account int);
+         INSERT INTO payments SELECT i, '2025-01-01Z', i FROM generate_series(1, {GROUPS}) AS i"
+    ));
+    let server = Server::start(data, &database.url(), &["public.payments"], &[]);
+    let definition = json!({"table": "payments", "dimensions": ["account"], "measures": [{"name": "n", "count": "*"}],
+        "time": {"column": "at", "granularity": "month"}});
+    server.register("by_account", &definition);
+    server
+}
+
+/// As many questions as are read at once, each of as many cells as one request may read, and with much to do for every one of
+/// them: read to their ends they would take the turns of everybody else for a long time.
+#[test]
+fn who_hangs_up_gives_back_the_turn() {
+    let database = Database::start(&[], "");
+    let data = tempfile::tempdir().unwrap();
+    let server = over_many_groups(&database, data.path());
+    let list: Vec<String> = (1_000_000..1_000_060).map(|account| account.to_string()).collect();
+    let filter = vec![format!("account in ({})", list.join(",")); 150].join(" or ");
+    let question = json!({"aggregate": "by_account", "filter": filter, "order": ["-n"], "limit": 1});
+    let body = json!({"queries": vec![question; 12]}).to_string();
+    let head = format!(
+        "POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let turns = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
+    let asked: Vec<_> = (0..turns).filter_map(|_| send(server.address(), &format!("{head}{body}"))).collect();
+    assert_eq!(asked.len(), turns);
+    std::thread::sleep(Duration::from_secs(1));
+    asked.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    assert!(!asked.iter().any(|stream| stream.peek(&mut [0]).is_ok()), "they were answered within a second");
+    drop(asked);
+    let hung_up = Instant::now();
+    let (status, answer) = server.get("/v1/aggregates/by_account/data?granularity=all&group_by=");
+    assert_eq!((status, &answer["data"][0]["n"]), (200, &json!(GROUPS)), "{answer}");
+    assert!(hung_up.elapsed() < Duration::from_secs(4), "{:?}", hung_up.elapsed());
+    assert!(server.terminate().success());
+}
+
+/// Long names, in each of as many rows as there may be: it is counted before it is there.
+#[test]
+fn what_is_too_large_is_refused_before_it_is_made() {
+    let database = Database::start(&[], "");
+    let data = tempfile::tempdir().unwrap();
+    let server = over_many_groups(&database, data.path());
+    let measures: Vec<String> = (0..64).map(|at| format!("n as {at:0>120}")).collect();
+    let question = json!({"aggregate": "by_account", "measures": measures, "limit": 100_000});
+    let ask = |question: &Value| server.try_post("/v1/query", question.to_string().as_bytes()).unwrap();
+    let before = server.peak_memory();
+    let (status, answer) = ask(&question);
+    assert_eq!((status, answer["code"].as_str()), (422, Some("query_too_wide")), "{answer}");
+    let (status, several) = ask(&json!({"queries": vec![question; 32]}));
+    assert_eq!(status, 200, "{several}");
+    for answer in several["answers"].as_array().unwrap() {
+        assert_eq!(answer["problem"]["code"], "query_too_wide", "{answer}");
+    }
+    let grown = server.peak_memory() - before;
+    assert!(grown < 600 << 20, "{} MiB", grown >> 20);
+    // In pages it is answered.
+    let (status, page) = ask(&json!({"aggregate": "by_account", "measures": measures, "limit": 1_000}));
+    assert_eq!((status, page["data"].as_array().map(Vec::len)), (200, Some(1_000)), "{page}");
     assert!(server.terminate().success());
 }
 

@@ -264,7 +264,8 @@ impl Engine {
         self.ask(|reply| Request::Rebuild { name: name.to_owned(), reply }).await?
     }
 
-    /// Gives up what is being built under a name; a first version is dropped with it. False where nothing is.
+    /// Gives up what is being built under a name. A first version is dropped with it, where it was registered since the start
+    /// and has never been filled. False where there is nothing to give up.
     pub async fn cancel(&self, name: &str) -> Result<bool, Unavailable> {
         self.ask(|reply| Request::Cancel { name: name.to_owned(), reply }).await?
     }

@@ -48,6 +48,8 @@ pub mod scrubber;
 pub mod sequencer;
 /// What threads and callers share.
 pub mod shared;
+/// Commands that are told to people.
+pub mod shell;
 /// An engine step by step.
 #[cfg(feature = "torture")]
 pub mod simulation;

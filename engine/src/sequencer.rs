@@ -57,6 +57,9 @@ pub enum OnChange {
     /// It is refused.
     #[default]
     Refuse,
+    /// As `Rebuild`, and refused where it is over another table or of other dimensions: what is there would be gone, and
+    /// something else have its name.
+    Refine,
     /// The next version is built beside the one that answers, and takes its place once it is filled, within one commit.
     Rebuild,
 }
@@ -88,7 +91,7 @@ pub enum Request {
         /// What became of it.
         reply: oneshot::Sender<Result<Registered, RegisterError>>,
     },
-    /// Give up the version that is being built; a first version is dropped.
+    /// Give up the version that is being built; a first version that has never been filled is dropped.
     Cancel {
         /// Its name.
         name: String,
@@ -190,6 +193,9 @@ pub struct Sequencer {
     aggregates: BTreeMap<String, Arc<Aggregate>>,
     unresolved: Vec<Registration>,
     next_aggregate: u32,
+    /// First versions that were registered in this life and have not been filled. Not stored: who gives up another one may
+    /// be told no, and what answered once must not go that way.
+    never_filled: BTreeSet<AggregateId>,
     /// Aggregates over tables without row images that fold what is being read.
     folding: BTreeSet<AggregateId>,
     /// Tables without row images that the connector is to read anew.
@@ -236,6 +242,7 @@ impl Sequencer {
             aggregates: BTreeMap::new(),
             unresolved: stored.aggregates,
             next_aggregate: stored.next_aggregate,
+            never_filled: BTreeSet::new(),
             folding: BTreeSet::new(),
             to_read: BTreeSet::new(),
             filled_next: VecDeque::new(),

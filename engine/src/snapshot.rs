@@ -137,7 +137,7 @@ impl Snapshot {
         level: usize,
         from: Bucket,
         to: Bucket,
-        mut visit: impl FnMut(Bucket, u64, u64),
+        mut visit: impl FnMut(Bucket, u64, u64) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
         if from > to {
             return Ok(());
@@ -150,8 +150,7 @@ impl Snapshot {
             .zip(codec::take_control_head(value))
             {
                 Some(((_, _, bucket, _), (cells, sequence))) => {
-                    visit(bucket, u64::try_from(cells).unwrap_or_default(), sequence);
-                    ControlFlow::Continue(())
+                    visit(bucket, u64::try_from(cells).unwrap_or_default(), sequence)
                 }
                 None => {
                     damaged = true;

@@ -427,15 +427,10 @@ fn without_row_images_every_cell_equals_a_recomputation() {
     });
 }
 
-/// Rows of it were passed over from there on, so its end must not make it live: with row images the aggregates would be filled
-/// from too few of them.
-async fn halts_while_it_is_read(keeps_row_image: bool) {
-    let directory = tempfile::tempdir().unwrap();
-    let part = TableId(100);
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let rows: BTreeMap<i64, Row> = (1..40).map(|id| (id, Row::random(&mut rng, part, id))).collect();
-    let mut upstream = Upstream {
-        rows,
+/// A few rows of one partition.
+fn of_one_part(rng: &mut ChaCha8Rng, part: TableId) -> Upstream {
+    Upstream {
+        rows: (1..40).map(|id| (id, Row::random(rng, part, id))).collect(),
         parts: vec![part],
         next_part: 101,
         next_id: 40,
@@ -443,7 +438,16 @@ async fn halts_while_it_is_read(keeps_row_image: bool) {
         log: Vec::new(),
         reading: None,
         wanted: false,
-    };
+    }
+}
+
+/// Rows of it were passed over from there on, so its end must not make it live: with row images the aggregates would be filled
+/// from too few of them.
+async fn halts_while_it_is_read(keeps_row_image: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let part = TableId(100);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut upstream = of_one_part(&mut rng, part);
     let mut session = Session::open(directory.path(), 2, &mut upstream).await;
     session.engine.register("a", definitions()[0].clone()).await.unwrap();
     let registered = BTreeMap::from([("a".to_owned(), 0)]);
@@ -476,5 +480,57 @@ async fn halts_while_it_is_read(keeps_row_image: bool) {
 async fn a_table_that_halts_while_it_is_read_stays_halted() {
     for keeps_row_image in [false, true] {
         halts_while_it_is_read(keeps_row_image).await;
+    }
+}
+
+async fn until_building(session: &Session, name: &str) {
+    let building = AggregateState::Building;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !session.engine.aggregates().iter().any(|aggregate| aggregate.name == name && aggregate.state == building) {
+        assert!(tokio::time::Instant::now() < deadline, "{name} is never suspended");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// While its table is read, an aggregate that answered is being filled as one that never did; only the latter is given up. After
+/// a restart nobody knows which is which, and neither is.
+async fn is_given_up_only_before_it_answered(keeps_row_image: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut upstream = of_one_part(&mut ChaCha8Rng::seed_from_u64(1), TableId(100));
+    let mut session = Session::open(directory.path(), 2, &mut upstream).await;
+    session.engine.register("old", definitions()[0].clone()).await.unwrap();
+    session.check(&mut upstream, &BTreeMap::from([("old".to_owned(), 0)]), "before").await;
+    assert!(!session.engine.cancel("old").await.unwrap(), "one that answers was given up");
+
+    session.send(SourceEvent::TableBegin(TableSchema { keeps_row_image, ..schema() })).await;
+    until_building(&session, "old").await;
+    assert!(!session.engine.cancel("old").await.unwrap(), "one that answered was given up");
+    session.engine.register("new", definitions()[1].clone()).await.unwrap();
+    assert!(session.engine.cancel("new").await.unwrap(), "one that was never filled was kept");
+    session.engine.register("new", definitions()[1].clone()).await.unwrap();
+    // Under another number it is still one that was never filled.
+    session.send(SourceEvent::TableBegin(TableSchema { keeps_row_image, ..schema() })).await;
+    upstream.lsn += 1;
+    session.send(SourceEvent::Progress { lsn: Lsn(upstream.lsn), time_us: 0 }).await;
+    assert!(session.engine.wait_for(Lsn(upstream.lsn), Duration::from_secs(20)).await);
+    assert!(session.engine.cancel("new").await.unwrap(), "one that was never filled was kept");
+    session.engine.register("new", definitions()[1].clone()).await.unwrap();
+    session.engine.stop().await;
+    drop(session);
+
+    let mut session = Session::open(directory.path(), 2, &mut upstream).await;
+    for name in ["old", "new"] {
+        until_building(&session, name).await;
+        assert!(!session.engine.cancel(name).await.unwrap(), "{name} was given up after a restart");
+    }
+    let both = BTreeMap::from([("old".to_owned(), 0), ("new".to_owned(), 1)]);
+    session.check(&mut upstream, &both, "read to the end").await;
+    session.engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_answered_once_is_not_given_up() {
+    for keeps_row_image in [false, true] {
+        is_given_up_only_before_it_answered(keeps_row_image).await;
     }
 }

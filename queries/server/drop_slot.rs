@@ -4,6 +4,7 @@ use std::io::Write;
 
 use connectors::PostgresConfig;
 use connectors::postgres::drop_slot;
+use engine::shell;
 use engine::store::format::instance;
 
 use crate::cli::DropSlotArguments;
@@ -36,7 +37,7 @@ pub fn run(arguments: &DropSlotArguments) -> Result<(), Failure> {
     for orphan in &dropped.orphans {
         say(&format!(
             "left alone: slot {orphan}; if its data directory is gone: tidemark drop-slot --slot {}",
-            orphan.name
+            shell::word(&orphan.name)
         ));
     }
     Ok(())

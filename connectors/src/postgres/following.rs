@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use engine::change::{ColumnType, Lsn, TableId, TableSchema};
+use engine::shell;
 use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
 
 use super::error::source_error;
@@ -256,8 +257,22 @@ pub(super) fn changed(table: &FollowedTable, what: &str) -> SourceError {
 
 /// The one remedy where a table, or a column of it, is not what was stored.
 pub(super) fn read_anew(table: &str) -> String {
+    let body = shell::word(&serde_json::json!({"table": table}).to_string());
     format!(
         "have the table read anew as it is now: curl -X POST http://127.0.0.1:7171/v1/sources/postgres/tables \
-         -H 'Content-Type: application/json' -d '{{\"table\":\"{table}\"}}'"
+         -H 'Content-Type: application/json' -d {body}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_command_says_nothing_to_a_shell() {
+        let body = |table| read_anew(table).rsplit_once(" -d ").map(|(_, body)| body.to_owned());
+        assert_eq!(body("public.payments").as_deref(), Some(r#"'{"table":"public.payments"}'"#));
+        let naughty = body("public.it's; touch pwned #\n\"");
+        assert_eq!(naughty.as_deref(), Some(r#"'{"table":"public.it'\''s; touch pwned #\n\""}'"#));
+    }
 }

@@ -38,7 +38,7 @@ async fn copy(config: &PostgresConfig, held: &str) -> Result<(), Failure> {
         Some(&SqlState::DUPLICATE_OBJECT) => Failure::definite(
             "slot_exists",
             format!("replication slot {held} exists already, perhaps of a backup that was removed"),
-            format!("use another name, or drop it: tidemark drop-slot --slot {held}"),
+            format!("use another name, or drop it: tidemark drop-slot --slot {}", engine::shell::word(held)),
         ),
         Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => Failure::definite(
             "no_free_slot",

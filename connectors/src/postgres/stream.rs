@@ -454,7 +454,7 @@ impl<'s> Follower<'s> {
             return Err(Failure::definite(
                 "row_image_configured",
                 format!("the configuration lists table {qualified}, and decides whether its row images are kept"),
-                format!("restart tidemark with or without --no-row-image {qualified}"),
+                format!("restart tidemark with or without --no-row-image {}", engine::shell::word(&qualified)),
             ));
         }
         self.publish_checked(&wanted).await?;

@@ -112,6 +112,26 @@ pub fn length_of(key: &[u8], count: usize) -> Option<usize> {
     Some(key.len() - rest.len())
 }
 
+/// Whether the bytes are values of a primary key, one after the other, and nothing else; see [`push_primary`].
+#[must_use]
+pub fn is_primary(mut key: &[u8]) -> bool {
+    let some = !key.is_empty();
+    while !key.is_empty() {
+        if take_primary(&mut key).is_none() {
+            return false;
+        }
+    }
+    some
+}
+
+fn take_primary(key: &mut &[u8]) -> Option<()> {
+    if let Some((&OPAQUE, rest)) = key.split_first() {
+        *key = rest;
+        return take_escaped(key).map(drop);
+    }
+    take(key).map(drop)
+}
+
 /// Big-endian with the sign flipped: byte order is integer order.
 #[must_use]
 pub fn flip_i64(v: i64) -> [u8; 8] {
@@ -329,7 +349,21 @@ mod tests {
         fn any_bytes_decode_or_are_refused(bytes in any::<Vec<u8>>()) {
             let _ = decode(&bytes);
             let _ = boundaries(&bytes);
+            let _ = is_primary(&bytes);
         }
+    }
+
+    #[test]
+    fn a_primary_key_is_told_from_what_is_none() {
+        let mut key = Vec::new();
+        push_primary(&mut key, ValueRef::Opaque(&[0, 0xFF, 1])).unwrap();
+        let opaque = key.len();
+        push_primary(&mut key, ValueRef::Int(7)).unwrap();
+        for end in 0..=key.len() {
+            assert_eq!(is_primary(key.get(..end).unwrap()), [opaque, key.len()].contains(&end), "{end}");
+        }
+        key.push(0xFF);
+        assert!(!is_primary(&key));
     }
 
     #[test]

@@ -125,6 +125,9 @@ impl Sequencer {
             state: AggregateState::Building,
         });
         self.next_aggregate += 1;
+        if !aggregate.is_next() {
+            self.never_filled.insert(aggregate.id);
+        }
         let before = self.aggregates.insert(name, Arc::clone(&aggregate));
         let (done, committed) = oneshot::channel();
         // Also while its table is being read: of that reading it has missed a part.
@@ -146,14 +149,17 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Gives up what is being built under a name, or was until it halted.
+    /// Gives up what is being built under a name, or was until it halted. A first version goes only where it was never filled:
+    /// one that answered is being built, too, while its table is read anew, and is dropped by whoever may drop.
     pub(super) fn cancel(&mut self, name: &str, reply: oneshot::Sender<Result<bool, Unavailable>>) -> Result<(), End> {
         let next_name = Registration::next_name(name);
         if self.aggregates.contains_key(&next_name) {
             return self.drop_aggregate(&next_name, reply);
         }
-        // A first version that is filled is not given up but dropped.
-        if self.aggregates.get(name).is_some_and(|first| self.state_of(first) != Some(AggregateState::Building)) {
+        let first_filling = |first: &Aggregate| {
+            self.never_filled.contains(&first.id) && self.state_of(first) == Some(AggregateState::Building)
+        };
+        if self.aggregates.get(name).is_some_and(|first| !first_filling(first)) {
             let _ = reply.send(Ok(false));
             return Ok(());
         }
@@ -179,7 +185,12 @@ impl Sequencer {
             if differences.is_empty() {
                 return Ok(None);
             }
-            if on_change == OnChange::Refuse {
+            let refused = match on_change {
+                OnChange::Refuse => true,
+                OnChange::Refine => differences.iter().any(|field| matches!(*field, "table" | "dimensions")),
+                OnChange::Rebuild => false,
+            };
+            if refused {
                 return Err(RegisterError::Conflict { existing: Arc::clone(existing), differences });
             }
         }
@@ -226,6 +237,7 @@ impl Sequencer {
             let _ = reply.send(if waits { Err(not_announced()) } else { Ok(false) });
             return Ok(());
         };
+        self.never_filled.remove(&aggregate.id);
         let next = self.aggregates.remove(&Registration::next_name(name));
         let (done, committed) = oneshot::channel();
         let commands = next.iter().chain([&aggregate]).map(|gone| Command::Remove(gone.id)).collect();
@@ -243,6 +255,7 @@ impl Sequencer {
         if self.aggregates.values().any(|aggregate| aggregate.id == id && aggregate.is_next()) {
             self.filled_next.push_back((self.sequence + 1, id));
         } else {
+            self.never_filled.remove(&id);
             change.registry.push(RegistryChange::Filled(id));
         }
     }

@@ -222,6 +222,9 @@ impl Sequencer {
         self.next_aggregate += 1;
         self.aggregates.insert(new.name.clone(), Arc::clone(&new));
         self.folding.remove(&old.id);
+        if self.never_filled.remove(&old.id) {
+            self.never_filled.insert(new.id);
+        }
         change.commands.push(Command::Remove(old.id));
         change.registry.push(RegistryChange::Replace { old: Arc::clone(old), new });
     }

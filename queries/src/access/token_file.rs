@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use engine::shell;
 use serde::{Deserialize, Serialize};
 
 use super::token::{Token, id_of};
@@ -28,7 +29,8 @@ impl TokenFile {
         let failed = |error: std::io::Error| format!("the tokens {place} cannot be read: {error}");
         let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(format!("the tokens {place} are open to others\n  remedy: chmod 600 {place}"));
+            let word = shell::word(&place.to_string());
+            return Err(format!("the tokens {place} are open to others\n  remedy: chmod 600 {word}"));
         }
         let text = std::fs::read_to_string(path).map_err(failed)?;
         let file: TokenFile = serde_json::from_str(&text).map_err(|error| format!("the tokens {place}: {error}"))?;

@@ -253,6 +253,9 @@ impl From<ReadFailure> for Problem {
                 Problem::new(422, "too_many_rows", detail).hint("fix all dimensions with where, or shorten the range")
             }
             ReadFailure::TooWide => Problem::new(422, "query_too_wide", detail),
+            ReadFailure::TooLarge => Problem::new(422, "query_too_wide", detail)
+                .hint("ask with a lower limit and follow page.next, for fewer measures, or in several requests"),
+            ReadFailure::OutOfTime => Problem::new(503, "timeout", detail).retry_after(1),
             ReadFailure::Overflow(_) => Problem::new(422, "sum_overflow", detail).hint("ask for a shorter range"),
             ReadFailure::Straddles { .. } => Problem::new(422, "does_not_nest", detail)
                 .hint("give a range (from, to) in which the clocks agree, or ask in the aggregate's own time zone"),

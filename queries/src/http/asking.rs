@@ -1,6 +1,7 @@
 //! From a question to its answer: a Snapshot, the aggregate as of it, what to read, the reading. Everything in one answer
 //! comes from one Snapshot, and pages of one answer all show the Snapshot of the first.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::query::cursor::push_value;
 use crate::query::fingerprint::Fingerprint;
 use crate::query::instant::format_instant;
 use crate::query::planner::coarser;
-use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
-use crate::read::{Answer, Before, Behind, ReadFailure, read, rows_of_cell};
+use crate::query::{Access, AggregateQuery, LevelScan, QueryRequest, ReadPlan};
+use crate::read::{Allowance, Answer, Before, Behind, ReadFailure, read, rows_of_cell};
 
 /// So many point reads are done on the spot: they take microseconds, and a change of threads takes as long.
 const MAX_INLINE_POINTS: usize = 64;
@@ -123,8 +124,9 @@ pub(super) fn check_covered(
 
 /// A page of an answer whose Snapshot is gone.
 pub(super) fn expired() -> Problem {
-    Problem::new(410, "page_expired", "the answer that this page belongs to is not kept any more")
-        .hint("ask for the first page again; pages are kept for a minute after each request")
+    Problem::new(410, "page_expired", "the answer that this page belongs to is not kept any more").hint(
+        "ask for the first page again; pages are kept for a minute after each request, and for ten minutes in all",
+    )
 }
 
 fn earlier(query: &AggregateQuery, aggregate: &Aggregate) -> Result<Option<(AggregateQuery, ReadPlan)>, Problem> {
@@ -204,13 +206,14 @@ pub(super) fn not_yet_visible(min_lsn: Lsn, visible: Lsn) -> Problem {
         .retry_after(1)
 }
 
-/// Runs what reads cells: on the spot where it is short, otherwise in its turn on a thread that may block.
+/// Runs what reads cells: on the spot where it is short, otherwise in its turn on a thread that may block. All of it takes from
+/// one [`Allowance`].
 pub(super) async fn in_turn<R: Send + 'static>(
     state: &AppState,
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { work() } else { on_thread(state, state.turns.take().await?, work).await }
+    if short { Allowance::default().spend(work) } else { on_thread(state, state.turns.take().await?, work).await }
 }
 
 /// The same for a live answer.
@@ -219,7 +222,7 @@ pub(super) async fn in_live_turn<R: Send + 'static>(
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { work() } else { on_thread(state, state.turns.take_live().await?, work).await }
+    if short { Allowance::default().spend(work) } else { on_thread(state, state.turns.take_live().await?, work).await }
 }
 
 async fn on_thread<R: Send + 'static>(
@@ -234,6 +237,26 @@ async fn on_thread<R: Send + 'static>(
     };
     let interrupted = || Problem::new(500, "internal_error", "the read was interrupted");
     state.scan_threads.run(work).await.ok_or_else(interrupted)?
+}
+
+/// Visits the Partitions of these runs, as long as the request may take.
+pub(super) fn look_at_partitions(
+    snapshot: &Snapshot,
+    aggregate: &Aggregate,
+    scans: &[LevelScan],
+    mut visit: impl FnMut(Bucket, u64, u64),
+) -> Result<(), ReadFailure> {
+    let allowance = Allowance::current();
+    for scan in scans {
+        let mut stepped = Ok(());
+        snapshot.partitions(aggregate, scan.level, scan.from, scan.to, |bucket, cells, changed| {
+            visit(bucket, cells, changed);
+            stepped = allowance.step();
+            if stepped.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        stepped?;
+    }
+    Ok(())
 }
 
 /// A number after a byte that says what it is.
@@ -319,7 +342,8 @@ impl Asked {
     }
 
     /// Identifies the answer's rows, before they are read: what is asked, and the newest change of each Partition touched.
-    /// Last year's chart keeps its tag while today moves. `None` where reading is as cheap as looking.
+    /// Last year's chart keeps its tag while today moves. `None` where reading is as cheap as looking. Partitions are
+    /// everybody's: a pinned asker must not be shown it, since how many cells they have can be found out from it.
     pub(super) fn tag_of_partitions(&self) -> Result<Option<u64>, Problem> {
         // A payment may change without its total.
         if self.query.rows.is_some() {
@@ -328,23 +352,26 @@ impl Asked {
         let mut hash = self.shape();
         for reads in std::iter::once(&self.reads).chain(self.earlier.as_ref().map(|(_, reads)| reads)) {
             let Access::Scans(scans) = &reads.access else { return Ok(None) };
-            for scan in scans {
-                let visit = |bucket: Bucket, cells: u64, changed: u64| {
-                    hash = hash.with([bucket.0.to_be_bytes(), cells.to_be_bytes(), changed.to_be_bytes()].concat());
-                };
-                self.snapshot
-                    .partitions(&self.aggregate, scan.level, scan.from, scan.to, visit)
-                    .map_err(|error| self.failed(error.into()))?;
-            }
+            let visit = |bucket: Bucket, cells: u64, changed: u64| {
+                hash = hash.with([bucket.0.to_be_bytes(), cells.to_be_bytes(), changed.to_be_bytes()].concat());
+            };
+            look_at_partitions(&self.snapshot, &self.aggregate, scans, visit)
+                .map_err(|failure| self.failed(failure))?;
         }
         Ok(Some(hash.finish()))
     }
 
     /// Identifies the answer's rows, once they are read.
     pub(super) fn tag_of_rows(&self, answered: &Answered) -> u64 {
-        let mut hash = self.shape();
+        let answer = &answered.answer;
+        let mut hash = self.shape().with([u8::from(answer.truncated), u8::from(answer.others.is_some())]);
         let mut bytes = Vec::new();
-        for row in &answered.answer.rows {
+        for values in answer.others.iter().chain(&answer.whole) {
+            bytes.clear();
+            values.iter().for_each(|value| push_value(&mut bytes, *value));
+            hash = hash.with(&bytes);
+        }
+        for row in &answer.rows {
             bytes.clear();
             bytes.extend_from_slice(&row.bucket.0.to_be_bytes());
             row.values.iter().for_each(|value| push_value(&mut bytes, *value));

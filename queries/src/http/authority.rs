@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::told::told;
 use crate::access::gate::{Gate, Refusal};
 use crate::access::{Caller, Scope};
 use crate::api::Problem;
@@ -51,8 +52,11 @@ pub(super) async fn authorize(
     let audited = needs.scope().filter(|scope| *scope > Scope::Read);
     let (id, method) = (caller.id().to_owned(), request.method().clone());
     let path: String = request.uri().path().chars().take(200).collect();
-    request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response.extensions_mut().insert(told(&caller, problem));
+    }
     if let Some(scope) = audited {
         let status = response.status().as_u16();
         tracing::info!(target: "audit", token = id, %scope, %method, path, status, "admin action");

@@ -33,19 +33,18 @@ impl Hosts {
             return Err(Problem::new(421, "unknown_host", format!("{name:?} is not a name of this server"))
                 .hint("ask by address, or start with --host NAME"));
         }
-        let foreign = || {
-            Problem::new(403, "foreign_origin", "this was sent by a page of another origin")
-                .hint("serve the page from the same address, or have a server of yours ask")
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let own = match (origins.next(), origins.next()) {
+            (Some(origin), None) => origin.to_str().is_ok_and(|origin| is_of(origin, &asked)),
+            // Who looks at one of several may look at the wrong one.
+            (_, Some(_)) => false,
+            (None, None) => !is_led_here(uri, headers),
         };
-        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        match text(&header::ORIGIN) {
-            Some(origin) if !is_of(origin, &asked) => Err(foreign()),
-            // Without Origin: images, scripts and the like. A link that is followed is somebody's wish.
-            None if text(&SEC_FETCH_SITE) == Some("cross-site") && text(&SEC_FETCH_MODE) != Some("navigate") => {
-                Err(foreign())
-            }
-            _ => Ok(()),
+        if own {
+            return Ok(());
         }
+        Err(Problem::new(403, "foreign_origin", "this was sent by a page of another origin")
+            .hint("serve the page from the same address, or have a server of yours ask"))
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -54,7 +53,16 @@ impl Hosts {
     }
 }
 
-/// What the request names as its host. Two of them could mean one to us and another to a proxy.
+/// Whether a page of somebody else made the browser send this, without Origin: images, scripts and the like. A link that is
+/// followed to our page is somebody's wish; one to data or to what is done is the other page's.
+fn is_led_here(uri: &Uri, headers: &HeaderMap) -> bool {
+    let is = |name: &HeaderName, text: &str| headers.get(name).is_some_and(|value| value == text);
+    let followed = is(&SEC_FETCH_MODE, "navigate") && !uri.path().starts_with("/v1/");
+    is(&SEC_FETCH_SITE, "cross-site") && !followed
+}
+
+/// What the request names as its host. Two of them could mean one to us and another to a proxy, and so could one with a user
+/// before it, which no browser sends.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Problem> {
     let malformed = || Problem::new(400, "bad_host", "the Host header is not one host");
     let mut named = headers.get_all(header::HOST).iter();
@@ -62,10 +70,9 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Proble
     let of_header = first.map(|value| value.to_str().ok().and_then(|text| text.parse::<Authority>().ok()));
     let of_header = of_header.map(|parsed| parsed.ok_or_else(malformed)).transpose()?;
     let differs = uri.authority().zip(of_header.as_ref()).is_some_and(|(uri, header)| uri != header);
-    if more.is_some() || differs {
-        return Err(malformed());
-    }
-    Ok(uri.authority().cloned().or(of_header))
+    let named = uri.authority().cloned().or(of_header);
+    let with_user = named.as_ref().is_some_and(|named| named.as_str().contains('@'));
+    if more.is_some() || differs || with_user { Err(malformed()) } else { Ok(named) }
 }
 
 /// Whether an origin is this host and port.
@@ -80,12 +87,16 @@ mod tests {
     use super::*;
 
     fn check(headers: &[(&'static str, &str)]) -> Result<(), (u16, String)> {
+        check_at("/v1/query", headers)
+    }
+
+    fn check_at(path: &'static str, headers: &[(&'static str, &str)]) -> Result<(), (u16, String)> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
         let hosts = Hosts::new(["Totals.Example.com".to_owned()]);
-        hosts.check(&Uri::from_static("/v1/query"), &map).map_err(|problem| (problem.status, problem.code.clone()))
+        hosts.check(&Uri::from_static(path), &map).map_err(|problem| (problem.status, problem.code.clone()))
     }
 
     #[test]
@@ -114,7 +125,13 @@ mod tests {
         ] {
             assert_eq!(check(&[("host", host)]), Err((421, "unknown_host".to_owned())), "{host}");
         }
-        for headers in [&[("host", "a b")][..], &[("host", "localhost"), ("host", "evil.example")], &[("host", "")]] {
+        for headers in [
+            &[("host", "a b")][..],
+            &[("host", "localhost"), ("host", "evil.example")],
+            &[("host", "")],
+            &[("host", "evil.example@localhost")],
+            &[("host", "@localhost")],
+        ] {
             assert_eq!(check(headers), Err((400, "bad_host".to_owned())), "{headers:?}");
         }
     }
@@ -127,11 +144,17 @@ mod tests {
             (&[own, ("origin", "http://localhost:8080")], false),
             (&[own, ("origin", "http://evil.example")], false),
             (&[own, ("origin", "null")], false),
+            (&[own, ("origin", "http://localhost:7171"), ("origin", "http://evil.example")], false),
+            (&[own, ("origin", "http://évil.example")], false),
             (&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
-            (&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
+            (&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], false),
             (&[own, ("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")], true),
         ] {
             assert_eq!(check(headers).is_ok(), ok, "{headers:?}");
+        }
+        let followed = [own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
+        for (path, ok) in [("/", true), ("/docs", true), ("/v1/aggregates", false), ("/v1/sources/postgres", false)] {
+            assert_eq!(check_at(path, &followed).is_ok(), ok, "{path}");
         }
     }
 }

@@ -23,6 +23,7 @@ use super::error;
 use super::hosts::Hosts;
 use super::metrics::Metrics;
 use crate::api::Problem;
+use crate::read::ReadFailure;
 
 /// Longest time a request may take, reading its body and waiting for `min_lsn` included.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -91,9 +92,7 @@ pub(super) async fn observe(State(around): State<Around>, mut request: Request, 
     .instrument(span.clone());
     let mut response = match tokio::time::timeout(time_limit(&route), answer).await {
         Ok(response) => response,
-        Err(_) => {
-            Problem::new(503, "timeout", "the request took longer than its time limit").retry_after(1).into_response()
-        }
+        Err(_) => Problem::from(ReadFailure::OutOfTime).into_response(),
     };
     let room = room_for(&response, &room).unwrap_or_else(|problem| {
         response = problem.into_response();

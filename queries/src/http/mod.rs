@@ -30,6 +30,8 @@ mod routes;
 /// Verification that nobody asks for.
 mod sampler;
 mod scan_threads;
+/// What shows that a cursor is one of ours.
+mod seal;
 /// The accept loop.
 pub mod serve;
 mod stalling;
@@ -38,6 +40,8 @@ pub mod state;
 mod subscription;
 /// Encryption of our own.
 pub mod tls;
+/// What a pinned token hears where there is no answer.
+mod told;
 #[cfg(feature = "otel")]
 mod trace_context;
 mod turns;

@@ -1,77 +1,240 @@
 //! Snapshots that answers with further pages were read from, so that all their pages show one position. A Snapshot costs
-//! the store old versions of what changes meanwhile: few are kept, and not for long after the last page.
+//! the store old versions of what changes meanwhile: few are kept, not for long after the last page, and none for ever.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::Snapshot;
 use engine::change::Lsn;
+use engine::snapshot::AsOf;
+
+use super::seal::Seal;
 
 /// Snapshots kept at most; the one unused longest goes first.
 const MAX_KEPT: usize = 64;
 /// How long one is kept after it was last used.
 const KEPT: Duration = Duration::from_secs(60);
+/// How long one is kept at most, however often it is used: what it costs grows with its age, and one cursor sent again and
+/// again would otherwise hold it for ever.
+const GREATEST_AGE: Duration = Duration::from_secs(600);
 
-struct Kept {
-    snapshot: Arc<Snapshot>,
+/// What is kept: a Snapshot, or in tests what stands in for one.
+pub(super) trait Moment {
+    /// What it is true of.
+    fn as_of(&self) -> AsOf;
+}
+
+impl Moment for Snapshot {
+    fn as_of(&self) -> AsOf {
+        Snapshot::as_of(self)
+    }
+}
+
+struct Kept<M> {
+    moment: Arc<M>,
+    since: Instant,
     used: Instant,
 }
 
 /// The Snapshots of answers that have further pages.
-#[derive(Default)]
-pub(super) struct Pages(Mutex<Vec<Kept>>);
+pub(super) struct Pages<M = Snapshot> {
+    shelf: Mutex<Shelf<M>>,
+    /// Of the cursors that lead to them.
+    pub(super) seal: Seal,
+}
 
-impl Pages {
+impl<M> Default for Pages<M> {
+    fn default() -> Self {
+        Pages { shelf: Mutex::new(Shelf { kept: Vec::new(), newest: 0, outlived: None }), seal: Seal::default() }
+    }
+}
+
+impl<M: Moment> Pages<M> {
     /// Keeps a Snapshot for further pages.
-    pub(super) fn keep(&self, snapshot: &Arc<Snapshot>) {
-        let sequence = snapshot.as_of().sequence;
-        self.with(|kept| {
-            if let Some(known) = kept.iter_mut().find(|known| known.snapshot.as_of().sequence == sequence) {
-                known.used = Instant::now();
-                return;
-            }
-            if kept.len() >= MAX_KEPT
-                && let Some(oldest) = kept.iter().enumerate().min_by_key(|(_, kept)| kept.used).map(|(at, _)| at)
-            {
-                kept.swap_remove(oldest);
-            }
-            kept.push(Kept { snapshot: Arc::clone(snapshot), used: Instant::now() });
-        });
+    pub(super) fn keep(&self, moment: &Arc<M>) {
+        self.with(|shelf, now| shelf.keep(moment, now));
     }
 
     /// The Snapshot of a commit: the newest, or one that was kept.
-    pub(super) fn get(&self, newest: &Arc<Snapshot>, sequence: u64) -> Option<Arc<Snapshot>> {
-        if newest.as_of().sequence == sequence {
-            return Some(Arc::clone(newest));
-        }
-        self.with(|kept| {
-            let found = kept.iter_mut().find(|kept| kept.snapshot.as_of().sequence == sequence)?;
-            found.used = Instant::now();
-            Some(Arc::clone(&found.snapshot))
-        })
+    pub(super) fn get(&self, newest: &Arc<M>, sequence: u64) -> Option<Arc<M>> {
+        self.with(|shelf, now| shelf.get(newest, sequence, now))
     }
 
     /// The Snapshot of a position: the newest, or one that was kept.
-    pub(super) fn at(&self, newest: &Arc<Snapshot>, lsn: Lsn) -> Option<Arc<Snapshot>> {
+    pub(super) fn at(&self, newest: &Arc<M>, lsn: Lsn) -> Option<Arc<M>> {
+        self.with(|shelf, now| shelf.at(newest, lsn, now))
+    }
+
+    /// Forgets what was not used for a while, and what is too old.
+    pub(super) fn forget_old(&self) {
+        self.with(|_, _| ());
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Shelf<M>, Instant) -> R) -> R {
+        let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        shelf.forget_old(now);
+        work(&mut shelf, now)
+    }
+}
+
+struct Shelf<M> {
+    kept: Vec<Kept<M>>,
+    /// The newest commit seen.
+    newest: u64,
+    /// The newest commit that was let go for its age.
+    outlived: Option<u64>,
+}
+
+impl<M: Moment> Shelf<M> {
+    fn keep(&mut self, moment: &Arc<M>, now: Instant) {
+        let sequence = moment.as_of().sequence;
+        self.newest = self.newest.max(sequence);
+        if let Some(known) = self.kept.iter_mut().find(|known| known.moment.as_of().sequence == sequence) {
+            known.used = now;
+            return;
+        }
+        // A page that was being read when its Snapshot was let go would begin its age anew. The newest may: it costs nothing.
+        if self.outlived >= Some(sequence) && sequence < self.newest {
+            return;
+        }
+        if self.kept.len() >= MAX_KEPT
+            && let Some(oldest) = self.kept.iter().enumerate().min_by_key(|(_, kept)| kept.used).map(|(at, _)| at)
+        {
+            self.kept.swap_remove(oldest);
+        }
+        self.kept.push(Kept { moment: Arc::clone(moment), since: now, used: now });
+    }
+
+    fn get(&mut self, newest: &Arc<M>, sequence: u64, now: Instant) -> Option<Arc<M>> {
+        self.newest = self.newest.max(newest.as_of().sequence);
+        if newest.as_of().sequence == sequence {
+            return Some(Arc::clone(newest));
+        }
+        let found = self.kept.iter_mut().find(|kept| kept.moment.as_of().sequence == sequence)?;
+        found.used = now;
+        Some(Arc::clone(&found.moment))
+    }
+
+    fn at(&mut self, newest: &Arc<M>, lsn: Lsn, now: Instant) -> Option<Arc<M>> {
+        self.newest = self.newest.max(newest.as_of().sequence);
         if newest.as_of().lsn == lsn {
             return Some(Arc::clone(newest));
         }
-        self.with(|kept| {
-            let at_lsn = kept.iter_mut().filter(|kept| kept.snapshot.as_of().lsn == lsn);
-            let found = at_lsn.max_by_key(|kept| kept.snapshot.as_of().sequence)?;
-            found.used = Instant::now();
-            Some(Arc::clone(&found.snapshot))
-        })
+        let at_lsn = self.kept.iter_mut().filter(|kept| kept.moment.as_of().lsn == lsn);
+        let found = at_lsn.max_by_key(|kept| kept.moment.as_of().sequence)?;
+        found.used = now;
+        Some(Arc::clone(&found.moment))
     }
 
-    /// Forgets what was not used for a while.
-    pub(super) fn forget_old(&self) {
-        self.with(|_| ());
+    fn forget_old(&mut self, now: Instant) {
+        let outlived = &mut self.outlived;
+        self.kept.retain(|kept| {
+            let old = now.saturating_duration_since(kept.since) >= GREATEST_AGE;
+            if old {
+                *outlived = (*outlived).max(Some(kept.moment.as_of().sequence));
+            }
+            !old && now.saturating_duration_since(kept.used) < KEPT
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Moment for AsOf {
+        fn as_of(&self) -> AsOf {
+            *self
+        }
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut Vec<Kept>) -> R) -> R {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|kept| kept.used.elapsed() < KEPT);
-        work(&mut kept)
+    fn moment(sequence: u64) -> Arc<AsOf> {
+        Arc::new(AsOf { lsn: Lsn(sequence * 10), commit_time_us: 0, sequence })
+    }
+
+    /// A shelf, and the time on it.
+    struct Tried {
+        shelf: Shelf<AsOf>,
+        now: Instant,
+    }
+
+    impl Tried {
+        fn new() -> Tried {
+            Tried { shelf: Shelf { kept: Vec::new(), newest: 0, outlived: None }, now: Instant::now() }
+        }
+
+        /// So much later.
+        fn later(&mut self, time: Duration) -> &mut Shelf<AsOf> {
+            self.now += time;
+            self.shelf.forget_old(self.now);
+            &mut self.shelf
+        }
+
+        /// Asks for the pages of a commit every half minute for so long; how often there was one.
+        fn ask(&mut self, sequence: u64, time: Duration) -> u32 {
+            let newest = moment(1_000);
+            let mut answered = 0;
+            for _ in 0..time.as_secs() / 30 {
+                let now = self.now + Duration::from_secs(30);
+                let Some(page) = self.later(Duration::from_secs(30)).get(&newest, sequence, now) else { continue };
+                self.shelf.keep(&page, now);
+                answered += 1;
+            }
+            answered
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_used_is_kept_and_one_that_is_not_is_let_go() {
+        let mut tried = Tried::new();
+        tried.shelf.keep(&moment(1), tried.now);
+        tried.shelf.keep(&moment(2), tried.now);
+        assert_eq!(tried.ask(2, Duration::from_secs(120)), 4);
+        assert_eq!(tried.ask(1, Duration::from_secs(30)), 0);
+        assert_eq!(tried.shelf.at(&moment(3), Lsn(20), tried.now), Some(moment(2)));
+        let now = tried.now + KEPT;
+        assert_eq!(tried.later(KEPT).at(&moment(3), Lsn(20), now), None);
+    }
+
+    #[test]
+    fn no_page_is_kept_for_ever_however_often_it_is_used() {
+        let mut tried = Tried::new();
+        tried.shelf.keep(&moment(1), tried.now);
+        assert_eq!(tried.ask(1, 3 * GREATEST_AGE), 19);
+        assert!(tried.shelf.kept.is_empty());
+        // Nor by an answer that began when it still was there.
+        tried.shelf.keep(&moment(1), tried.now);
+        assert!(tried.shelf.kept.is_empty());
+    }
+
+    #[test]
+    fn what_is_still_the_newest_is_kept_anew() {
+        let mut tried = Tried::new();
+        tried.shelf.keep(&moment(7), tried.now);
+        tried.shelf.keep(&moment(8), tried.now);
+        tried.later(GREATEST_AGE);
+        let now = tried.now;
+        tried.shelf.keep(&moment(8), now);
+        assert_eq!(tried.shelf.get(&moment(9), 8, now), Some(moment(8)));
+        // As is one that was read while others came.
+        tried.shelf.keep(&moment(10), now);
+        tried.shelf.keep(&moment(9), now);
+        assert_eq!(tried.shelf.get(&moment(10), 9, now), Some(moment(9)));
+    }
+
+    #[test]
+    fn the_one_unused_longest_makes_room() {
+        let mut tried = Tried::new();
+        for sequence in 1..=MAX_KEPT as u64 {
+            let now = tried.now;
+            tried.later(Duration::from_millis(1)).keep(&moment(sequence), now);
+        }
+        let now = tried.now + Duration::from_millis(1);
+        assert!(tried.shelf.get(&moment(100), 1, now).is_some());
+        tried.shelf.keep(&moment(100), now);
+        assert_eq!(tried.shelf.kept.len(), MAX_KEPT);
+        let found = [1, 2, 3].map(|sequence| tried.shelf.get(&moment(101), sequence, now).is_some());
+        assert_eq!(found, [true, false, true]);
     }
 }

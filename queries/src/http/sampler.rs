@@ -2,6 +2,7 @@
 //! is in it. So a small part of the table is read upstream each time, where its time column has an index.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use engine::Snapshot;
@@ -66,6 +67,7 @@ fn bucket(snapshot: &Snapshot, aggregate: &Aggregate, level: usize) -> Result<Op
         if chance.hash_one(seen).is_multiple_of(seen) {
             chosen = Some(bucket);
         }
+        ControlFlow::Continue(())
     })?;
     Ok(chosen)
 }

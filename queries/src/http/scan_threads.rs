@@ -6,9 +6,13 @@
 
 use std::num::NonZero;
 use std::thread::available_parallelism;
+use std::time::Instant;
 
 use tokio::runtime::{Builder, Runtime};
 use tracing::Span;
+
+use super::layers::REQUEST_TIMEOUT;
+use crate::read::Allowance;
 
 /// Weight falls by a tenth with each step; the engine's threads are at 5, the connector's at 0.
 const NICE: i32 = 10;
@@ -41,11 +45,14 @@ impl ScanThreads {
         Ok(ScanThreads { runtime: Some(runtime) })
     }
 
-    /// Runs it on one of the threads; `None` where it was interrupted.
+    /// Runs it on one of the threads; `None` where it was interrupted. A thread is nobody's to stop, so what it reads ends itself:
+    /// when its time is over, or with this future, as when the client is gone or heard that it took too long.
     pub(super) async fn run<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
         // What it logs belongs to the request.
         let request = Span::current();
-        self.runtime.as_ref()?.spawn_blocking(move || request.in_scope(work)).await.ok()
+        let allowance = Allowance::until(Instant::now() + REQUEST_TIMEOUT);
+        let _waiting = allowance.while_waited_for();
+        self.runtime.as_ref()?.spawn_blocking(move || request.in_scope(|| allowance.spend(work))).await.ok()
     }
 }
 
@@ -55,5 +62,31 @@ impl Drop for ScanThreads {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_read_to_its_end() {
+        let threads = ScanThreads::start(1).unwrap();
+        let (told, ended) = oneshot::channel();
+        let endless = move || {
+            let allowance = Allowance::current();
+            while allowance.step().is_ok() {}
+            told.send(())
+        };
+        assert!(timeout(Duration::from_millis(20), threads.run(endless)).await.is_err());
+        timeout(Duration::from_secs(10), ended).await.unwrap().unwrap();
+        // The next one finds the thread free, and has its own time.
+        assert_eq!(threads.run(|| Allowance::current().check()).await, Some(Ok(())));
     }
 }

@@ -138,7 +138,7 @@ impl AppState {
         AppState { teller: Some(teller), ..self }
     }
 
-    /// An aggregate, whatever its state.
+    /// An aggregate, whatever its state. The hint where there is none names others: `told` keeps it from who is pinned.
     pub(super) fn aggregate(&self, name: &str) -> Result<Arc<Aggregate>, Problem> {
         let aggregates = self.engine.aggregates();
         aggregates.iter().find(|aggregate| aggregate.name == name).cloned().ok_or_else(|| {

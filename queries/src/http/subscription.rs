@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::asking::{Answered, Asked, ask, ask_of, in_live_turn, restricted};
 use super::state::{AppState, now_us};
+use super::told::told;
 use crate::access::Caller;
 use crate::api::changes::{ChangesBody, Known};
 use crate::api::{AnswerView, Problem};
@@ -139,9 +140,12 @@ impl Subscription {
             () = stopping.cancelled() => return None,
             next = self.advance() => next,
         };
+        // What is sent may have waited since its reader was looked at: for its turn, or for the aggregate to be filled.
+        let next = self.check().and(next);
         self.last_event = Instant::now();
         Some(next.unwrap_or_else(|problem| {
             self.ended = true;
+            let problem = told(&self.caller, problem);
             LiveEvent { name: "error", id: None, data: serde_json::to_string(&problem).unwrap_or_default() }
         }))
     }
@@ -156,7 +160,7 @@ impl Subscription {
                 Err(_) => return self.progress(),
             }
             tokio::time::sleep_until(self.last_event + self.throttle).await;
-            self.state.gate.check(&self.caller)?;
+            self.check()?;
             if let Some(event) = self.look().await? {
                 return Ok(event);
             }
@@ -164,12 +168,21 @@ impl Subscription {
         }
     }
 
-    /// The whole answer. Waits while the aggregate is built anew.
+    /// Refuses a reader whose token was revoked or has expired.
+    fn check(&self) -> Result<(), Problem> {
+        self.state.gate.check(&self.caller).map_err(Problem::from)
+    }
+
+    /// The whole answer. Waits while the aggregate is built anew, and says so again where that takes long.
     async fn begin(&mut self) -> Result<LiveEvent, Problem> {
         let asked = loop {
+            self.check()?;
             match ask(&self.state, &self.caller, &self.name, &self.request).await {
                 Ok(asked) => break asked,
                 Err(problem) if matches!(problem.code.as_str(), "building" | "not_covered") => {
+                    if self.last_event.elapsed() >= HEARTBEAT {
+                        return self.resync(&problem.detail);
+                    }
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Err(problem) => return Err(problem),
@@ -236,8 +249,7 @@ impl Subscription {
     }
 
     fn progress(&self) -> Result<LiveEvent, Problem> {
-        // A token may have been revoked since, and the source may have come to an end: then nothing newer wakes anybody.
-        self.state.gate.check(&self.caller)?;
+        // The source may have come to an end: then nothing newer wakes anybody.
         self.state.engine.snapshot()?;
         let as_of = self.sent.as_ref().map(|sent| sent.as_of).unwrap_or_default();
         let lag_ms = self.state.engine.status().lag_ms;

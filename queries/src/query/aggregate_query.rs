@@ -77,6 +77,8 @@ pub struct AggregateQuery {
     pub fill: Fill,
     /// Identifies the question for cursors: what is asked, without which page.
     pub fingerprint: u64,
+    /// The asker's token fixes some of it: of what others have, nothing may be told, not even how much it is.
+    pub pinned: bool,
 }
 
 /// What rows are ordered by first; ties are broken by time, then key.
@@ -135,6 +137,7 @@ impl AggregateQuery {
         aggregate: &Aggregate,
         now_us: i64,
     ) -> Result<AggregateQuery, QueryError> {
+        request.check_lists()?;
         let plan = &*aggregate.plan;
         let calendar = calendar(request, aggregate)?;
         let asked = asked_granularity(request.granularity.as_deref(), plan)?;
@@ -187,6 +190,7 @@ impl AggregateQuery {
             having,
             order,
             fingerprint: 0,
+            pinned: !request.pinned.is_empty(),
         };
         query.fingerprint = query.fingerprint_of(aggregate);
         query.cursor = cursor(request.cursor.as_deref(), query.fingerprint)?;
@@ -629,6 +633,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::query::fixture::{aggregate, daily, daily_in, parse};
+    use crate::query::request::MAX_LISTED;
 
     #[test]
     fn defaults_ask_for_everything_at_the_base() {
@@ -700,6 +705,30 @@ mod tests {
             assert!(error.hint.starts_with(hint), "{question}: {}", error.hint);
         }
         assert_eq!(parse("from=2026", &timeless).unwrap_err().code, "no_time");
+    }
+
+    #[test]
+    fn long_lists_are_refused() {
+        let list = |one: &str, count: usize| vec![one; count].join(",");
+        let measures = |count: usize| (0..count).map(|at| format!("n as n{at},")).collect::<String>();
+        let most = parse(&format!("measures={}", measures(MAX_LISTED)), &daily()).unwrap();
+        assert_eq!(most.outputs.len(), MAX_LISTED);
+        assert!(parse(&format!("where={}", list("country:EUR", MAX_LISTED)), &daily()).is_ok());
+        for (parameter, longer) in [
+            ("measures", measures(MAX_LISTED + 1)),
+            ("group_by", list("country", MAX_LISTED + 1)),
+            ("where", list("country:EUR", MAX_LISTED + 1)),
+        ] {
+            let error = parse(&format!("{parameter}={longer}"), &daily()).unwrap_err();
+            assert_eq!((error.code, error.parameter.as_str()), ("too_many", parameter), "{error}");
+            assert_eq!(error.detail, "more than 64 are listed");
+        }
+        // Repeated in the URL, or an object in a body.
+        let repeated = list("where=country:EUR", MAX_LISTED + 1).replace(',', "&");
+        assert_eq!(parse(&repeated, &daily()).unwrap_err().code, "too_many");
+        let object: serde_json::Map<String, Json> = (0..=MAX_LISTED).map(|at| (format!("d{at}"), Json::Null)).collect();
+        let request = QueryRequest { fixed: Some(Fixed::Values(object)), ..QueryRequest::default() };
+        assert_eq!(AggregateQuery::resolve(&request, &daily(), 0).unwrap_err().code, "too_many");
     }
 
     #[test]

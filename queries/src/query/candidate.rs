@@ -44,6 +44,7 @@ pub fn candidates(
     schema: &TableSchema,
     now_us: i64,
 ) -> Result<(Vec<Candidate>, Vec<NotThis>), QueryError> {
+    request.check_lists()?;
     let request = explicit(request)?;
     let asked = request.filter.as_deref().map(|text| table_filter(text, schema)).transpose()?;
     let conjuncts = asked.map(Filter::into_conjuncts).unwrap_or_default();
@@ -248,6 +249,7 @@ mod tests {
 
     use super::*;
     use crate::query::fixture::schema;
+    use crate::query::request::MAX_LISTED;
 
     fn registered(name: &str, rest: &str) -> Arc<Aggregate> {
         let text = format!(r#"{{"table":"payments",{rest}}}"#);
@@ -382,5 +384,7 @@ mod tests {
         assert_eq!(error("{}"), "bad_parameter");
         assert_eq!(error(r#"{"measures":["total"]}"#), "bad_parameter");
         assert_eq!(error(r#"{"measures":["count(*)"],"filter":"nothing = 1"}"#), "bad_condition");
+        let columns: Vec<String> = (0..=MAX_LISTED).map(|at| format!("count(c{at})")).collect();
+        assert_eq!(error(&serde_json::json!({"measures": columns}).to_string()), "too_many");
     }
 }

@@ -8,6 +8,7 @@ use engine::materialization::filter::constant_of;
 use engine::materialization::plan::DimensionPlan;
 
 use super::refusal::QueryError;
+use super::request::MAX_LISTED;
 use super::suggestion::did_you_mean;
 
 /// Reads one `where` parameter into the values that dimensions are fixed to, by position.
@@ -20,6 +21,9 @@ pub fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, QueryError> {
     let mut pairs = Vec::new();
     let mut rest = text.trim();
     while !rest.is_empty() {
+        if pairs.len() == MAX_LISTED {
+            return Err(QueryError::too_many("where"));
+        }
         let (name, value) = rest.split_once(':').ok_or_else(|| {
             QueryError::malformed("where", format!("{rest:?} is not of the form dimension:value"))
                 .hint("for example where=currency:'EUR',merchant_id:42")

@@ -1,5 +1,7 @@
 //! Why a question has no answer, in words for whoever asked it.
 
+use super::request::MAX_LISTED;
+
 /// Whether a question could not be read or was understood and refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -42,6 +44,13 @@ impl QueryError {
     #[must_use]
     pub fn refused(parameter: &str, code: &'static str, detail: impl Into<String>) -> Self {
         QueryError { fault: Fault::Refused, code, ..QueryError::malformed(parameter, detail) }
+    }
+
+    /// The parameter lists more than a question may.
+    #[must_use]
+    pub fn too_many(parameter: &str) -> Self {
+        QueryError::refused(parameter, "too_many", format!("more than {MAX_LISTED} are listed"))
+            .hint("ask several questions")
     }
 
     /// With another stable name.

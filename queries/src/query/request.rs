@@ -6,6 +6,9 @@ use serde_json::Value as Json;
 use super::refusal::QueryError;
 use super::suggestion::did_you_mean;
 
+/// Most measures of one question, and most dimensions that it names in one list: an aggregate has at most 32 of each.
+pub const MAX_LISTED: usize = 64;
+
 /// What is asked. Times, conditions and measures are text; see `queries/README.md` for each.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -156,6 +159,22 @@ impl QueryRequest {
         }
         request.fixed = (!fixed.is_empty()).then_some(Fixed::Texts(fixed));
         Ok(request)
+    }
+
+    /// Refuses long lists before anybody looks through them, as for each name at all others. Of columns to order by there are
+    /// fewer anyway.
+    pub fn check_lists(&self) -> Result<(), QueryError> {
+        let fixed = match &self.fixed {
+            None | Some(Fixed::Text(_)) => 0,
+            Some(Fixed::Texts(texts)) => texts.len(),
+            Some(Fixed::Values(values)) => values.len(),
+        };
+        let named = |names: &Option<Vec<String>>| names.as_ref().map_or(0, Vec::len);
+        let lists = [("measures", named(&self.measures)), ("group_by", named(&self.group_by)), ("where", fixed)];
+        match lists.iter().find(|(_, listed)| *listed > MAX_LISTED) {
+            None => Ok(()),
+            Some((parameter, _)) => Err(QueryError::too_many(parameter)),
+        }
     }
 }
 

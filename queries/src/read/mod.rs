@@ -1,5 +1,7 @@
 //! Reads the cells of a plan from one Snapshot and merges them into rows. Nothing here knows how answers are written down.
 
+/// What one request may take.
+pub mod allowance;
 /// The rows behind a total.
 pub mod behind;
 /// Where cells come from.
@@ -12,7 +14,10 @@ pub mod projection;
 mod ranking;
 /// Merges cells into rows.
 pub mod reader;
+/// How many bytes rows take.
+mod size;
 
-pub use behind::{Behind, rows_behind, rows_of_cell};
+pub use allowance::Allowance;
+pub use behind::{Behind, can_follow, rows_behind, rows_of_cell};
 pub use cells::{CellMap, Cells};
 pub use reader::{Answer, Before, ReadFailure, Row, read};

@@ -2,12 +2,15 @@
 //! as soon as twice as many as can are held.
 
 use std::cmp::Ordering;
+use std::rc::Rc;
 
 use engine::aggregate::sum::Special;
 use engine::aggregate::{Cell, MeasureValue};
 use engine::materialization::{Plan, group_key};
 
-use super::reader::{Row, RowRef};
+use super::allowance::Allowance;
+use super::reader::{ReadFailure, Row, RowRef};
+use super::size::RowSize;
 use crate::query::{AggregateQuery, Cursor, Order, OrderBy};
 
 /// Rows competing for the places of a page.
@@ -23,6 +26,8 @@ pub(super) struct Ranking<'q> {
     forgotten: bool,
     others: Option<Cell>,
     whole: Option<Cell>,
+    allowance: Rc<Allowance>,
+    size: RowSize,
 }
 
 /// The rows of a page.
@@ -36,7 +41,7 @@ pub(super) struct Ranked {
 }
 
 impl<'q> Ranking<'q> {
-    pub(super) fn new(plan: &'q Plan, query: &'q AggregateQuery) -> Self {
+    pub(super) fn new(plan: &'q Plan, query: &'q AggregateQuery, allowance: Rc<Allowance>, size: RowSize) -> Self {
         let row =
             |cursor: &Cursor| Row { bucket: cursor.bucket, key: cursor.key.clone(), values: cursor.values.clone() };
         Ranking {
@@ -48,6 +53,8 @@ impl<'q> Ranking<'q> {
             forgotten: false,
             others: None,
             whole: query.share.map(|_| plan.zero()),
+            allowance,
+            size,
         }
     }
 
@@ -60,11 +67,11 @@ impl<'q> Ranking<'q> {
     }
 
     /// A row of the answer.
-    pub(super) fn add(&mut self, row: RowRef<'_>, cell: &Cell) {
+    pub(super) fn add(&mut self, row: RowRef<'_>, cell: &Cell) -> Result<(), ReadFailure> {
         merge(&mut self.whole, cell);
         let order = &self.query.order;
         if self.after.as_ref().is_some_and(|after| compare(row, after.as_ref(), order) != Ordering::Greater) {
-            return;
+            return Ok(());
         }
         // Most rows of a long list are behind the last place as it stands: they are not even copied.
         if self.last_place.as_ref().is_some_and(|last| compare(row, last.as_ref(), order) == Ordering::Greater) {
@@ -72,12 +79,14 @@ impl<'q> Ranking<'q> {
             if self.query.others {
                 merge(self.others_or_zero(), cell);
             }
-            return;
+            return Ok(());
         }
+        self.allowance.take(self.size.held(row))?;
         self.held.push((row.to_row(), self.query.others.then(|| cell.clone())));
         if self.held.len() >= self.query.limit.saturating_mul(2).max(128) {
             self.shrink();
         }
+        Ok(())
     }
 
     /// Keeps only rows that have a place.
@@ -90,6 +99,7 @@ impl<'q> Ranking<'q> {
         self.held.select_nth_unstable_by(places, |a, b| compare(a.0.as_ref(), b.0.as_ref(), order));
         let forgotten = self.held.split_off(places);
         self.forgotten = true;
+        self.allowance.give_back(forgotten.iter().map(|(row, _)| self.size.held(row.as_ref())).sum());
         for (_, cell) in forgotten {
             cell.iter().for_each(|cell| merge(self.others_or_zero(), cell));
         }

@@ -4,6 +4,7 @@
 //! soon as the page is full. Accumulators are merged, never finished numbers.
 
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use engine::aggregate::{Cell, Function, MeasureValue};
 use engine::materialization::bucket::BucketCache;
@@ -12,18 +13,17 @@ use engine::snapshot::ReadError;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use super::allowance::{Allowance, MAX_BYTES, MAX_CELLS};
 use super::behind::MAX_LOOKED_AT;
 use super::cells::Cells;
 use super::groups::Groups;
 use super::projection::Projection;
 use super::ranking::Ranking;
+use super::size::RowSize;
 use crate::query::aggregate_query::bucket_end;
 use crate::query::instant::format_instant;
 use crate::query::output::NoValue;
 use crate::query::{Access, AggregateQuery, Cursor, Fill, Output, OutputSource, ReadPlan};
-
-/// Most cells read for one answer.
-pub const MAX_CELLS: u64 = 5_000_000;
 
 /// One row of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +69,7 @@ pub struct Answer {
     pub next: Option<Cursor>,
     /// There are more rows than these.
     pub truncated: bool,
-    /// Cells looked at.
+    /// Cells looked at; of a pinned asker's question, those that are asked for.
     pub cells_read: u64,
 }
 
@@ -95,8 +95,14 @@ pub enum ReadFailure {
     #[error(transparent)]
     Store(#[from] ReadError),
     /// It would take more than [`MAX_CELLS`].
-    #[error("the answer needs more than {MAX_CELLS} cells")]
+    #[error("the request needs more than {MAX_CELLS} cells")]
     TooWide,
+    /// It would take more than [`MAX_BYTES`].
+    #[error("the request would be answered with more than {} MiB", MAX_BYTES >> 20)]
+    TooLarge,
+    /// The time of the request is over, or nobody waits for its answer.
+    #[error("the request took longer than its time limit")]
+    OutOfTime,
     /// Finding the newest rows would take looking at too many.
     #[error("more than {MAX_LOOKED_AT} rows lie in the range")]
     TooManyRows,
@@ -124,13 +130,16 @@ pub fn read(
     sequence: u64,
 ) -> Result<Answer, ReadFailure> {
     let mut merging = Merging::new(&aggregate.plan, query, reads);
+    merging.allowance.check()?;
     match &reads.access {
         Access::Points { group, points } => {
             for (level, bucket) in points {
                 merging.begin_level(*level);
-                let cell = cells.cell(aggregate, *level, *bucket, group)?;
-                merging.cells_read += 1;
-                if cell.is_some_and(|cell| merging.visit(*bucket, group, &cell).is_break()) {
+                let flow = match cells.cell(aggregate, *level, *bucket, group)? {
+                    Some(cell) => merging.visit(*bucket, group, &cell),
+                    None => merging.count(),
+                };
+                if flow.is_break() {
                     break;
                 }
             }
@@ -140,7 +149,6 @@ pub fn read(
                 merging.begin_level(scan.level);
                 let mut stopped = false;
                 cells.scan(aggregate, scan.level, scan.from, scan.to, |bucket, key, cell| {
-                    merging.cells_read += 1;
                     let flow = merging.visit(bucket, key, cell);
                     stopped = flow.is_break();
                     flow
@@ -184,6 +192,8 @@ struct Merging<'q> {
     /// Where the next filled row would be.
     expected: Option<i64>,
     cells_read: u64,
+    allowance: Rc<Allowance>,
+    size: RowSize,
     failure: Option<ReadFailure>,
 }
 
@@ -200,6 +210,7 @@ impl<'q> Merging<'q> {
             }
             None => query.from.map(begins),
         };
+        let (allowance, size) = (Allowance::current(), RowSize::of(plan, query));
         Merging {
             plan,
             query,
@@ -212,9 +223,11 @@ impl<'q> Merging<'q> {
             key: Vec::new(),
             values: Vec::new(),
             rows: Vec::new(),
-            ranking: Ranking::new(plan, query),
+            ranking: Ranking::new(plan, query, Rc::clone(&allowance), size),
             expected,
             cells_read: 0,
+            allowance,
+            size,
             failure: None,
         }
     }
@@ -252,17 +265,25 @@ impl<'q> Merging<'q> {
     }
 
     fn visit(&mut self, bucket: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
-        if self.cells_read > MAX_CELLS {
-            return self.fail(ReadFailure::TooWide);
-        }
+        self.or_fail(self.allowance.step())?;
         let mut answered = std::mem::take(&mut self.key);
-        let flow = match self.projection.apply(key, &mut answered) {
+        let asked = self.projection.apply(key, &mut answered);
+        // What is another's must not be counted for a pinned asker: a figure, or being refused, would tell of it.
+        if asked == Some(true) || !self.query.pinned {
+            self.count()?;
+        }
+        let flow = match asked {
             Some(true) => self.visit_asked(bucket, &answered, cell),
             Some(false) => ControlFlow::Continue(()),
             None => self.fail(damaged("a stored group key is damaged")),
         };
         self.key = answered;
         flow
+    }
+
+    fn count(&mut self) -> ControlFlow<()> {
+        self.cells_read += 1;
+        self.or_fail(self.allowance.take_cell())
     }
 
     fn visit_asked(&mut self, stored: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
@@ -312,6 +333,7 @@ impl<'q> Merging<'q> {
 
     /// Gives a row its place, if it has one.
     fn place(&mut self, bucket: Bucket, key: &[u8], cell: &Cell, values: &mut Vec<MeasureValue>) -> ControlFlow<()> {
+        self.or_fail(self.allowance.step())?;
         if let Err(failure) = finish_into(values, self.plan, self.query, cell) {
             return self.fail(failure);
         }
@@ -326,11 +348,12 @@ impl<'q> Merging<'q> {
         }
         let row = RowRef { bucket, key, values };
         if self.query.in_stored_order() {
+            self.or_fail(self.allowance.take(self.size.held(row)))?;
             self.rows.push(row.to_row());
             return self.check_full();
         }
-        self.ranking.add(row, cell);
-        ControlFlow::Continue(())
+        let added = self.ranking.add(row, cell);
+        self.or_fail(added)
     }
 
     /// Fills the buckets from the one expected up to `instant`.
@@ -343,7 +366,9 @@ impl<'q> Merging<'q> {
                 (Fill::Previous, Some(before)) => before.values.clone(),
                 (fill, _) => self.query.outputs.iter().map(|output| nothing(fill, self.plan, output)).collect(),
             };
-            self.rows.push(Row { bucket: Bucket(start), key: Vec::new(), values });
+            let row = Row { bucket: Bucket(start), key: Vec::new(), values };
+            self.or_fail(self.allowance.step().and_then(|()| self.allowance.take(self.size.held(row.as_ref()))))?;
+            self.rows.push(row);
             self.expected = Some(self.query.calendar.interval(self.query.granularity, start).end);
             self.check_full()?;
         }
@@ -358,6 +383,10 @@ impl<'q> Merging<'q> {
     fn fail(&mut self, failure: ReadFailure) -> ControlFlow<()> {
         self.failure.get_or_insert(failure);
         ControlFlow::Break(())
+    }
+
+    fn or_fail(&mut self, spent: Result<(), ReadFailure>) -> ControlFlow<()> {
+        spent.map_or_else(|failure| self.fail(failure), ControlFlow::Continue)
     }
 
     fn finish(mut self, sequence: u64) -> Result<Answer, ReadFailure> {
@@ -379,6 +408,10 @@ impl<'q> Merging<'q> {
             answer.others = ranked.others.map(|cell| finished(plan, query, &cell)).transpose()?;
             answer.truncated = ranked.truncated;
             answer.rows = ranked.rows;
+        }
+        for row in &answer.rows {
+            self.allowance.step()?;
+            self.allowance.take(self.size.written(row.as_ref()))?;
         }
         let last = answer.rows.last().filter(|_| answer.truncated);
         answer.next = last.map(|row| Cursor {
@@ -434,13 +467,15 @@ mod tests {
     use engine::change::{Numeric, Value, ValueRef};
     use proptest::prelude::*;
 
+    use std::cell::RefCell;
     use std::collections::BTreeMap;
 
+    use super::super::allowance::Waiting;
     use super::super::cells::CellMap;
     use super::super::ranking::compare;
     use super::*;
-    use crate::query::QueryError;
     use crate::query::fixture::{aggregate, daily, daily_in, parse};
+    use crate::query::{QueryError, QueryRequest};
 
     const DAY_US: i64 = 86_400_000_000;
 
@@ -794,6 +829,109 @@ mod tests {
         let mut days = plan.clone();
         days.levels.truncate(1);
         stored(payments, &days)
+    }
+
+    /// Cells somebody waits for.
+    const PATIENCE: u64 = 5_000;
+
+    /// Cells without end.
+    struct Endless {
+        group: Vec<u8>,
+        cell: Cell,
+        waiting: RefCell<Option<Waiting>>,
+        visited: RefCell<u64>,
+    }
+
+    impl Cells for Endless {
+        fn cell(&self, _: &Aggregate, _: usize, _: Bucket, _: &[u8]) -> Result<Option<Cell>, ReadError> {
+            Ok(None)
+        }
+
+        fn scan(
+            &self,
+            _: &Aggregate,
+            _: usize,
+            _: Bucket,
+            _: Bucket,
+            mut visit: impl FnMut(Bucket, &[u8], &Cell) -> ControlFlow<()>,
+        ) -> Result<(), ReadError> {
+            while visit(Bucket(0), &self.group, &self.cell).is_continue() {
+                *self.visited.borrow_mut() += 1;
+                if *self.visited.borrow() == PATIENCE {
+                    drop(self.waiting.take());
+                }
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nothing_more_is_read_once_nobody_waits() {
+        let aggregate = daily();
+        for question in ["granularity=day", "granularity=month&order=-n", "granularity=year&filter=merchant > 7"] {
+            let allowance = Allowance::default();
+            let endless = Endless {
+                group: key(&[&Value::Null, &Value::Int(1)]),
+                cell: aggregate.plan.zero(),
+                waiting: RefCell::new(Some(allowance.while_waited_for())),
+                visited: RefCell::new(0),
+            };
+            let query = parse(question, &aggregate).unwrap();
+            let reads = ReadPlan::choose(&query, &aggregate.plan).unwrap();
+            let answer = allowance.spend(|| read(&endless, &aggregate, &query, &reads, 1));
+            assert_eq!(answer, Err(ReadFailure::OutOfTime), "{question}");
+            let visited = endless.visited.take();
+            assert!((PATIENCE..PATIENCE + 2_000).contains(&visited), "{question}: {visited}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_refused_before_it_is_larger_than_it_may_be() {
+        let aggregate = daily();
+        let payments: Vec<Payment> = (0..1_000).map(|merchant| pay(merchant, 1, Some(merchant), 0)).collect();
+        let stored = stored(&payments, &aggregate.plan);
+        let rows = |left: usize, question: &str| {
+            let query = parse(question, &aggregate).unwrap();
+            let reads = ReadPlan::choose(&query, &aggregate.plan).unwrap();
+            Allowance::default().spend(|| {
+                Allowance::current().take(MAX_BYTES - left).unwrap();
+                read(&stored, &aggregate, &query, &reads, 1).map(|answer| answer.rows.len())
+            })
+        };
+        assert_eq!(rows(1_000_000, "granularity=all"), Ok(1_000));
+        // As rows it would fit, but not as text.
+        assert_eq!(rows(300_000, "granularity=all"), Err(ReadFailure::TooLarge));
+        let long_names: String = (0..20).map(|at| format!("n as {at:0>100},")).collect();
+        assert_eq!(rows(1_000_000, &format!("granularity=all&measures={long_names}")), Err(ReadFailure::TooLarge));
+        let filled = "from=2000-01-01&to=2002&group_by=&fill=zero";
+        assert_eq!((rows(1_000_000, filled), rows(50_000, filled)), (Ok(731), Err(ReadFailure::TooLarge)));
+        // Each row is the first for a while, and is forgotten.
+        assert_eq!(rows(100_000, "granularity=all&order=-units&limit=1"), Ok(1));
+    }
+
+    #[test]
+    fn what_others_have_is_not_counted_for_who_is_pinned() {
+        let aggregate = daily();
+        let payments: Vec<Payment> = (0..4).map(|merchant| pay(merchant, 1, None, 0)).collect();
+        let stored = stored(&payments, &aggregate.plan);
+        let answer = |merchant: &str, pinned: bool| {
+            let mut request = QueryRequest { group_by: Some(Vec::new()), ..QueryRequest::default() };
+            match pinned {
+                true => request.pinned = vec![("merchant".to_owned(), Some(merchant.to_owned()))],
+                false => request.filter = Some(format!("merchant = {merchant}")),
+            }
+            let query = AggregateQuery::resolve(&request, &aggregate, 0).unwrap();
+            let reads = ReadPlan::choose(&query, &aggregate.plan).unwrap();
+            read(&stored, &aggregate, &query, &reads, 1).map(|answer| (answer.rows.len(), answer.cells_read))
+        };
+        assert_eq!((answer("2", true), answer("2", false)), (Ok((1, 1)), Ok((1, 4))));
+        assert_eq!((answer("9", true), answer("9", false)), (Ok((0, 0)), Ok((0, 4))));
+        // Nor is anybody refused for them.
+        Allowance::default().spend(|| {
+            let spent = Allowance::current();
+            (0..MAX_CELLS).for_each(|_| spent.take_cell().unwrap());
+            assert_eq!((answer("9", true), answer("9", false)), (Ok((0, 0)), Err(ReadFailure::TooWide)));
+        });
     }
 
     #[test]

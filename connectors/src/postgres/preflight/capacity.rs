@@ -178,7 +178,8 @@ async fn left_behind(client: &Client, config: &PostgresConfig) -> Result<Option<
         return Ok(None);
     }
     let shown: Vec<String> = orphans.iter().map(ToString::to_string).collect();
-    let commands: Vec<String> = orphans.iter().map(|slot| format!("tidemark drop-slot --slot {}", slot.name)).collect();
+    let command = |name: &str| format!("tidemark drop-slot --slot {}", engine::shell::word(name));
+    let commands: Vec<String> = orphans.iter().map(|slot| command(&slot.name)).collect();
     let message = format!("slots of other data directories that nobody reads: {}", shown.join("; "));
     Ok(Some(
         Finding::warning("slots_left_behind", message)

@@ -8,12 +8,13 @@ use engine::engine::{OnChange, RegisterError, Registered};
 use engine::materialization::Aggregate;
 use serde_json::json;
 
-use crate::access::Caller;
+use crate::access::{Caller, Scope};
 use crate::api::description::{Description, NextVersion, Progress, state_name};
 use crate::api::{Problem, Warning};
 use crate::http::extract::{Name, Parameters};
 use crate::http::registering::Wanted;
 use crate::http::state::AppState;
+use crate::http::told::told_of;
 use crate::query::QueryError;
 use crate::query::suggestion::did_you_mean;
 
@@ -44,19 +45,26 @@ pub(in crate::http) async fn describe(
     caller: Caller,
     Name(name): Name,
 ) -> Result<Response, Problem> {
-    Ok(described(&state, &*state.aggregate_for(&caller, &name)?, Vec::new()))
+    Ok(described(&state, &told_of(&caller, state.aggregate_for(&caller, &name)?), Vec::new()))
 }
 
 pub(in crate::http) async fn register(
     State(state): State<AppState>,
+    caller: Caller,
     Name(name): Name,
     Parameters(parameters): Parameters,
     wanted: Wanted,
 ) -> Result<Response, Problem> {
-    let on_change = on_change(&parameters)?;
+    let on_change = match on_change(&parameters)? {
+        OnChange::Rebuild if !caller.may(Scope::Admin) => OnChange::Refine,
+        other => other,
+    };
     wanted.check_name(&name)?;
     match state.engine.register_or(&name, wanted.definition.clone(), on_change).await {
         Ok(registered) => answer(&state, &name, &registered, wanted.warnings()),
+        Err(RegisterError::Conflict { differences, .. }) if on_change == OnChange::Refine => {
+            Err(would_be_another(&caller, &name, &differences))
+        }
         Err(RegisterError::Conflict { differences, .. }) if wanted.leaves_existing() => {
             let message =
                 format!("{name} is there already and was left as it is; it differs in {}", differences.join(", "));
@@ -64,6 +72,16 @@ pub(in crate::http) async fn register(
         }
         Err(error) => Err(wanted.refusal(&state, &name, error)),
     }
+}
+
+/// What is there would be gone once the new one is filled, as if it had been dropped: that is for who may drop.
+fn would_be_another(caller: &Caller, name: &str, differences: &[&str]) -> Problem {
+    let (differences, id) = (differences.join(", "), caller.id());
+    let detail = format!(
+        "it differs in {differences}: with another table or other dimensions it would take the place of {name}, which takes the \
+         scope admin, and token {id} lacks it"
+    );
+    Problem::new(403, "scope_missing", detail).hint("register it under another name, or with a token of scope admin")
 }
 
 /// What became of a registration or a rebuilding.

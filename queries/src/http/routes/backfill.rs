@@ -43,11 +43,16 @@ pub(in crate::http) async fn resume(State(state): State<AppState>, Name(name): N
     describe(State(state), Name(name)).await
 }
 
-/// Gives up the version that is being built, or halted on the way. The one before it goes on answering; a first version is
-/// dropped.
+/// Gives up the version that is being built, or halted on the way. The one before it goes on answering; a first version that has
+/// never been filled is dropped.
 pub(in crate::http) async fn cancel(State(state): State<AppState>, Name(name): Name) -> Result<StatusCode, Problem> {
     state.aggregate(&name)?;
-    if state.engine.cancel(&name).await? { Ok(StatusCode::NO_CONTENT) } else { Err(nothing_built(&name)) }
+    if state.engine.cancel(&name).await? {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let hint = "given up is what is filled beside another version, or for the first time and since the start; to drop what is there";
+    Err(Problem::new(409, "nothing_is_built", format!("there is no version of {name} to give up"))
+        .hint(format!("{hint}: DELETE /v1/aggregates/{name}")))
 }
 
 /// Builds the aggregate anew from the rows, under the same definition.

@@ -84,7 +84,8 @@ async fn answer(
 fn respond(asked: &Asked, format: Format, known: Option<&HeaderValue>, pages: &Pages) -> Result<Response, Problem> {
     let tag = |hash: u64| format!("\"{hash:016x}-{}\"", format.suffix());
     let unchanged = |tag: &str| known.is_some_and(|known| matches(known, tag));
-    let of_partitions = asked.tag_of_partitions()?.map(tag);
+    // Others' cells are in a Partition's, so who is pinned is shown a tag of the own rows only, and each time they are read.
+    let of_partitions = if asked.query.pinned { None } else { asked.tag_of_partitions()?.map(tag) };
     if let Some(tag) = of_partitions.as_deref().filter(|tag| unchanged(tag)) {
         return Ok(describe(StatusCode::NOT_MODIFIED.into_response(), asked, tag));
     }

@@ -8,22 +8,25 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use engine::Snapshot;
-use engine::change::{Lsn, TableSchema};
+use engine::change::{Column, ColumnType, Lsn, TableSchema};
 use engine::materialization::{Aggregate, AggregateState};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::access::Caller;
+use crate::api::answer::AsOfBody;
 use crate::api::explanation::{Alternative, Explanation, Unanswered, WhyNot};
 use crate::api::{AnswerView, Problem};
 use crate::http::asking::{
-    Answered, Asked, ask, ask_of, check_covered, find_in, in_turn, not_yet_visible, restricted, wait_for,
+    Answered, Asked, ask, ask_of, check_covered, find_in, in_turn, look_at_partitions, not_yet_visible, restricted,
+    wait_for,
 };
 use crate::http::extract::{Explain, Name, Parameters, QueryBody};
 use crate::http::format::Format;
 use crate::http::pages::Pages;
 use crate::http::state::{AppState, now_us};
+use crate::http::told::{told, told_of};
 use crate::query::aggregate_query::{lsn, wait};
 use crate::query::candidate::{Candidate, NotThis, candidates, smallest_definition};
 use crate::query::refusal::QueryError;
@@ -32,6 +35,13 @@ use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
 
 /// Questions in one request at most.
 const MAX_QUESTIONS: usize = 32;
+
+/// The answers to several questions, each as it was written: read once more they would take many times their length.
+#[derive(Serialize)]
+struct Several {
+    answers: Vec<Box<RawValue>>,
+    as_of: AsOfBody,
+}
 
 /// A question with what else was considered for it.
 struct Considered {
@@ -64,7 +74,7 @@ pub(in crate::http) async fn query(
     }
     // Which aggregate over a table is the cheapest is read from the store.
     let named = body.queries.iter().all(|request| request.table.is_none());
-    let with = state.clone();
+    let (with, reader) = (state.clone(), caller.clone());
     let consider_all =
         move || Ok(body.queries.iter().map(|request| consider(&with, &caller, &snapshot, request)).collect::<Vec<_>>());
     let considered = in_turn(&state, named, consider_all).await?;
@@ -74,11 +84,11 @@ pub(in crate::http) async fn query(
         let answers = in_turn(&state, short, move || {
             let parts = considered.into_iter().map(|one| match one.and_then(|one| answer(&one, explain, &pages)) {
                 Ok(part) => Ok(part),
-                Err(problem) => part(&json!({"problem": problem})),
+                Err(problem) => part(&json!({"problem": told(&reader, problem)})),
             });
             parts.collect::<Result<Vec<_>, _>>()
         });
-        Json(json!({"as_of": AnswerView::as_of_body(as_of), "answers": answers.await?})).into_response()
+        Json(Several { answers: answers.await?, as_of: AnswerView::as_of_body(as_of) }).into_response()
     } else {
         let alone = considered.into_iter().next();
         // Alone, a question that fails is a request that fails.
@@ -162,8 +172,8 @@ fn cheapest(
 ) -> Result<Considered, Problem> {
     let catalog = snapshot.catalog();
     let qualified = if table.contains('.') { table.to_owned() } else { format!("public.{table}") };
-    let seen = || catalog.aggregates.values().filter(|other| !other.is_next() && caller.sees(&other.name));
-    let mut over: Vec<Arc<Aggregate>> = seen().cloned().collect();
+    let visible = catalog.aggregates.values().filter(|other| !other.is_next() && caller.sees(&other.name));
+    let mut over: Vec<Arc<Aggregate>> = visible.cloned().collect();
     over.retain(|other| other.definition.qualified_table() == qualified);
     let schema = catalog.tables.get(&qualified).map(|table| &table.schema);
     // A pinned token hears of the tables of its aggregates only.
@@ -175,11 +185,13 @@ fn cheapest(
         let known = catalog.tables.keys().filter(|_| !caller.is_pinned()).map(String::as_str);
         return Err(problem.hint(did_you_mean(&qualified, known)));
     };
+    let seen = caller.is_pinned().then(|| as_seen(schema, &over));
+    let schema = seen.as_ref().unwrap_or(schema);
     let (answering, resting): (Vec<_>, Vec<_>) =
         over.into_iter().partition(|other| catalog.answers_from(other).is_some());
     let (able, unable) = candidates_for(caller, request, &answering, schema)?;
     let mut why_not: Vec<WhyNot> = unable.into_iter().map(WhyNot::from).collect();
-    why_not.extend(resting.iter().map(|aggregate| resting_reason(aggregate)));
+    why_not.extend(resting.into_iter().map(|aggregate| resting_reason(&told_of(caller, aggregate))));
     let mut ranked = Vec::new();
     for candidate in able {
         if let Err(problem) = check_covered(state, snapshot, &candidate.aggregate, &candidate.reads) {
@@ -199,14 +211,36 @@ fn cheapest(
     let asked = ranked.into_iter().map(|(_, _, able)| ask_of(state, Arc::clone(snapshot), able.aggregate, able.query));
     let mut asked = asked.collect::<Result<Vec<_>, _>>()?.into_iter();
     let Some(best) = asked.next() else {
-        let suggestion = smallest_definition(request, schema);
         let mut problem =
             Problem::new(422, "no_aggregate_answers", format!("no aggregate over {qualified} answers this question"))
                 .hint("register the definition in `suggestion`, or ask what the aggregates keep");
+        let mut suggestion = smallest_definition(request, schema);
+        if caller.is_pinned() {
+            // Who is pinned registers nothing.
+            suggestion = None;
+            problem.hint = "ask what the aggregates keep".to_owned();
+        }
         problem.unanswered = Some(Unanswered { why_not, suggestion });
         return Err(problem);
     };
     Ok(Considered { asked: best, fallbacks: asked.collect(), alternatives, why_not })
+}
+
+/// The table as somebody knows it who sees these aggregates only. Columns that none of them is about keep their places and lose
+/// name and type, so that no condition tells whether there are such.
+fn as_seen(schema: &TableSchema, seen: &[Arc<Aggregate>]) -> TableSchema {
+    let mut known = Vec::new();
+    for plan in seen.iter().map(|aggregate| &aggregate.plan) {
+        known.extend(plan.dimensions.iter().map(|dimension| dimension.column));
+        known.extend(plan.measures.iter().filter_map(|measure| measure.column));
+        known.extend(plan.time.map(|time| time.column));
+        let of_measures = plan.measures.iter().filter_map(|measure| measure.filter.as_ref());
+        plan.filter.iter().chain(of_measures).for_each(|filter| filter.columns(&mut known));
+    }
+    let hidden = || Column { name: String::new(), column_type: ColumnType::Unsupported(String::new()) };
+    let columns = schema.columns.iter().enumerate();
+    let columns = columns.map(|(at, column)| if known.contains(&at) { column.clone() } else { hidden() });
+    TableSchema { columns: columns.collect(), ..schema.clone() }
 }
 
 /// Each aggregate is asked what the caller may ask of it.
@@ -243,12 +277,8 @@ fn estimate(snapshot: &Snapshot, aggregate: &Aggregate, reads: &ReadPlan) -> Res
         Access::Points { points, .. } => Ok(points.len() as u64),
         Access::Scans(scans) => {
             let mut cells = 0u64;
-            for scan in scans {
-                let visit = |_, in_partition: u64, _| cells = cells.saturating_add(in_partition);
-                snapshot
-                    .partitions(aggregate, scan.level, scan.from, scan.to, visit)
-                    .map_err(|error| Problem::new(503, "store_failed", error.to_string()))?;
-            }
+            let visit = |_, in_partition: u64, _| cells = cells.saturating_add(in_partition);
+            look_at_partitions(snapshot, aggregate, scans, visit)?;
             Ok(cells)
         }
     }

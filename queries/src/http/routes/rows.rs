@@ -16,9 +16,10 @@ use crate::api::{AnswerView, Problem};
 use crate::http::asking::{Asked, ask, expired, in_turn};
 use crate::http::extract::{Name, Parameters};
 use crate::http::pages::Pages;
+use crate::http::seal::Seal;
 use crate::http::state::AppState;
-use crate::query::{QueryError, QueryRequest};
-use crate::read::rows_behind;
+use crate::query::{AggregateQuery, QueryError, QueryRequest};
+use crate::read::{can_follow, rows_behind};
 
 /// Rows of one page, unless asked otherwise.
 const DEFAULT_LIMIT: usize = 100;
@@ -43,7 +44,7 @@ pub(in crate::http) async fn rows(
     request.limit.get_or_insert(DEFAULT_LIMIT);
     let mut asked = ask(&state, &caller, &name, &request).await?;
     check_kept(&asked.aggregate)?;
-    let after = cursor.map(|text| page(&text, &asked)).transpose()?;
+    let after = cursor.map(|text| page(&text, &asked.aggregate, &asked.query, &state.pages.seal)).transpose()?;
     if let Some((sequence, _)) = &after {
         asked.snapshot = state.pages.get(&asked.snapshot, *sequence).ok_or_else(expired)?;
     }
@@ -70,7 +71,11 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
     if behind.next.is_some() {
         pages.keep(&asked.snapshot);
     }
-    let next = behind.next.as_deref().map(|entry| encode(asked, entry));
+    let cursor = |entry: &[u8]| {
+        encode(asked.query.fingerprint, as_of.sequence, entry, &pages.seal)
+            .ok_or_else(|| Problem::new(500, "internal_error", "the system gives no random numbers"))
+    };
+    let next = behind.next.as_deref().map(cursor).transpose()?;
     let body = json!({
         "aggregate": asked.aggregate.name,
         "table": asked.aggregate.definition.qualified_table(),
@@ -88,24 +93,118 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
     Ok(response)
 }
 
-fn encode(asked: &Asked, entry: &[u8]) -> String {
-    let head = [asked.query.fingerprint.to_be_bytes(), asked.snapshot.as_of().sequence.to_be_bytes()].concat();
-    URL_SAFE_NO_PAD.encode([head.as_slice(), entry].concat())
+/// Where the next page goes on: the question, the commit that this page shows, its last entry; sealed. `None` where nothing
+/// can be sealed.
+fn encode(question: u64, sequence: u64, entry: &[u8], seal: &Seal) -> Option<String> {
+    let head = [question.to_be_bytes(), sequence.to_be_bytes()].concat();
+    Some(URL_SAFE_NO_PAD.encode(seal.close([head.as_slice(), entry].concat())?))
 }
 
-/// The commit that the page before showed, and its last entry.
-fn page(text: &str, asked: &Asked) -> Result<(u64, Vec<u8>), Problem> {
-    let decoded = URL_SAFE_NO_PAD.decode(text).ok();
-    let parts = decoded.as_deref().and_then(|bytes| {
+/// The commit that the page before showed, and its last entry. What is no place in the answer to this question is refused
+/// whoever sealed it: an entry says which keys of the store are read.
+fn page(text: &str, aggregate: &Aggregate, query: &AggregateQuery, seal: &Seal) -> Result<(u64, Vec<u8>), Problem> {
+    let sealed = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
+    let parts = seal.open(&sealed).and_then(|(bytes, ours)| {
         let (question, rest) = bytes.split_first_chunk::<8>()?;
         let (sequence, entry) = rest.split_first_chunk::<8>()?;
-        let own = u64::from_be_bytes(*question) == asked.query.fingerprint;
-        own.then(|| (u64::from_be_bytes(*sequence), entry.to_vec()))
+        let fits = u64::from_be_bytes(*question) == query.fingerprint && can_follow(aggregate, query, entry);
+        fits.then(|| (u64::from_be_bytes(*sequence), entry.to_vec(), ours))
     });
-    parts.ok_or_else(|| {
-        QueryError::malformed("cursor", "the cursor does not belong to this question")
+    match parts {
+        Some((sequence, entry, true)) => Ok((sequence, entry)),
+        // Of a process before this one, whose Snapshots are gone; or of nobody, who is told no more than that.
+        Some((_, _, false)) => Err(expired()),
+        None => Err(QueryError::malformed("cursor", "the cursor does not belong to this question")
             .code("bad_cursor")
             .hint("take it from `page.next` and change nothing else")
-            .into()
-    })
+            .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use engine::change::ValueRef;
+    use engine::materialization::{AggregateId, group_key};
+
+    use super::*;
+    use crate::query::fixture::{daily, parse};
+
+    /// The entry of a payment of 2000-01-01.
+    fn entry(aggregate: &Aggregate, country: &str) -> Vec<u8> {
+        let row = [
+            ValueRef::Int(1),
+            ValueRef::Text(country),
+            ValueRef::Int(5),
+            ValueRef::Null,
+            ValueRef::Null,
+            ValueRef::Timestamp(7),
+        ];
+        // Kind and table, then the primary key.
+        let mut row_key = vec![0x10, 0, 0, 0, 1];
+        group_key::push_primary(&mut row_key, ValueRef::Int(1)).unwrap();
+        let mut entry = Vec::new();
+        assert!(engine::drill::encode(&mut entry, aggregate.id, &aggregate.plan, &row, &row_key));
+        entry
+    }
+
+    /// What is read in a cursor that is sent with a question, or how it is refused.
+    fn read(question: &str, text: &str, seal: &Seal) -> Result<(u64, Vec<u8>), (u16, String)> {
+        let aggregate = daily();
+        let query = parse(question, &aggregate).unwrap();
+        page(text, &aggregate, &query, seal).map_err(|problem| (problem.status, problem.code.clone()))
+    }
+
+    /// By one dimension of two, by both, by a condition: each fixes what a token may be pinned to.
+    const QUESTIONS: [&str; 4] =
+        ["where=country:EUR", "where=country:EUR,merchant:5", "where=merchant:5", "filter=country in ('EUR','CHF')"];
+
+    #[test]
+    fn a_cursor_of_ours_is_believed_for_its_own_question() {
+        let (aggregate, seal) = (daily(), Seal::default());
+        let entry = entry(&aggregate, "EUR");
+        for question in QUESTIONS {
+            let fingerprint = parse(question, &aggregate).unwrap().fingerprint;
+            let text = encode(fingerprint, 3, &entry, &seal).unwrap();
+            assert_eq!(read(question, &text, &seal), Ok((3, entry.clone())), "{question}");
+            assert_eq!(read("where=country:USD", &text, &seal), Err((400, "bad_cursor".to_owned())));
+            let of_another_process = Seal::default();
+            assert_eq!(read(question, &text, &of_another_process), Err((410, "page_expired".to_owned())));
+        }
+        for none in ["", "abc", "é", "AAAA"] {
+            assert_eq!(read("where=country:EUR", none, &seal), Err((400, "bad_cursor".to_owned())), "{none}");
+        }
+    }
+
+    /// Even where the seal is right: it is not what keeps one reader from the rows of another.
+    #[test]
+    fn a_cursor_that_is_no_place_in_the_answer_is_refused() {
+        let (aggregate, seal) = (daily(), Seal::default());
+        let own = entry(&aggregate, "EUR");
+        let another = Aggregate { id: AggregateId(8), ..daily() };
+        let of_aggregate = own.get(..5).unwrap();
+        let forged = [
+            [of_aggregate, &[0xFF; 8]].concat(),
+            [of_aggregate, &[0xFF; 64]].concat(),
+            vec![0xFF; 40],
+            of_aggregate.to_vec(),
+            Vec::new(),
+            own.get(..own.len() - 1).unwrap().to_vec(),
+            [own.as_slice(), &[0xFF]].concat(),
+            entry(&another, "EUR"),
+        ];
+        for question in QUESTIONS {
+            let fingerprint = parse(question, &aggregate).unwrap().fingerprint;
+            let refused = |entry: &[u8]| {
+                let text = encode(fingerprint, 3, entry, &seal).unwrap();
+                assert_eq!(read(question, &text, &seal), Err((400, "bad_cursor".to_owned())), "{question}: {entry:?}");
+            };
+            for entry in &forged {
+                refused(entry);
+            }
+            if question != "where=merchant:5" {
+                refused(&entry(&aggregate, "USD"));
+            }
+        }
+    }
 }

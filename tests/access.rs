@@ -84,7 +84,7 @@ impl Guarded {
     fn hold(&self, admin: &str, name: &str) {
         // Enough rows that they are not all in what is filled at once.
         self.database.sql(
-            "INSERT INTO payments SELECT i, '2026-01-07Z', 'USD', 'usd-canary', 1 FROM generate_series(10000, 60000) AS i",
+            "INSERT INTO payments SELECT i, '2026-01-07Z', 'USD', 'usd-canary', 1 FROM generate_series(10000, 310000) AS i",
         );
         let backfill = format!("/v1/aggregates/{name}/backfill");
         for _ in 0..20 {
@@ -93,10 +93,14 @@ impl Guarded {
             let deadline = Instant::now() + Duration::from_secs(10);
             while Instant::now() < deadline {
                 let paused = self.ask(Some(admin), "POST", &format!("{backfill}:pause"), "").status == 200;
-                std::thread::sleep(if paused { Duration::from_millis(500) } else { Duration::ZERO });
-                if paused && self.ask(Some(admin), "GET", &backfill, "").text.contains("paused") {
+                if !paused {
+                    continue;
+                }
+                std::thread::sleep(Duration::from_millis(500));
+                if self.ask(Some(admin), "GET", &backfill, "").text.contains("paused") {
                     return;
                 }
+                break;
             }
         }
         panic!("{name} is filled sooner than it is held");

@@ -212,9 +212,12 @@ fn conditions_mean_the_same_to_postgres_and_say_no_more() {
             "f4 = 0.1",
             "f4 = '0.1'",
             "f4 IN (0.1, '0.2', 0.3)",
+            "f4 IN (0.1)",
+            "f4 NOT IN (-0.1, 0.5)",
+            "f4 BETWEEN 0.1 AND 0.3",
             "d = '2026-01-02'",
             "d > DATE '2026-01-03' AND t <= TIMESTAMP '2026-01-05 10:00'",
-            "t = TIMESTAMPTZ '2026-01-02 12:00+02'",
+            "t = TIMESTAMPTZ '2026-01-02 12:00:00+02'",
             "tz BETWEEN '2026-01-02T12:00:00+02:00' AND TIMESTAMP '2026-01-04 10:00'",
         ]
         .map(str::to_owned),
@@ -239,15 +242,15 @@ fn conditions_mean_the_same_to_postgres_and_say_no_more() {
             let printed_says = database.value(&format!("SELECT kept FROM (SELECT{select}) AS p"));
             assert_eq!(printed_says, expected, "{condition}: {printed}");
             let answered = server.get_ok(&format!("{path}/data?measures=kept"));
-            assert_eq!(answered["rows"][0]["kept"].to_string().trim_matches('"'), expected, "{condition}: {answered}");
+            assert_eq!(answered["data"][0]["kept"].to_string().trim_matches('"'), expected, "{condition}: {answered}");
         }
     }
     let found = verify(&server, &json!({}));
     assert_eq!((&found["equal"], &found["skipped"]), (&json!(true), &json!([])), "{found}");
     assert_eq!(database.value("SELECT count(*) FROM sentinel"), "0");
     for refused in [
-        "t = '2026-01-02 12:00+02'",
-        "t = TIMESTAMP '2026-01-02 12:00+02'",
+        "t = '2026-01-02 12:00:00+02'",
+        "t = TIMESTAMP '2026-01-02 12:00:00+02'",
         "d = TIMESTAMP '2026-01-02 10:00'",
         "d = '2026-01-02 10:00'",
         "account = E'x'",

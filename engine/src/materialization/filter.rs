@@ -240,7 +240,8 @@ fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterErro
         Expr::IsNotNull(inner) => Ok(Filter::Not(Box::new(Filter::IsNull { column: required_column(inner, schema)? }))),
         Expr::InList { expr, list, negated } => {
             let column = required_column(expr, schema)?;
-            let mut list = list.iter().map(|item| literal(item, column, schema)).collect::<Result<Vec<_>, _>>()?;
+            let mut list =
+                list.iter().map(|item| literal_in(item, list.len(), column, schema)).collect::<Result<Vec<_>, _>>()?;
             if list.contains(&Value::Null) {
                 return refuse("NULL in an IN list makes the condition unknown; leave it out");
             }
@@ -310,10 +311,15 @@ fn comparison(column: usize, accept: Accept, constant: &Expr, schema: &TableSche
 }
 
 fn literal(expression: &Expr, column: usize, schema: &TableSchema) -> Result<Value, FilterError> {
+    literal_in(expression, 1, column, schema)
+}
+
+/// One of several constants, which Postgres brings to one type with the column first: numbers beside a `real` become such.
+fn literal_in(expression: &Expr, several: usize, column: usize, schema: &TableSchema) -> Result<Value, FilterError> {
     let Some(column) = schema.columns.get(column) else { return refuse("no such column") };
     let (text, quoted, typed) = match expression {
         Expr::Nested(inner) => match schema.column_index(&column.name) {
-            Some(index) => return literal(inner, index, schema),
+            Some(index) => return literal_in(inner, several, index, schema),
             None => return refuse("no such column"),
         },
         Expr::Value(value) => match &value.value {
@@ -339,7 +345,8 @@ fn literal(expression: &Expr, column: usize, schema: &TableSchema) -> Result<Val
         other => return refuse(format!("{other} is not a constant")),
     };
     same_to_postgres(&text, typed, &column.column_type).map_err(FilterError)?;
-    constant_of(&text, quoted, &column.column_type).ok_or_else(|| {
+    let as_column = quoted || several > 1 && column.column_type == ColumnType::Float4;
+    constant_of(&text, as_column, &column.column_type).ok_or_else(|| {
         FilterError(format!("{text:?} is not a value of {} ({})", column.name, column.column_type.name()))
     })
 }

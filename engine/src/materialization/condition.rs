@@ -9,7 +9,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
-use super::filter::FilterError;
+use super::filter::{FilterError, refuse};
 
 /// Tokens of a condition, its lists' further values not counted. A chain of operators is a tree of that depth, and whoever walks
 /// through it, or drops it, takes a frame of the stack for each.
@@ -20,12 +20,9 @@ const MAX_BYTES: usize = 256 << 10;
 /// Brackets and prefixes in one another.
 const MAX_NESTED: usize = 64;
 
-const SUPPORTED: &str =
+/// What a condition may be, for whoever wrote something else.
+pub(super) const SUPPORTED: &str =
     "only comparisons of a column with a constant, IN, BETWEEN, IS NULL, AND, OR and NOT are supported";
-
-fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
-    Err(FilterError(message.into()))
-}
 
 /// Reads one expression and nothing behind it.
 pub fn read(text: &str) -> Result<Expr, FilterError> {

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 use sqlparser::ast::{BinaryOperator, DataType, Expr, TimezoneInfo, UnaryOperator, Value as SqlValue};
 
-use super::condition;
+use super::condition::{self, SUPPORTED};
 use crate::change::value::EPOCH_UNIX_US;
 use crate::change::{ColumnType, Numeric, TableSchema, Value, ValueRef};
 
@@ -65,7 +65,7 @@ pub struct Accept {
 #[error("{0}")]
 pub struct FilterError(pub String);
 
-fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
+pub(super) fn refuse<T>(message: impl Into<String>) -> Result<T, FilterError> {
     Err(FilterError(message.into()))
 }
 
@@ -269,9 +269,7 @@ fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterErro
                 _ => refuse(format!("{expression} is not a boolean column")),
             }
         }
-        other => refuse(format!(
-            "{other}: only comparisons of a column with a constant, IN, BETWEEN, IS NULL, AND, OR and NOT are supported"
-        )),
+        other => refuse(format!("{other}: {SUPPORTED}")),
     }
 }
 

@@ -138,9 +138,16 @@ fn with_keys_that_grow_with_time_what_is_filled_is_exact() {
     assert_eq!(of_the_table(&server, &from).0, 200);
     let (status, problem) = of_the_table(&server, "2022-01-01");
     assert_eq!((status, &problem["why_not"][1]["code"]), (422, &json!("not_covered")), "{problem}");
+    let ranked = |from: &str| format!("{PATH}/data?granularity=day&order=-amount&limit=5&from={from}");
+    let page = server.get_ok(&ranked(&from))["page"]["next"].as_str().unwrap().to_owned();
     let (status, _) = server.try_post(&format!("{PATH}/backfill:resume"), b"").unwrap();
     assert_eq!(status, 200);
     assert_equal(&server, &database, "day", None);
+    // A page shows what was filled when its answer began, whatever is asked of it and whatever has been filled since.
+    let (status, problem) = server.get(&format!("{}&cursor={page}", ranked("2022-02-01")));
+    assert_eq!((status, problem["code"].as_str()), (409, Some("not_covered")), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("the first page"), "{problem}");
+    assert_eq!(server.get_ok(&format!("{}&cursor={page}", ranked(&from)))["data"].as_array().unwrap().len(), 5);
     assert_equal(&server, &database, "month", None);
 }
 

@@ -196,7 +196,9 @@ fn conditions_mean_the_same_to_postgres_and_say_no_more() {
             "CREATE TABLE sentinel (id int);
              CREATE TABLE payments (id bigint PRIMARY KEY, account text, f4 real, d date, t timestamp, tz timestamptz);
              INSERT INTO payments SELECT i, a, (i * 0.1)::real, day, day + time '10:00', (day + time '10:00') AT TIME ZONE 'UTC'
-               FROM unnest(ARRAY[{}]) WITH ORDINALITY AS t(a, i), LATERAL (SELECT date '2026-01-01' + i::int AS day) AS g",
+               FROM unnest(ARRAY[{}]) WITH ORDINALITY AS t(a, i), LATERAL (SELECT date '2026-01-01' + i::int AS day) AS g;
+             INSERT INTO payments SELECT 90 + i, d, i, d::date, d::timestamp, d::timestamptz
+               FROM unnest(ARRAY['infinity', '-infinity']) WITH ORDINALITY AS t(d, i)",
             quoted.join(", ")
         ),
     );
@@ -219,6 +221,10 @@ fn conditions_mean_the_same_to_postgres_and_say_no_more() {
             "d > DATE '2026-01-03' AND t <= TIMESTAMP '2026-01-05 10:00'",
             "t = TIMESTAMPTZ '2026-01-02 12:00:00+02'",
             "tz BETWEEN '2026-01-02T12:00:00+02:00' AND TIMESTAMP '2026-01-04 10:00'",
+            "d = 'infinity'",
+            "d <> DATE 'infinity' AND d > '-infinity'",
+            "t = 'infinity' OR t <= TIMESTAMP '-infinity'",
+            "tz IN ('infinity', '-infinity')",
         ]
         .map(str::to_owned),
     );

@@ -30,9 +30,10 @@ use crate::dataflow::{Command, Epoch};
 use crate::engine::{RegisterError, Registered, Unavailable};
 use crate::fill::FillMessage;
 use crate::free_space::FreeSpace;
+use crate::materialization::condition::quote_table;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, Registration};
 use crate::row_image::{Applied, RowImageError, RowImages};
-use crate::sequencer::tables::Changeover;
+use crate::sequencer::tables::{Changeover, read_anew};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
@@ -431,12 +432,14 @@ impl Sequencer {
         let (mut commands, mut registry) = (Vec::new(), Vec::new());
         for (id, error) in halted {
             let Some(table) = self.table_of(id) else { continue };
-            let name = table.schema.qualified_name();
-            let read_anew =
-                format!("have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{name}\"}}");
+            let read_anew = read_anew(&table.schema.qualified_name());
             let (code, remedy) = match error {
                 RowImageError::NotWhole(_) => {
-                    ("replica_identity_not_full", format!("ALTER TABLE {name} REPLICA IDENTITY FULL; then {read_anew}"))
+                    let table = quote_table(&table.schema);
+                    (
+                        "replica_identity_not_full",
+                        format!("ALTER TABLE {table} REPLICA IDENTITY FULL; then {read_anew}"),
+                    )
                 }
                 _ => ("row_image_missing", format!("{read_anew}; please report it")),
             };

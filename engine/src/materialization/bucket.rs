@@ -338,7 +338,7 @@ impl Calendar {
 
     fn hour(&self, instant: i64) -> Interval {
         let offset = self.offset_s(instant) * SECOND_US;
-        let start = instant - instant.saturating_add(offset).rem_euclid(HOUR_US);
+        let start = instant.saturating_sub(instant.saturating_add(offset).rem_euclid(HOUR_US));
         let end = start.saturating_add(HOUR_US);
         // The clock may be set within the hour by less than an hour (Lord Howe): the change then is an edge.
         let start =
@@ -687,6 +687,21 @@ mod tests {
         let day = cairo.interval(Granularity::Day, noon);
         assert_eq!(day.start, days_from_civil(2023, 4, 27) * DAY_US + 22 * HOUR_US);
         assert_eq!(day.end - day.start, 23 * HOUR_US);
+    }
+
+    /// Postgres sends none beyond its own range, but who asks can write any.
+    #[test]
+    fn an_instant_that_postgres_does_not_have_is_no_overflow() {
+        let zones =
+            [Tz::UTC, chrono_tz::Asia::Kathmandu, chrono_tz::America::New_York, chrono_tz::Australia::Lord_Howe];
+        for (zone, instant) in
+            zones.into_iter().flat_map(|zone| [i64::MIN, i64::MIN + 1, i64::MAX].map(|at| (zone, at)))
+        {
+            for granularity in CIVIL.into_iter().chain([Granularity::Step(15 * MINUTE_US), Granularity::All]) {
+                let interval = Calendar::new(zone, 0).interval(granularity, instant);
+                assert!(interval.start < interval.end, "{zone} {granularity} {instant}: {interval:?}");
+            }
+        }
     }
 
     #[test]

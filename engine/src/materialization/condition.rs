@@ -10,6 +10,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::filter::{FilterError, refuse};
+use crate::change::TableSchema;
 
 /// Tokens of a condition, its lists' further values not counted. A chain of operators is a tree of that depth, and whoever walks
 /// through it, or drops it, takes a frame of the stack for each.
@@ -223,6 +224,12 @@ pub fn quote_identifier(name: &str) -> String {
     if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
+/// The name of a table in a statement.
+#[must_use]
+pub fn quote_table(table: &TableSchema) -> String {
+    format!("{}.{}", quote_identifier(&table.namespace), quote_identifier(&table.name))
+}
+
 /// Words that Postgres reserves, also those that it lets name columns but not everything (appendix C of its manual).
 #[rustfmt::skip]
 const RESERVED: [&str; 142] = [
@@ -248,7 +255,7 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
-    use crate::change::{Column, ColumnType, TableId, TableSchema};
+    use crate::change::{Column, ColumnType, TableId};
     use crate::materialization::filter::Filter;
 
     fn written(text: &str) -> String {
@@ -278,6 +285,20 @@ mod tests {
             assert_eq!(written(text), expected, "{text}");
             assert_eq!(written(expected), expected);
         }
+    }
+
+    #[test]
+    fn a_table_is_named_as_postgres_reads_it() {
+        let table = |namespace: &str, name: &str| TableSchema {
+            id: TableId(1),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            keeps_row_image: true,
+        };
+        assert_eq!(quote_table(&table("public", "payments")), "public.payments");
+        assert_eq!(quote_table(&table("Sales", "a\"; DROP TABLE t")), "\"Sales\".\"a\"\"; DROP TABLE t\"");
     }
 
     #[test]

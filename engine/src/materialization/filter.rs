@@ -393,7 +393,11 @@ pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option
             _ => return None,
         },
         ColumnType::Uuid => Value::Uuid(parse_uuid(text)?),
-        ColumnType::Date => Value::Date(i32::try_from(parse_timestamp(text)?.div_euclid(86_400_000_000)).ok()?),
+        ColumnType::Date => Value::Date(match parse_timestamp(text)? {
+            i64::MAX => i32::MAX,
+            i64::MIN => i32::MIN,
+            instant => i32::try_from(instant.div_euclid(86_400_000_000)).ok()?,
+        }),
         ColumnType::Timestamp | ColumnType::TimestampTz => Value::Timestamp(parse_timestamp(text)?),
         ColumnType::Unsupported(_) | ColumnType::Gone(_) => return None,
     })

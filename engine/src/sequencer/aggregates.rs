@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::tables::Changeover;
+use super::tables::{Changeover, read_anew};
 use super::{End, OnChange, Sequencer, stopped};
 use crate::commit::{Phase, RegistryChange};
 use crate::dataflow::Command;
@@ -266,9 +266,7 @@ impl Sequencer {
         let state = AggregateState::Halted {
             code: "store_corrupt".to_owned(),
             message: format!("the rows of table {table} that it is filled from cannot be read: {error}"),
-            remedy: format!(
-                "have the table read anew: POST /v1/sources/{{name}}/tables {{\"table\":\"{table}\"}}; nothing is lost upstream"
-            ),
+            remedy: format!("{}; nothing is lost upstream", read_anew(&table)),
         };
         // Nobody waits for it.
         let (reply, _) = oneshot::channel();

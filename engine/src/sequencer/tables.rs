@@ -30,6 +30,11 @@ pub(super) struct Changeover {
     pub(super) registry: Vec<RegistryChange>,
 }
 
+/// What to do about a table whose rows here are not those upstream.
+pub(super) fn read_anew(table: &str) -> String {
+    format!("have the table read anew: POST /v1/sources/{{name}}/tables {}", serde_json::json!({"table": table}))
+}
+
 impl Sequencer {
     /// A table begins to be read: whatever was there of its name is gone.
     pub(super) fn table_begins(&mut self, schema: TableSchema) -> Result<(), End> {

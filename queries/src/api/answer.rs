@@ -293,9 +293,11 @@ struct FreshnessBody<'a> {
     state: &'a str,
 }
 
-#[derive(Serialize)]
-struct PageBody {
-    next: Option<String>,
+/// Whether an answer goes on, as it is written.
+#[derive(Debug, Serialize)]
+pub struct PageBody {
+    /// The cursor of the next page.
+    pub next: Option<String>,
 }
 
 #[derive(Serialize)]

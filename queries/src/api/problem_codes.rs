@@ -138,6 +138,8 @@ sections! {
         "Say which is meant: `\"time\": \"created_at\"`."
     "compare_needs_range" [422] "Only a range with both ends has one before it."
         "Give `from` and `to`."
+    "compare_misfit" [422] "So much earlier there are no such buckets: a year before a week lies no week."
+        "Compare by a period that the granularity allows: weeks by `P1W` or `P52W`, months by `P1M` or `P1Y`."
     "compare_out_of_calendar" [422] "The range begins or ends on a day that the period before lacks, such as 31 April."
         "Compare ranges that begin and end on the first of a month, or go back by weeks or days."
     "compare_too_wide" [422] "The period before has more rows than an answer can hold."

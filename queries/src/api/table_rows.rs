@@ -3,7 +3,7 @@
 use engine::change::{Column, ColumnType, RowRef, TableSchema, Value, ValueRef};
 use engine::materialization::Calendar;
 use serde::Serialize;
-use serde::ser::{SerializeSeq, Serializer};
+use serde::ser::{Error, SerializeSeq, Serializer};
 
 use super::answer::Object;
 use super::column::ColumnBody;
@@ -28,13 +28,11 @@ impl TableRows<'_> {
         self.schema.columns.iter().map(column).collect()
     }
 
-    fn fields(&self, row: &[u8]) -> Vec<Field> {
+    fn fields<E: Error>(&self, row: &[u8]) -> Result<Vec<Field>, E> {
         let mut values = Vec::new();
-        if RowRef(row).decode_into(&mut values).is_err() {
-            return Vec::new();
-        }
+        RowRef(row).decode_into(&mut values).map_err(|_| E::custom("a stored row is damaged"))?;
         let types = self.schema.columns.iter().map(|column| &column.column_type);
-        types.zip(values).map(|(column_type, value)| self.field(value, column_type)).collect()
+        Ok(types.zip(values).map(|(column_type, value)| self.field(value, column_type)).collect())
     }
 
     fn field(&self, value: ValueRef<'_>, column_type: &ColumnType) -> Field {
@@ -59,7 +57,7 @@ impl Serialize for TableRows<'_> {
         let columns = self.columns();
         let mut list = serializer.serialize_seq(Some(self.rows.len()))?;
         for row in self.rows {
-            list.serialize_element(&Object { columns: &columns, fields: &self.fields(row) })?;
+            list.serialize_element(&Object { columns: &columns, fields: &self.fields(row)? })?;
         }
         list.end()
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use engine::Snapshot;
 use engine::change::Lsn;
+use engine::materialization::bucket::Interval;
 use engine::materialization::{Aggregate, AggregateState, Bucket, Granularity};
 use engine::source::FollowedTable;
 
@@ -84,15 +85,16 @@ pub(super) fn ask_of(
     aggregate: Arc<Aggregate>,
     query: AggregateQuery,
 ) -> Result<Asked, Problem> {
-    let snapshot = match &query.cursor {
-        None => newest,
-        Some(cursor) => state.pages.get(&newest, cursor.sequence).ok_or_else(expired)?,
-    };
     let reads = ReadPlan::choose(&query, &aggregate.plan)?;
     let earlier = earlier(&query, &aggregate)?;
-    for reads in std::iter::once(&reads).chain(earlier.as_ref().map(|(_, reads)| reads)) {
-        check_covered(state, &snapshot, &aggregate, reads)?;
-    }
+    let all_reads = || std::iter::once(&reads).chain(earlier.as_ref().map(|(_, reads)| reads));
+    let (snapshot, aggregate) = match &query.cursor {
+        None => {
+            all_reads().try_for_each(|reads| check_covered(state, &newest, &aggregate, reads))?;
+            (newest, aggregate)
+        }
+        Some(cursor) => page_of(state, &newest, &aggregate, cursor.sequence, all_reads())?,
+    };
     let status = state.engine.status();
     Ok(Asked {
         snapshot,
@@ -103,6 +105,23 @@ pub(super) fn ask_of(
         lag_ms: status.lag_ms,
         freshness: freshness(&status.source.state),
     })
+}
+
+/// The Snapshot that a page is of, with the aggregate as it was in it: it may have been filled less far than it is now.
+pub(super) fn page_of<'r>(
+    state: &AppState,
+    newest: &Arc<Snapshot>,
+    aggregate: &Aggregate,
+    sequence: u64,
+    mut reads: impl Iterator<Item = &'r ReadPlan>,
+) -> Result<(Arc<Snapshot>, Arc<Aggregate>), Problem> {
+    let snapshot = state.pages.get(newest, sequence).ok_or_else(expired)?;
+    let then = snapshot.catalog().aggregates.get(&aggregate.name).filter(|then| then.id == aggregate.id);
+    let then = Arc::clone(then.ok_or_else(expired)?);
+    reads
+        .try_for_each(|reads| check_covered(state, &snapshot, &then, reads))
+        .map_err(|problem| problem.hint("a page shows its aggregate as it was: ask for the first page again"))?;
+    Ok((snapshot, then))
 }
 
 /// Refuses to read what is not filled yet.
@@ -294,7 +313,7 @@ impl Asked {
                     )
                     .hint("ask with a coarser granularity or fewer dimensions"));
                 }
-                Some(Before::join(&answer, then, |bucket| self.earlier_bucket(bucket)))
+                Some(Before::join(&answer, then, |bucket| self.earlier_bucket(query, bucket)))
             }
         };
         let behind = self.query.rows.map(|limit| self.behind(&answer, limit)).transpose()?;
@@ -316,13 +335,14 @@ impl Asked {
         answer.rows.iter().map(behind).collect::<Result<_, _>>().map_err(|failure| self.failed(failure))
     }
 
-    fn earlier_bucket(&self, bucket: Bucket) -> Option<Bucket> {
-        if self.query.granularity == Granularity::All {
+    fn earlier_bucket(&self, earlier: &AggregateQuery, bucket: Bucket) -> Option<Bucket> {
+        let AggregateQuery { granularity, calendar, comparison, .. } = &self.query;
+        if *granularity == Granularity::All {
             return Some(bucket);
         }
-        let period = self.query.comparison.filter(|_| !bucket.is_special())?;
-        let earlier = period.before(bucket.0, &self.query.calendar)?;
-        Some(Bucket(self.query.calendar.interval(self.query.granularity, earlier).start))
+        let period = comparison.filter(|_| !bucket.is_special())?;
+        let range = |query: &AggregateQuery| Some(Interval { start: query.from?, end: query.to? });
+        period.counterpart(bucket.0, *granularity, calendar, range(&self.query)?, range(earlier)?).map(Bucket)
     }
 
     /// The answer with everything that is said about it.

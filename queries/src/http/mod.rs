@@ -14,6 +14,7 @@ mod format;
 /// Names that are ours.
 pub mod hosts;
 mod layers;
+mod lingering;
 #[cfg(test)]
 mod malformed;
 /// Counters and gauges of the server and the engine.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
 use super::connections::{ConnectionLimits, Connections};
+use super::lingering::Lingering;
 use super::refreshing::refresh;
 use super::router::router;
 use super::sampler;
@@ -29,6 +30,8 @@ use super::tls::Tls;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for which a client may take nothing of what it is sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for which the rest of a request that has its answer is read and thrown away.
+const LINGER: Duration = Duration::from_secs(2);
 /// Bytes of a request's head, its path and parameters included, after which no more of it is read.
 const MAX_HEAD: usize = 64 << 10;
 /// Longest wait for requests under way when the server stops.
@@ -143,7 +146,7 @@ async fn serve_router(listener: TcpListener, router: Router, front: Front, shutd
         tokio::spawn(async move {
             let served = async {
                 let Some(stream) = greeted(stream, tls, stopping).await else { return };
-                let stream = TokioIo::new(Stalling::new(stream, WRITE_TIMEOUT));
+                let stream = TokioIo::new(Lingering::new(Stalling::new(stream, WRITE_TIMEOUT), LINGER));
                 if let Err(error) = watcher.watch(builder.serve_connection(stream, service).into_owned()).await {
                     tracing::debug!(%error, "a connection ended early");
                 }
@@ -182,7 +185,9 @@ async fn greeted(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use axum::routing::get;
+    use axum::body::Bytes;
+    use axum::extract::DefaultBodyLimit;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -227,5 +232,24 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
         tokio::time::timeout(Duration::from_secs(3), server).await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_sends_too_much_hears_so() {
+        const TOO_MUCH: usize = 16 << 20;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let app = Router::new().route("/", post(|_: Bytes| async {})).layer(DefaultBodyLimit::max(1_000));
+        let server = tokio::spawn(serve_router(listener, app, Front::default(), shutdown.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {TOO_MUCH}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b' '; TOO_MUCH]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(3), server).await.unwrap().unwrap();
     }
 }

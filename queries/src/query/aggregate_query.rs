@@ -159,7 +159,8 @@ impl AggregateQuery {
         let order = order(request.order.as_deref(), granularity, &group_by, &outputs, plan)?;
         let having =
             request.having.as_deref().map(|text| Having::parse(text, plan, &group_by, &outputs)).transpose()?;
-        let comparison = request.compare.as_deref().map(|text| Period::parse(text, from, to, &calendar)).transpose()?;
+        let period = |text: &str| Period::of(text, (from, to), granularity, &calendar);
+        let comparison = request.compare.as_deref().map(period).transpose()?;
         let fill = fill(request, granularity, &group_by, &order)?;
         if request.others {
             refuse_others(granularity, from.zip(to), &calendar, &order)?;
@@ -692,6 +693,7 @@ mod tests {
             ("share=true", "share_of_what", "order by the measure"),
             ("others=maybe", "bad_parameter", ""),
             ("compare=previous", "compare_needs_range", "give from and to"),
+            ("compare=P1Y&from=2026&to=2027&granularity=week", "compare_misfit", "use P1W or P52W"),
             ("measures=n as country", "bad_parameter", "name it otherwise"),
             ("cursor=00", "bad_cursor", "take it from"),
             ("fill=zero", "fill_without_series", "ask with group_by="),

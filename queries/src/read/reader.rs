@@ -78,12 +78,12 @@ pub struct Answer {
 pub struct Before(pub Vec<Option<Vec<MeasureValue>>>);
 
 impl Before {
-    /// Finds each row's counterpart in the answer to the earlier range. `earlier` says in which bucket that is.
+    /// Finds each row's counterpart in the answer to the earlier range; no two have the same. `earlier` says in which bucket that is.
     #[must_use]
     pub fn join(answer: &Answer, then: Answer, earlier: impl Fn(Bucket) -> Option<Bucket>) -> Before {
         let mut known: HashMap<(Bucket, Vec<u8>), Vec<MeasureValue>, FixedState> = HashMap::default();
         known.extend(then.rows.into_iter().map(|row| ((row.bucket, row.key), row.values)));
-        let counterpart = |row: &Row| known.get(&(earlier(row.bucket)?, row.key.clone())).cloned();
+        let counterpart = |row: &Row| known.remove(&(earlier(row.bucket)?, row.key.clone()));
         Before(answer.rows.iter().map(counterpart).collect())
     }
 }
@@ -203,12 +203,14 @@ impl<'q> Merging<'q> {
         let same_level =
             plan.calendar == query.calendar && reads.levels.iter().all(|level| *level == query.granularity);
         let begins = |instant| query.calendar.interval(query.granularity, instant).start;
+        let first = query.from.map(begins);
         let expected = match &query.cursor {
             _ if query.fill == Fill::Absent => None,
-            Some(cursor) => {
-                bucket_end(&query.calendar, query.granularity, cursor.bucket).filter(|end| *end != i64::MIN)
-            }
-            None => query.from.map(begins),
+            // The page may begin later than the one before ended: `from` is the asker's to change, and a cursor anybody's to write.
+            Some(cursor) => bucket_end(&query.calendar, query.granularity, cursor.bucket)
+                .map(|end| first.map_or(end, |first| first.max(end)))
+                .filter(|begin| *begin != i64::MIN),
+            None => first,
         };
         let (allowance, size) = (Allowance::current(), RowSize::of(plan, query));
         Merging {
@@ -767,6 +769,14 @@ mod tests {
             cursor = format!("&cursor={next}");
         }
         assert_eq!(pages, zeros);
+        // `from` may have changed since, and a cursor is anybody's to write.
+        let (query, _) = ask(&stored, &aggregate, &format!("{range}&fill=zero")).unwrap();
+        for before in [-3 * DAY_US, i64::MIN + 1, i64::MIN + DAY_US] {
+            let values = Vec::new();
+            let written =
+                Cursor { sequence: 1, bucket: Bucket(before), key: Vec::new(), values }.encode(query.fingerprint);
+            assert_eq!(counts(&format!("{range}&fill=zero&cursor={written}")).0, zeros, "{before}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use engine::aggregate::Function;
 use engine::change::ColumnType;
 use engine::change::value::EPOCH_UNIX_US;
-use engine::materialization::condition::quote_identifier as quote;
+use engine::materialization::condition::{quote_identifier as quote, quote_table};
 use engine::materialization::plan::MeasurePlan;
 use engine::materialization::{Aggregate, Bucket, Granularity, MeasureDefinition, TimeDefinition};
 use engine::source::FollowedTable;
@@ -54,11 +54,10 @@ pub fn level_statement(
     // Inheritance children are tables of their own; the rows of a partitioned table are in its partitions.
     let only = if table.partitions.is_empty() { "ONLY " } else { "" };
     let mut sql = format!(
-        "SELECT {} FROM (SELECT {} FROM {only}{}.{}",
+        "SELECT {} FROM (SELECT {} FROM {only}{}",
         outer.join(", "),
         inner.join(", "),
-        quote(&table.schema.namespace),
-        quote(&table.schema.name)
+        quote_table(&table.schema)
     );
     let mut conditions: Vec<String> = definition.filter.iter().map(|filter| format!("({filter})")).collect();
     conditions.extend(time.and_then(|time| column_bounds(time, aggregate, table, granularity, range)));

@@ -29,8 +29,13 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
                 failures.push(format!("after {point:?}:{nth}: {end:?}"));
             }
         }
+        println!(
+            "{} failpoints, {} times: {reached} deaths at them, {} failures",
+            Failpoint::ALL.len(),
+            round + 1,
+            failures.len()
+        );
     }
-    println!("{} failpoints, {reached} deaths at them, each survived", Failpoint::ALL.len());
     failures
 }
 

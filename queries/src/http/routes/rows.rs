@@ -8,12 +8,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::materialization::Aggregate;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::access::Caller;
+use crate::api::answer::{AsOfBody, PageBody};
+use crate::api::column::ColumnBody;
 use crate::api::table_rows::TableRows;
 use crate::api::{AnswerView, Problem};
-use crate::http::asking::{Asked, ask, expired, in_turn};
+use crate::http::asking::{Asked, ask, expired, in_turn, page_of};
 use crate::http::extract::{Name, Parameters};
 use crate::http::pages::Pages;
 use crate::http::seal::Seal;
@@ -46,10 +48,21 @@ pub(in crate::http) async fn rows(
     check_kept(&asked.aggregate)?;
     let after = cursor.map(|text| page(&text, &asked.aggregate, &asked.query, &state.pages.seal)).transpose()?;
     if let Some((sequence, _)) = &after {
-        asked.snapshot = state.pages.get(&asked.snapshot, *sequence).ok_or_else(expired)?;
+        let reads = std::iter::once(&asked.reads);
+        (asked.snapshot, asked.aggregate) = page_of(&state, &asked.snapshot, &asked.aggregate, *sequence, reads)?;
     }
     let pages = Arc::clone(&state.pages);
     in_turn(&state, false, move || respond(&asked, after.map(|(_, entry)| entry), &pages)).await
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    aggregate: &'a str,
+    table: String,
+    columns: Vec<ColumnBody>,
+    data: TableRows<'a>,
+    as_of: AsOfBody,
+    page: PageBody,
 }
 
 /// Refuses an aggregate without the index.
@@ -76,15 +89,17 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
             .ok_or_else(|| Problem::new(500, "internal_error", "the system gives no random numbers"))
     };
     let next = behind.next.as_deref().map(cursor).transpose()?;
-    let body = json!({
-        "aggregate": asked.aggregate.name,
-        "table": asked.aggregate.definition.qualified_table(),
-        "columns": rows.columns(),
-        "data": serde_json::to_value(rows).map_err(|_| Problem::new(500, "internal_error", "the rows cannot be written"))?,
-        "as_of": AnswerView::as_of_body(as_of),
-        "page": {"next": next},
-    });
-    let mut response = ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+    let body = Body {
+        aggregate: &asked.aggregate.name,
+        table: asked.aggregate.definition.qualified_table(),
+        columns: rows.columns(),
+        data: rows,
+        as_of: AnswerView::as_of_body(as_of),
+        page: PageBody { next },
+    };
+    let body =
+        serde_json::to_vec(&body).map_err(|_| Problem::new(500, "internal_error", "the rows cannot be written"))?;
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Ok(lsn) = HeaderValue::try_from(as_of.lsn.to_string()) {

@@ -383,13 +383,13 @@ fn a_cursor_that_was_put_together_leads_a_pinned_token_nowhere() {
         let others = format!("{}?limit=1&where=currency:USD", path.split('?').next().unwrap());
         let others = cursor_of(&page(&admin, &others));
         let own = cursor_of(&page(&pinned, &path));
-        let (head, entry) = own.split_at(16);
+        let (head, entry) = own.split_at(24);
         let (of_aggregate, seal) = (&entry[..5], &own[own.len() - 32..]);
         let places = [
             [of_aggregate, &[0xFF; 8]].concat(),
             [of_aggregate, &[0xFF; 64]].concat(),
             vec![0xFF; 64],
-            others[16..].to_vec(),
+            others[24..].to_vec(),
             Vec::new(),
         ];
         for place in &places {

@@ -602,8 +602,20 @@ fn what_an_answer_promises() {
     let again = guide.server().exchange("GET", &question, &[("if-none-match", &tag)], b"").unwrap();
     assert_eq!((again.status, again.text.as_str()), (304, ""));
     assert_eq!(again.headers["etag"].to_str().unwrap(), tag);
+    let page = guide.ask("granularity=month&limit=700");
     guide.sql("UPDATE payments_decimal SET amount = amount + 1 WHERE pmt_id = 1");
-    guide.ask("granularity=all");
+    let newest = guide.ask("granularity=all");
+    // A page says of which position it is, also where only a header can, and is refused to who wants a later one.
+    let next = &page["page"]["next"];
+    let asked =
+        json!({"aggregate": guide.path().rsplit('/').next(), "granularity": "month", "limit": 700, "cursor": next});
+    let headers = [("content-type", "application/json"), ("accept", "text/csv")];
+    let reply = guide.server().exchange("POST", "/v1/query", &headers, asked.to_string().as_bytes()).unwrap();
+    assert_eq!((reply.status, reply.headers["tidemark-lsn"].to_str().ok()), (200, page["as_of"]["lsn"].as_str()));
+    let (next, lsn) = (next.as_str().unwrap(), newest["as_of"]["lsn"].as_str().unwrap());
+    let later = format!("{data}?granularity=month&limit=700&cursor={next}&min_lsn={lsn}");
+    let (status, body, _) = problem(&guide, &later);
+    assert_eq!((status, body["code"].as_str()), (410, Some("page_expired")), "{body}");
     let changed = guide.server().exchange("GET", &question, &[("if-none-match", &tag)], b"").unwrap();
     assert_eq!(changed.status, 200);
     assert_ne!(changed.text, first.text);

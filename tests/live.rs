@@ -193,6 +193,27 @@ fn every_event_shows_whole_transfers_and_the_last_one_what_postgres_has() {
     assert!(changes > 50 && cuts > 2);
 }
 
+/// The position alone would not tell: nothing happens upstream meanwhile.
+#[test]
+fn who_comes_back_to_another_aggregate_of_the_name_begins_anew() {
+    let (_database, server, _data) = start();
+    let path = "/v1/aggregates/balances/live?granularity=month&throttle=20ms";
+    let mut reader = Reader::open(&server, path, None);
+    assert_eq!(reader.next().unwrap().name, "snapshot");
+    let mut resumed = Reader::open(&server, path, Some(&reader.last_id));
+    assert_eq!(resumed.next().unwrap().name, "progress");
+    let mut definition = server.get_ok("/v1/aggregates/balances")["definition"].clone();
+    definition["where"] = json!("account > 20");
+    assert_eq!(server.delete("/v1/aggregates/balances").unwrap().0, 204);
+    server.register("balances", &definition);
+    let mut again = Reader::open(&server, path, Some(&reader.last_id));
+    assert_eq!(again.next().unwrap().name, "snapshot");
+    assert_ne!(again.rows, reader.rows);
+    // A position alone, as ids once were.
+    let (position, _) = reader.last_id.split_once(';').unwrap();
+    assert_eq!(Reader::open(&server, path, Some(position)).next().unwrap().name, "snapshot");
+}
+
 #[test]
 fn who_does_not_read_gets_the_difference_and_costs_nothing() {
     let (database, server, _data) = start();

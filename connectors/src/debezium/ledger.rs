@@ -6,6 +6,7 @@
 //!
 //! - of the transaction seen last: new if its position is later, or the same and nothing like it was seen there;
 //! - of another one: new if the commit before it lies at or after the end of the transaction seen last;
+//! - where Debezium does not know that commit (it was begun anew): new if its own position lies there;
 //! - otherwise it was seen before, and its table knows a later one. If its table does not, events of several tables come
 //!   in an order that is not the log's: that is refused, because skipping it would lose it.
 //!
@@ -159,7 +160,7 @@ impl Ledger {
                     if event.incomplete {
                         return Err(unavailable(event));
                     }
-                    let new = Lsn(commit) >= self.position || !self.has_streamed();
+                    let new = follows(event, commit, self.position) || !self.has_streamed();
                     self.removed = None;
                     let kind = if new { Kind::New } else { Kind::Duplicate };
                     Ok(Verdict { ends_snapshot, kind, ..Verdict::default() })
@@ -297,7 +298,7 @@ impl Ledger {
             return Ok(Verdict { kind: Kind::New, ..Verdict::default() });
         }
         let end = if self.open.is_some() { self.next_position() } else { self.position };
-        if self.streaming && self.transaction.is_some() && Lsn(commit) < end {
+        if self.streaming && self.transaction.is_some() && !follows(event, commit, end) {
             let known = reached.is_some_and(|r| match r.transaction == transaction {
                 true => r.lsn >= event.lsn,
                 false => r.commit >= commit,
@@ -363,6 +364,12 @@ impl Ledger {
         self.position = self.next_position().max(Lsn(end.unwrap_or_default()));
         Some(self.position)
     }
+}
+
+/// Whether nothing up to this position can have been the event. `commit` is the end of the commit before it, 0 where that is not
+/// known: then it can only be told of one that itself lies behind.
+fn follows(event: &Event, commit: u64, end: Lsn) -> bool {
+    Lsn(commit) >= end || (commit == 0 && Lsn(event.lsn) >= end)
 }
 
 fn seen_before(known: bool, event: &Event) -> Result<Verdict, Refusal> {
@@ -454,6 +461,20 @@ mod tests {
         assert_eq!(kind(&mut ledger, &at(3)), Kind::New);
         assert!(ledger.end_of_request().unwrap() > first);
         assert_eq!(kind(&mut ledger, &at(1)), Kind::Duplicate);
+    }
+
+    #[test]
+    fn a_connector_begun_anew_may_not_know_the_commit_before() {
+        let mut ledger = Ledger::default();
+        assert_eq!(kind(&mut ledger, &of(5, LOG, LOG + 1)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &of(5, 0, LOG + 1)), Kind::Duplicate);
+        assert_eq!(kind(&mut ledger, &of(6, 0, LOG + 9)), Kind::New);
+        assert_eq!(kind(&mut ledger, &event(0, Origin::Incremental { commit: 0 }, LOG + 20, 1)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &event(0, Origin::Incremental { commit: 0 }, LOG + 2, 1)), Kind::Duplicate);
+        assert_eq!(kind(&mut ledger, &of(6, 0, LOG + 9)), Kind::Duplicate);
+        assert_eq!(kind(&mut ledger, &of(7, LOG + 10, LOG + 11)), Kind::New);
     }
 
     #[test]

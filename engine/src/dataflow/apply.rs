@@ -21,8 +21,9 @@ pub struct WriteSet {
     /// The epoch.
     pub sequence: u64,
     bytes: Vec<u8>,
-    /// End of the key and of the value in `bytes`; no value where the cell no longer exists.
-    cells: Vec<(u32, Option<u32>)>,
+    /// End of the key and of the value in `bytes`; no value where the cell no longer exists. An epoch of one transaction may have
+    /// more than 4 GiB of them.
+    cells: Vec<(usize, usize)>,
     /// By how much control totals change.
     pub controls: Vec<(PartitionId, ControlDelta)>,
     /// Aggregates that cannot be exact any more.
@@ -44,10 +45,10 @@ impl WriteSet {
     /// Keys and values of the cells.
     pub fn cells(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> + '_ {
         let mut start = 0usize;
-        self.cells.iter().map(move |(key_end, value_end)| {
-            let key = self.bytes.get(start..*key_end as usize).unwrap_or_default();
-            let value = value_end.map(|end| self.bytes.get(*key_end as usize..end as usize).unwrap_or_default());
-            start = value_end.unwrap_or(*key_end) as usize;
+        self.cells.iter().map(move |&(key_end, value_end)| {
+            let key = self.bytes.get(start..key_end).unwrap_or_default();
+            let value = self.bytes.get(key_end..value_end).filter(|value| !value.is_empty());
+            start = value_end;
             (key, value)
         })
     }
@@ -167,13 +168,13 @@ impl Apply {
             let exists = !held.cell.is_zero() || torture::planted(Bug::KeepsEmptyCells);
             key::push_cell_prefix(&mut set.bytes, id.0, id.1, id.2);
             set.bytes.extend_from_slice(group);
-            let key_end = set.bytes.len() as u32;
+            let key_end = set.bytes.len();
             if exists {
                 codec::put_cell(&mut set.bytes, set.sequence, &held.cell);
             } else {
                 self.partitions.forget_cell(id, group);
             }
-            set.cells.push((key_end, exists.then_some(set.bytes.len() as u32)));
+            set.cells.push((key_end, set.bytes.len()));
             if exists != existed
                 && let Some(control) = controls.get_mut(&id)
             {

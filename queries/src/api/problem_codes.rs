@@ -134,8 +134,8 @@ sections! {
         "Ask twice, or group by it."
     "no_time" [422] "The aggregate has no time bucket, so it has no ranges and no series."
         "Leave the parameters of time out."
-    "time_ambiguous" [400] "Aggregates over this table are of different columns of time."
-        "Say which is meant: `\"time\": \"created_at\"`."
+    "time_ambiguous" [400] "Aggregates over this table are of different columns of time, or read one by different clocks."
+        "Say which column is meant: `\"time\": \"created_at\"`; or ask an aggregate by its name."
     "compare_needs_range" [422] "Only a range with both ends has one before it."
         "Give `from` and `to`."
     "compare_misfit" [422] "So much earlier there are no such buckets: a year before a week lies no week."
@@ -170,7 +170,7 @@ sections! {
         "Shorten the range, or order and limit it."
     "too_many_subscribers" [429] "512 live answers are being read."
         "Ask again later; one reader can serve many."
-    "bad_event_id" [400] "`Last-Event-ID` is not a position."
+    "bad_event_id" [400] "`Last-Event-ID` is not the id of an event."
         "Send the `id` of the last event as it came."
 }
 "Why not this aggregate" "Only in `why_not`, beside codes of the section before: why an aggregate does not answer a question to its table." {

@@ -22,6 +22,7 @@ use crate::query::cursor::push_value;
 use crate::query::fingerprint::Fingerprint;
 use crate::query::instant::format_instant;
 use crate::query::planner::coarser;
+use crate::query::process::this_process;
 use crate::query::{Access, AggregateQuery, LevelScan, QueryRequest, ReadPlan};
 use crate::read::{Allowance, Answer, Before, Behind, ReadFailure, read, rows_of_cell};
 
@@ -58,9 +59,20 @@ pub(super) async fn ask(
     name: &str,
     request: &QueryRequest,
 ) -> Result<Asked, Problem> {
+    ask_at(state, caller, name, request, now_us()).await
+}
+
+/// As [`ask`], with the time that `now` and `-30d` are relative to.
+pub(super) async fn ask_at(
+    state: &AppState,
+    caller: &Caller,
+    name: &str,
+    request: &QueryRequest,
+    asked_us: i64,
+) -> Result<Asked, Problem> {
     let request = restricted(caller, name, request)?;
     let (snapshot, aggregate) = find(state, name)?;
-    let query = AggregateQuery::resolve(&request, &aggregate, now_us())?;
+    let query = AggregateQuery::resolve(&request, &aggregate, asked_us)?;
     let Some(min_lsn) = query.min_lsn.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) else {
         return ask_of(state, snapshot, aggregate, query);
     };
@@ -93,7 +105,8 @@ pub(super) fn ask_of(
             all_reads().try_for_each(|reads| check_covered(state, &newest, &aggregate, reads))?;
             (newest, aggregate)
         }
-        Some(cursor) => page_of(state, &newest, &aggregate, cursor.sequence, all_reads())?,
+        Some(cursor) if !cursor.is_ours() => return Err(expired()),
+        Some(cursor) => page_of(state, &newest, &aggregate, (cursor.sequence, query.min_lsn), all_reads())?,
     };
     let status = state.engine.status();
     Ok(Asked {
@@ -107,15 +120,19 @@ pub(super) fn ask_of(
     })
 }
 
-/// The Snapshot that a page is of, with the aggregate as it was in it: it may have been filled less far than it is now.
+/// The Snapshot that a page is of, with the aggregate as it was in it: it may have been filled less far than it is now. A page
+/// cannot show a later position than the first one did.
 pub(super) fn page_of<'r>(
     state: &AppState,
     newest: &Arc<Snapshot>,
     aggregate: &Aggregate,
-    sequence: u64,
+    (sequence, min_lsn): (u64, Option<Lsn>),
     mut reads: impl Iterator<Item = &'r ReadPlan>,
 ) -> Result<(Arc<Snapshot>, Arc<Aggregate>), Problem> {
     let snapshot = state.pages.get(newest, sequence).ok_or_else(expired)?;
+    if min_lsn > Some(snapshot.as_of().lsn) {
+        return Err(expired());
+    }
     let then = snapshot.catalog().aggregates.get(&aggregate.name).filter(|then| then.id == aggregate.id);
     let then = Arc::clone(then.ok_or_else(expired)?);
     reads
@@ -403,7 +420,8 @@ impl Asked {
         hash.finish()
     }
 
-    /// Everything but the cells that the rows depend on.
+    /// Everything but the cells that the rows depend on. Cells are told apart by numbers of commits, which mean nothing to another
+    /// process.
     fn shape(&self) -> Fingerprint {
         // Buckets become complete as time passes, without a change of any cell.
         let open = match self.query.granularity {
@@ -415,6 +433,7 @@ impl Asked {
         let page = query.cursor.as_ref();
         let mut hash = Fingerprint::default()
             .with(query.fingerprint.to_be_bytes())
+            .with(this_process().to_be_bytes())
             .with(self.freshness)
             .with([edge(query.from), edge(query.to), tagged(2, open)].concat())
             .with((query.limit as u64).to_be_bytes())

@@ -388,7 +388,11 @@ fn parameters(operation: &Operation) -> Vec<Value> {
             let unfit = ["cursor", "others", "share", "compare", "layout", "rows"];
             question(&mut parameters, &|name| !unfit.contains(&name));
             parameters.push(query("throttle", json!({"type": "string"}), "Pause between two changes: 20ms to 10s"));
-            parameters.push(query("since", json!({"type": "string"}), "The position to resume from, as Last-Event-ID"));
+            parameters.push(query(
+                "since",
+                json!({"type": "string"}),
+                "The id of the event to resume from, as Last-Event-ID",
+            ));
         }
         "postEvents" => {
             parameters.push(query(

@@ -7,11 +7,15 @@
 //!            +--> (change | progress)*  resumed       +--> error                     it cannot answer any more
 //! ```
 //!
-//! Every event shows one commit of ours, so a transaction of the source is in it whole or not at all.
+//! Every event shows one commit of ours, so a transaction of the source is in it whole or not at all. What the reader has is
+//! known from the id of its last event ([`EventId`]): a position alone would not say which version of the aggregate it saw, nor
+//! which range `from=-2d` was.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::change::Lsn;
 use engine::materialization::AggregateId;
 use engine::snapshot::AsOf;
 use serde::Serialize;
@@ -20,11 +24,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::asking::{Answered, Asked, ask, ask_of, in_live_turn, restricted};
-use super::state::{AppState, now_us};
+use super::state::AppState;
 use super::told::told;
 use crate::access::Caller;
 use crate::api::changes::{ChangesBody, Known};
 use crate::api::{AnswerView, Problem};
+use crate::query::process::this_process;
 use crate::query::{AggregateQuery, QueryError, QueryRequest};
 
 /// Most rows of a live answer.
@@ -36,22 +41,53 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// How often an aggregate that is built anew is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// What the reader had after an event: everything that its rows depended on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EventId {
+    lsn: Lsn,
+    aggregate: AggregateId,
+    /// What `now` and `-2d` were relative to, microseconds since 2000-01-01 UTC.
+    asked_us: i64,
+    /// Numbers of aggregates mean something only to the process that they come from.
+    process: u64,
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EventId { lsn, aggregate, asked_us, process } = self;
+        write!(f, "{lsn};{};{asked_us};{process:x}", aggregate.0)
+    }
+}
+
+impl EventId {
+    fn parse(text: &str) -> Option<EventId> {
+        let mut parts = text.split(';');
+        let id = EventId {
+            lsn: parts.next()?.parse().ok()?,
+            aggregate: AggregateId(parts.next()?.parse().ok()?),
+            asked_us: parts.next()?.parse().ok()?,
+            process: u64::from_str_radix(parts.next()?, 16).ok()?,
+        };
+        parts.next().is_none().then_some(id)
+    }
+}
+
 /// One thing that is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LiveEvent {
     /// `snapshot`, `change`, `progress`, `resync`, `error`.
     pub(super) name: &'static str,
-    /// The position that it shows.
+    /// What the reader has then.
     pub(super) id: Option<String>,
     /// JSON.
     pub(super) data: String,
 }
 
 impl LiveEvent {
-    fn new(name: &'static str, as_of: Option<AsOf>, data: &impl Serialize) -> Result<LiveEvent, Problem> {
+    fn new(name: &'static str, id: Option<EventId>, data: &impl Serialize) -> Result<LiveEvent, Problem> {
         let data = serde_json::to_string(data)
             .map_err(|_| Problem::new(500, "internal_error", "the event cannot be written"))?;
-        Ok(LiveEvent { name, id: as_of.map(|as_of| as_of.lsn.to_string()), data })
+        Ok(LiveEvent { name, id: id.map(|id| id.to_string()), data })
     }
 }
 
@@ -62,6 +98,17 @@ struct Sent {
     /// Tag of what was looked at last; `None` where looking is reading.
     tag: Option<u64>,
     as_of: AsOf,
+    asked_us: i64,
+}
+
+impl Sent {
+    fn id(&self) -> EventId {
+        event_id(self.as_of, self.aggregate, self.asked_us)
+    }
+}
+
+fn event_id(as_of: AsOf, aggregate: AggregateId, asked_us: i64) -> EventId {
+    EventId { lsn: as_of.lsn, aggregate, asked_us, process: this_process() }
 }
 
 /// A live answer to one reader.
@@ -112,21 +159,27 @@ impl Subscription {
     /// Reads again what the reader saw last, so that only the difference is sent. Where that is not kept any more, it
     /// begins anew.
     async fn resume(&mut self, asked: &Asked, since: &str) -> Result<(), Problem> {
-        let lsn = since.parse().map_err(|_| {
-            Problem::new(400, "bad_event_id", "Last-Event-ID is not a position").hint("send the id of the last event")
-        })?;
-        let newest = &asked.snapshot;
-        let Some(kept) = self.state.moments.at(newest, lsn) else { return Ok(()) };
+        let Some(EventId { lsn, aggregate, asked_us, process }) = EventId::parse(since) else {
+            // A position alone says too little.
+            return since.parse::<Lsn>().map(drop).map_err(|_| {
+                Problem::new(400, "bad_event_id", "Last-Event-ID is not the id of an event")
+                    .hint("send the id of the last event")
+            });
+        };
+        if aggregate != asked.aggregate.id || process != this_process() {
+            return Ok(());
+        }
+        let Some(kept) = self.state.moments.at(&asked.snapshot, lsn) else { return Ok(()) };
         let Some(aggregate) = kept.catalog().aggregates.get(&self.name).filter(|old| old.id == asked.aggregate.id)
         else {
             return Ok(());
         };
         let request = restricted(&self.caller, &self.name, &self.request)?;
-        let query = AggregateQuery::resolve(&request, aggregate, now_us())?;
+        let query = AggregateQuery::resolve(&request, aggregate, asked_us)?;
         let then = ask_of(&self.state, Arc::clone(&kept), Arc::clone(aggregate), query)?;
         let short = then.is_short();
         let known = in_live_turn(&self.state, short, move || Ok(Known::of(&then.view(&whole_answer(&then)?)))).await?;
-        self.sent = Some(Sent { aggregate: asked.aggregate.id, known, tag: None, as_of: kept.as_of() });
+        self.sent = Some(Sent { aggregate: asked.aggregate.id, known, tag: None, as_of: kept.as_of(), asked_us });
         Ok(())
     }
 
@@ -194,9 +247,9 @@ impl Subscription {
             let tag = asked.tag_of_partitions()?;
             let answered = whole_answer(&asked)?;
             let view = asked.view(&answered);
-            let event = LiveEvent::new("snapshot", Some(asked.snapshot.as_of()), &view.body())?;
-            let known = Known::of(&view);
-            Ok((event, Sent { aggregate: asked.aggregate.id, known, tag, as_of: asked.snapshot.as_of() }))
+            let (known, asked_us) = (Known::of(&view), asked.query.asked_us);
+            let sent = Sent { aggregate: asked.aggregate.id, known, tag, as_of: asked.snapshot.as_of(), asked_us };
+            Ok((LiveEvent::new("snapshot", Some(sent.id()), &view.body())?, sent))
         })
         .await?;
         self.sent = Some(sent);
@@ -214,7 +267,8 @@ impl Subscription {
         if asked.aggregate.id != sent.aggregate {
             return self.resync("the aggregate was built anew").map(Some);
         }
-        let as_of = asked.snapshot.as_of();
+        let (as_of, asked_us) = (asked.snapshot.as_of(), asked.query.asked_us);
+        let id = event_id(as_of, sent.aggregate, asked_us);
         // The reader may be cut off, come back, and name this position.
         self.state.moments.keep(&asked.snapshot);
         let (seen, before) = (sent.tag, std::mem::take(&mut sent.known));
@@ -229,13 +283,13 @@ impl Subscription {
             let changes = before.changes_to(&view);
             let event = match changes.is_empty() {
                 true => None,
-                false => Some(LiveEvent::new("change", Some(as_of), &ChangesBody::new(&view, &changes))?),
+                false => Some(LiveEvent::new("change", Some(id), &ChangesBody::new(&view, &changes))?),
             };
             Ok((event, Known::of(&view), tag))
         })
         .await?;
         if let Some(sent) = &mut self.sent {
-            (sent.known, sent.tag, sent.as_of) = (known, tag, as_of);
+            (sent.known, sent.tag, sent.as_of, sent.asked_us) = (known, tag, as_of, asked_us);
         }
         match event {
             None if self.last_event.elapsed() >= PROGRESS => self.progress().map(Some),
@@ -253,7 +307,11 @@ impl Subscription {
         self.state.engine.snapshot()?;
         let as_of = self.sent.as_ref().map(|sent| sent.as_of).unwrap_or_default();
         let lag_ms = self.state.engine.status().lag_ms;
-        LiveEvent::new("progress", Some(as_of), &json!({"as_of": AnswerView::as_of_body(as_of), "lag_ms": lag_ms}))
+        LiveEvent::new(
+            "progress",
+            self.sent.as_ref().map(Sent::id),
+            &json!({"as_of": AnswerView::as_of_body(as_of), "lag_ms": lag_ms}),
+        )
     }
 }
 
@@ -283,6 +341,23 @@ fn refuse_unfit(request: &QueryRequest) -> Result<(), QueryError> {
         Some((parameter, _)) => {
             Err(QueryError::refused(parameter, "not_live", format!("a live answer has no {parameter}"))
                 .hint("ask /data for it"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_id_says_what_was_seen() {
+        let id =
+            EventId { lsn: "1/16B6C50".parse().unwrap(), aggregate: AggregateId(7), asked_us: -5, process: u64::MAX };
+        assert_eq!(id.to_string(), "1/16B6C50;7;-5;ffffffffffffffff");
+        assert_eq!(EventId::parse(&id.to_string()), Some(id));
+        for none in ["", "1/16B6C50", "1/16B6C50;7;-5", "1/16B6C50;7;-5;zz", "1/16B6C50;7;-5;1;", "x;7;-5;1"] {
+            assert_eq!(EventId::parse(none), None, "{none}");
         }
     }
 }

@@ -77,6 +77,9 @@ pub struct AggregateQuery {
     pub fill: Fill,
     /// Identifies the question for cursors: what is asked, without which page.
     pub fingerprint: u64,
+    /// When it was asked, microseconds since 2000-01-01 UTC; a page, when its first one was. 0 where the range does not depend on it,
+    /// so that the same question has the same cursors.
+    pub asked_us: i64,
     /// The asker's token fixes some of it: of what others have, nothing may be told, not even how much it is.
     pub pinned: bool,
 }
@@ -138,17 +141,21 @@ impl AggregateQuery {
         now_us: i64,
     ) -> Result<AggregateQuery, QueryError> {
         request.check_lists()?;
+        let cursor = request.cursor.as_deref().map(|text| Cursor::decode(text).ok_or_else(bad_cursor)).transpose()?;
+        let asked_us = cursor.as_ref().map_or(now_us, |(_, cursor)| cursor.asked_us);
         let plan = &*aggregate.plan;
         let calendar = calendar(request, aggregate)?;
         let asked = asked_granularity(request.granularity.as_deref(), plan)?;
         let bound = |parameter: &str, text: Option<&String>| {
-            bound(parameter, text.map(String::as_str), asked, plan, &calendar, now_us)
+            bound(parameter, text.map(String::as_str), asked, plan, &calendar, asked_us)
         };
         let (from, to) = (bound("from", request.from.as_ref())?, bound("to", request.to.as_ref())?);
         if from.zip(to).is_some_and(|(from, to)| from >= to) {
             return Err(QueryError::refused("to", "empty_range", "the range ends before it begins")
                 .hint("`from` is inclusive, `to` is exclusive"));
         }
+        let relative = |text: &String| matches!(instant::parse_bound(text, &calendar, asked_us), Some(Bound::Ago(_)));
+        let depends = request.from.iter().chain(&request.to).any(relative);
         let granularity = planner::answerable(asked, &calendar, planner::span(from, to), plan)?;
         let mut fixed = fixed(request, plan)?;
         let condition = condition.and_then(|condition| fix_equalities(condition, plan, &mut fixed));
@@ -191,10 +198,16 @@ impl AggregateQuery {
             having,
             order,
             fingerprint: 0,
+            asked_us: if depends { asked_us } else { 0 },
             pinned: !request.pinned.is_empty(),
         };
         query.fingerprint = query.fingerprint_of(aggregate);
-        query.cursor = cursor(request.cursor.as_deref(), query.fingerprint)?;
+        if let Some((question, cursor)) = cursor {
+            if question != query.fingerprint || group_key::decode(&cursor.key).is_none() {
+                return Err(bad_cursor());
+            }
+            query.cursor = Some(cursor);
+        }
         Ok(query)
     }
 
@@ -222,6 +235,7 @@ impl AggregateQuery {
             .with(self.granularity.to_string())
             .with(calendar.zone().name())
             .with(calendar.origin_us().to_be_bytes())
+            .with(format!("{:?} {:?}", self.from, self.to))
             .with([calendar.week_start() as u8, calendar.year_start().month()]);
         if self.condition.is_some() || self.having.is_some() || !self.order.is_empty() {
             hash = hash.with(format!("{:?} {:?} {:?}", self.condition, self.having, self.order));
@@ -556,14 +570,10 @@ fn bound(
     Ok(Some(snapped))
 }
 
-fn cursor(text: Option<&str>, fingerprint: u64) -> Result<Option<Cursor>, QueryError> {
-    let Some(text) = text else { return Ok(None) };
-    let cursor = Cursor::decode(text, fingerprint).filter(|cursor| group_key::decode(&cursor.key).is_some());
-    cursor.map(Some).ok_or_else(|| {
-        QueryError::malformed("cursor", "the cursor does not belong to this question")
-            .code("bad_cursor")
-            .hint("take it from `page.next` and change nothing but `from`, `to` and `limit`")
-    })
+fn bad_cursor() -> QueryError {
+    QueryError::malformed("cursor", "the cursor does not belong to this question")
+        .code("bad_cursor")
+        .hint("take it from `page.next` and change nothing but `limit`")
 }
 
 fn fill(
@@ -750,12 +760,33 @@ mod tests {
     #[test]
     fn cursors_belong_to_the_rows_they_came_from() {
         let query = parse("where=country:EUR", &daily()).unwrap();
-        let cursor = Cursor { sequence: 1, bucket: Bucket(0), key: vec![], values: vec![] }.encode(query.fingerprint);
+        let (bucket, key, values) = (Bucket(0), vec![], vec![]);
+        let cursor = Cursor { process: 1, sequence: 1, asked_us: 0, bucket, key, values }.encode(query.fingerprint);
         assert!(parse(&format!("where=country:EUR&cursor={cursor}&limit=5&measures=n"), &daily()).is_ok());
-        for other in
-            ["where=country:USD", "granularity=month", "group_by=merchant,country", "order=-n", "week_start=sunday"]
-        {
+        for other in [
+            "where=country:USD",
+            "granularity=month",
+            "group_by=merchant,country",
+            "order=-n",
+            "week_start=sunday",
+            "from=2026",
+        ] {
             assert_eq!(parse(&format!("{other}&cursor={cursor}"), &daily()).unwrap_err().code, "bad_cursor", "{other}");
         }
+    }
+
+    #[test]
+    fn all_pages_are_of_the_range_of_the_first() {
+        const DAY_US: i64 = 86_400_000_000;
+        let ask = |cursor: Option<String>, now_us: i64| {
+            let (from, cursor) = (Some("-7d".to_owned()), cursor);
+            AggregateQuery::resolve(&QueryRequest { from, cursor, ..QueryRequest::default() }, &daily(), now_us)
+        };
+        let first = ask(None, 100 * DAY_US - 1).unwrap();
+        let (bucket, key, values) = (Bucket(95 * DAY_US), vec![], vec![]);
+        let page = Cursor { process: 1, sequence: 1, asked_us: first.asked_us, bucket, key, values };
+        let next = ask(Some(page.encode(first.fingerprint)), 100 * DAY_US + 1).unwrap();
+        assert_eq!((next.from, next.asked_us), (Some(92 * DAY_US), 100 * DAY_US - 1));
+        assert_eq!(ask(None, 100 * DAY_US + 1).unwrap().from, Some(93 * DAY_US));
     }
 }

@@ -48,7 +48,7 @@ pub fn candidates(
     let request = explicit(request)?;
     let asked = request.filter.as_deref().map(|text| table_filter(text, schema)).transpose()?;
     let conjuncts = asked.map(Filter::into_conjuncts).unwrap_or_default();
-    let time = time_column(&request, aggregates)?;
+    let time = time_column(&request, aggregates, schema)?;
     let (mut able, mut unable) = (Vec::new(), Vec::new());
     for aggregate in aggregates {
         match candidate(&request, &conjuncts, time.as_deref(), aggregate, schema, now_us) {
@@ -88,9 +88,47 @@ fn is_about_time(request: &QueryRequest) -> bool {
     request.from.is_some() || request.to.is_some() || request.granularity.as_deref() != Some("all")
 }
 
-/// The column that the question's times are about: the one named, or the only one that there is.
-fn time_column(request: &QueryRequest, aggregates: &[Arc<Aggregate>]) -> Result<Option<String>, QueryError> {
-    if !is_about_time(request) || request.time.is_some() {
+/// The column that the question's times are about: the one named, or the only one that there is. Refused where aggregates take one
+/// value of it for different instants: the cheapest would decide what the question means.
+fn time_column(
+    request: &QueryRequest,
+    aggregates: &[Arc<Aggregate>],
+    schema: &TableSchema,
+) -> Result<Option<String>, QueryError> {
+    if !is_about_time(request) {
+        return Ok(request.time.clone());
+    }
+    let column = named_or_only(request, aggregates)?;
+    let by_column = |time: &&TimeDefinition| Some(&time.column) == column.as_ref();
+    let mut readings: Vec<String> = aggregates
+        .iter()
+        .filter_map(|aggregate| aggregate.definition.time.as_ref())
+        .filter(by_column)
+        .map(|time| reading(time, schema))
+        .collect();
+    readings.sort_unstable();
+    readings.dedup();
+    if readings.len() > 1 {
+        return Err(QueryError::malformed("time", "aggregates read this column differently")
+            .code("time_ambiguous")
+            .hint(format!("ask one of them by its name; they read it as {}", readings.join(", as "))));
+    }
+    Ok(column)
+}
+
+/// How a value of the column is an instant.
+fn reading(time: &TimeDefinition, schema: &TableSchema) -> String {
+    let column = schema.column_index(&time.column).and_then(|at| schema.columns.get(at));
+    let zone = time.assume_time_zone.as_deref().unwrap_or("UTC");
+    match (&time.codec, column.map(|column| &column.column_type)) {
+        (Some(codec), _) => format!("{codec:?} of {zone}"),
+        (None, Some(ColumnType::Timestamp)) => format!("a clock of {zone}"),
+        (None, _) => "an instant".to_owned(),
+    }
+}
+
+fn named_or_only(request: &QueryRequest, aggregates: &[Arc<Aggregate>]) -> Result<Option<String>, QueryError> {
+    if request.time.is_some() {
         return Ok(request.time.clone());
     }
     let mut columns: Vec<&str> =
@@ -263,6 +301,41 @@ mod tests {
             plan,
             state: AggregateState::Live,
         })
+    }
+
+    #[test]
+    fn a_column_that_is_read_by_two_clocks_has_no_cheapest_reading() {
+        let visits = |name: &str, zone: &str| {
+            let rest = format!(
+                r#""measures":[{{"name":"n","count":"*"}}],"time":{{"column":"at","granularity":"hour","assume_time_zone":"{zone}"}}"#
+            );
+            let definition: Definition = serde_json::from_str(&format!(r#"{{"table":"visits",{rest}}}"#)).unwrap();
+            let plan = Arc::new(Plan::resolve(&definition, &clocks()).unwrap());
+            Arc::new(Aggregate {
+                definition,
+                plan,
+                ..registered(name, r#""measures":[{"name":"n","count":"*"}]"#).as_ref().clone()
+            })
+        };
+        let ask = |granularity: &str, aggregates: &[Arc<Aggregate>]| {
+            let (measures, granularity) = (Some(vec!["count(*)".to_owned()]), Some(granularity.to_owned()));
+            let request = QueryRequest { measures, granularity, ..QueryRequest::default() };
+            candidates(&request, aggregates, &clocks(), 0).map(|(able, _)| able.len()).map_err(|error| error.code)
+        };
+        let (utc, madrid) = (visits("utc", "UTC"), visits("madrid", "Europe/Madrid"));
+        assert_eq!(ask("day", &[Arc::clone(&utc), Arc::clone(&madrid)]), Err("time_ambiguous"));
+        assert_eq!(ask("all", &[Arc::clone(&utc), Arc::clone(&madrid)]), Ok(2));
+        assert_eq!(ask("day", &[Arc::clone(&utc), utc]), Ok(2));
+    }
+
+    /// A table whose time has no zone.
+    fn clocks() -> TableSchema {
+        let mut schema = schema();
+        schema.name = "visits".to_owned();
+        for column in schema.columns.iter_mut().filter(|column| column.name == "ts") {
+            (column.name, column.column_type) = ("at".to_owned(), ColumnType::Timestamp);
+        }
+        schema
     }
 
     fn some() -> Vec<Arc<Aggregate>> {

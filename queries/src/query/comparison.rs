@@ -281,7 +281,9 @@ mod tests {
             assert!(of(text, granularity, year).is_ok(), "{text} by {granularity}");
         }
         // Of one bucket a part can be compared with a part of one.
-        assert_eq!(of("P7D", "month", day(2026, 1, 20)), Ok(Period::Days(7)));
+        let part = (Some(day(2026, 1, 10)), Some(day(2026, 1, 20)));
+        assert_eq!(Period::of("P7D", part, Granularity::Month, &Calendar::UTC), Ok(Period::Days(7)));
+        assert!(of("P7D", "month", day(2026, 1, 20)).is_err());
     }
 
     /// Which buckets of a range have one so much earlier, and which; in hours since the range begins, and since the earlier one.

@@ -1,5 +1,6 @@
 //! Where the next page begins: after the last row of the page before. Opaque to callers, and bound to the question it came
-//! from: against another one it would skip rows. It names the commit that the first page showed, so that all pages show it.
+//! from: against another one it would skip rows. It names the commit that the first page showed, so that all pages show it, the
+//! process that this number is of, and the time at which the first page was asked for: `from=-7d` means the same on all of them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,14 +9,20 @@ use engine::aggregate::sum::Special;
 use engine::materialization::Bucket;
 use engine::materialization::group_key::{flip_i64, unflip_i64};
 
+use super::process::this_process;
+
 /// Format of the text; another one is refused, not guessed at.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 /// The last row of a page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cursor {
-    /// Number of the commit that the page before showed.
+    /// The process that the page before came from.
+    pub process: u64,
+    /// Number of the commit that it showed.
     pub sequence: u64,
+    /// When the first page was asked for, microseconds since 2000-01-01 UTC.
+    pub asked_us: i64,
     /// Its bucket.
     pub bucket: Bucket,
     /// Its group, as in the answer.
@@ -30,7 +37,9 @@ impl Cursor {
     pub fn encode(&self, question: u64) -> String {
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&question.to_be_bytes());
+        bytes.extend_from_slice(&self.process.to_be_bytes());
         bytes.extend_from_slice(&self.sequence.to_be_bytes());
+        bytes.extend_from_slice(&self.asked_us.to_be_bytes());
         bytes.extend_from_slice(&flip_i64(self.bucket.0));
         bytes.push(u8::try_from(self.values.len()).unwrap_or(u8::MAX));
         self.values.iter().for_each(|value| push_value(&mut bytes, *value));
@@ -38,23 +47,33 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// From text. `None` where it is damaged or belongs to another question.
+    /// From text, with the fingerprint of the question that it belongs to. `None` where it is damaged.
     #[must_use]
-    pub fn decode(text: &str, question: u64) -> Option<Cursor> {
+    pub fn decode(text: &str) -> Option<(u64, Cursor)> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (&format, rest) = bytes.split_first()?;
-        let (of, rest) = rest.split_first_chunk::<8>()?;
+        let (question, rest) = rest.split_first_chunk::<8>()?;
+        let (process, rest) = rest.split_first_chunk::<8>()?;
         let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (asked_us, rest) = rest.split_first_chunk::<8>()?;
         let (bucket, rest) = rest.split_first_chunk::<8>()?;
         let (&count, mut key) = rest.split_first()?;
         let values = (0..count).map(|_| take_value(&mut key)).collect::<Option<_>>()?;
-        let fits = format == FORMAT && u64::from_be_bytes(*of) == question;
-        fits.then(|| Cursor {
+        let cursor = Cursor {
+            process: u64::from_be_bytes(*process),
             sequence: u64::from_be_bytes(*sequence),
+            asked_us: i64::from_be_bytes(*asked_us),
             bucket: Bucket(unflip_i64(*bucket)),
             key: key.to_vec(),
             values,
-        })
+        };
+        (format == FORMAT).then_some((u64::from_be_bytes(*question), cursor))
+    }
+
+    /// Whether the number of its commit means something to this process.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.process == this_process()
     }
 }
 
@@ -122,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_back_for_its_own_question_only() {
+    fn reads_back_with_its_question() {
         let values = vec![
             MeasureValue::Null,
             MeasureValue::Integer(-7),
@@ -130,12 +149,13 @@ mod tests {
             MeasureValue::Float(-0.5),
             MeasureValue::Special(Special::NaN),
         ];
-        let cursor = Cursor { sequence: 9, bucket: Bucket(-5), key: vec![6, 0, 255], values };
+        let (process, asked_us) = (this_process(), i64::MIN);
+        let cursor = Cursor { process, sequence: 9, asked_us, bucket: Bucket(-5), key: vec![6, 0, 255], values };
+        assert!(cursor.is_ours() && !Cursor { process: process ^ 1, ..cursor.clone() }.is_ours());
         let text = cursor.encode(77);
-        assert_eq!(Cursor::decode(&text, 77), Some(cursor));
-        assert_eq!(Cursor::decode(&text, 78), None);
+        assert_eq!(Cursor::decode(&text), Some((77, cursor)));
         for damaged in ["", "0", "zz", "é", "01", &text[..20]] {
-            assert_eq!(Cursor::decode(damaged, 77), None, "{damaged:?}");
+            assert_eq!(Cursor::decode(damaged), None, "{damaged:?}");
         }
     }
 }

@@ -26,6 +26,8 @@ pub mod instant;
 pub mod output;
 /// Which cells to read.
 pub mod planner;
+/// What tells this process from every other.
+pub mod process;
 /// Why a question has no answer.
 pub mod refusal;
 /// A question as it was sent.

@@ -23,6 +23,7 @@ use super::size::RowSize;
 use crate::query::aggregate_query::bucket_end;
 use crate::query::instant::format_instant;
 use crate::query::output::NoValue;
+use crate::query::process::this_process;
 use crate::query::{Access, AggregateQuery, Cursor, Fill, Output, OutputSource, ReadPlan};
 
 /// One row of an answer.
@@ -206,7 +207,7 @@ impl<'q> Merging<'q> {
         let first = query.from.map(begins);
         let expected = match &query.cursor {
             _ if query.fill == Fill::Absent => None,
-            // The page may begin later than the one before ended: `from` is the asker's to change, and a cursor anybody's to write.
+            // A cursor is anybody's to write, also one from before the range.
             Some(cursor) => bucket_end(&query.calendar, query.granularity, cursor.bucket)
                 .map(|end| first.map_or(end, |first| first.max(end)))
                 .filter(|begin| *begin != i64::MIN),
@@ -417,7 +418,9 @@ impl<'q> Merging<'q> {
         }
         let last = answer.rows.last().filter(|_| answer.truncated);
         answer.next = last.map(|row| Cursor {
+            process: this_process(),
             sequence,
+            asked_us: query.asked_us,
             bucket: row.bucket,
             key: row.key.clone(),
             values: if query.in_stored_order() { Vec::new() } else { row.values.clone() },
@@ -769,12 +772,12 @@ mod tests {
             cursor = format!("&cursor={next}");
         }
         assert_eq!(pages, zeros);
-        // `from` may have changed since, and a cursor is anybody's to write.
+        // A cursor is anybody's to write.
         let (query, _) = ask(&stored, &aggregate, &format!("{range}&fill=zero")).unwrap();
         for before in [-3 * DAY_US, i64::MIN + 1, i64::MIN + DAY_US] {
-            let values = Vec::new();
+            let (bucket, key, values) = (Bucket(before), Vec::new(), Vec::new());
             let written =
-                Cursor { sequence: 1, bucket: Bucket(before), key: Vec::new(), values }.encode(query.fingerprint);
+                Cursor { process: 1, sequence: 1, asked_us: 0, bucket, key, values }.encode(query.fingerprint);
             assert_eq!(counts(&format!("{range}&fill=zero&cursor={written}")).0, zeros, "{before}");
         }
     }

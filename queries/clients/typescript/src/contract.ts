@@ -3010,7 +3010,7 @@ export interface operations {
                 order?: string;
                 /** @description Where fixed steps start counting */
                 origin?: string;
-                /** @description The position to resume from, as Last-Event-ID */
+                /** @description The id of the event to resume from, as Last-Event-ID */
                 since?: string;
                 /** @description Pause between two changes: 20ms to 10s */
                 throttle?: string;

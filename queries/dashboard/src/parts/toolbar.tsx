@@ -9,7 +9,18 @@ interface Viewed {
   view: View;
 }
 
-const COMPARISONS: [string, string][] = [["", "nothing"], ["previous", "the period before"], ["P1Y", "a year before"], ["P1M", "a month before"]];
+const NOTHING: [string, string] = ["", "nothing"];
+const BEFORE: [string, string] = ["previous", "the period before"];
+const YEAR: [string, string] = ["P1Y", "a year before"];
+const MONTH: [string, string] = ["P1M", "a month before"];
+const WEEK: [string, string] = ["P1W", "a week before"];
+
+/** What a granularity can be compared with: a year before a week lies no week. */
+function comparisons(by: string | null): [string, string][] {
+  if (by === "week") return [NOTHING, WEEK, ["P52W", "52 weeks before"]];
+  if (by === "year" || by === "quarter") return [NOTHING, BEFORE, YEAR];
+  return by === "month" ? [NOTHING, BEFORE, YEAR, MONTH] : [NOTHING, BEFORE, YEAR, MONTH, WEEK];
+}
 
 export function Toolbar({ of, view }: Viewed) {
   const change = (changes: Partial<View>) => go(address(of.name, { ...view, rows: false, ...changes }));
@@ -31,7 +42,7 @@ export function Toolbar({ of, view }: Viewed) {
       )}
       <Select label="Measure" value={view.measure} options={of.definition.measures.map(({ name }) => [name, name])} onChange={(measure) => change({ measure })} />
       <Select label="Group by" value={view.group ?? ""} options={[["", "nothing"], ...dimensions.map((name): [string, string] => [name, name])]} onChange={(group) => change({ group: group || null })} />
-      {possible.length > 0 && !view.group && <Select label="Compare with" value={view.compare ?? ""} options={COMPARISONS} onChange={(compare) => change({ compare: compare || undefined, ...ranged(view, compare) })} />}
+      {possible.length > 0 && !view.group && <Select label="Compare with" value={view.compare ?? ""} options={comparisons(view.by)} onChange={(compare) => change({ compare: compare || undefined, ...ranged(view, compare) })} />}
       {zones.length > 1 && <Select label="Zone" value={view.zone ?? zones[0] ?? ""} options={zones.map((zone) => [zone, zone])} onChange={(zone) => change({ zone: zone === zones[0] ? undefined : zone })} />}
       <label class="field filter">
         <span>Filter</span>
@@ -97,7 +108,9 @@ function stepsTo(of: Description, view: View): { name: string; to: View }[] {
 /** A range is kept when only its granularity changes, as long as it is one of dates. */
 function kept(view: View, by: string): Partial<View> {
   const dates = view.from && /^\d{4}/.test(view.from) && !view.from.includes("T");
-  return dates && by !== "year" ? { from: view.from, to: view.to } : { compare: undefined };
+  const compared = comparisons(by).some(([period]) => period === view.compare);
+  const range = dates && by !== "year" ? { from: view.from, to: view.to } : { compare: undefined };
+  return compared ? range : { ...range, compare: undefined };
 }
 
 /** A comparison needs a range with both ends. */

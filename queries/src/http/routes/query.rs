@@ -67,7 +67,7 @@ pub(in crate::http) async fn query(
         return Err(Problem::new(403, "token_pinned", "with a token that is pinned, nothing is explained"));
     }
     let snapshot = snapshot_at(&state, &body).await?;
-    let as_of = snapshot.as_of();
+    let newest = snapshot.as_of();
     let (many, explain) = (body.many, body.explain);
     if many && body.queries.iter().any(|request| request.cursor.is_some()) {
         return Err(QueryError::refused("cursor", "cursor_in_many", "pages of one answer are asked for alone").into());
@@ -75,12 +75,16 @@ pub(in crate::http) async fn query(
     // Which aggregate over a table is the cheapest is read from the store.
     let named = body.queries.iter().all(|request| request.table.is_none());
     let (with, reader) = (state.clone(), caller.clone());
-    let consider_all =
-        move || Ok(body.queries.iter().map(|request| consider(&with, &caller, &snapshot, request)).collect::<Vec<_>>());
+    // One time for all of them, as one Snapshot.
+    let asked_us = now_us();
+    let consider_all = move || {
+        let considered = body.queries.iter().map(|request| consider(&with, &caller, &snapshot, request, asked_us));
+        Ok(considered.collect::<Vec<_>>())
+    };
     let considered = in_turn(&state, named, consider_all).await?;
     let short = considered.iter().flatten().all(|considered| considered.asked.is_short());
     let pages = Arc::clone(&state.pages);
-    let mut response = if many {
+    let (mut response, as_of) = if many {
         let answers = in_turn(&state, short, move || {
             let parts = considered.into_iter().map(|one| match one.and_then(|one| answer(&one, explain, &pages)) {
                 Ok(part) => Ok(part),
@@ -88,13 +92,15 @@ pub(in crate::http) async fn query(
             });
             parts.collect::<Result<Vec<_>, _>>()
         });
-        Json(Several { answers: answers.await?, as_of: AnswerView::as_of_body(as_of) }).into_response()
+        (Json(Several { answers: answers.await?, as_of: AnswerView::as_of_body(newest) }).into_response(), newest)
     } else {
         let alone = considered.into_iter().next();
         // Alone, a question that fails is a request that fails.
         let considered = alone.unwrap_or_else(|| Err(Problem::new(500, "internal_error", "nothing was asked")))?;
         let format = Format::accepted(&headers);
-        in_turn(&state, short, move || respond(&considered, explain, format, &pages)).await?
+        // A page is of an earlier one.
+        let as_of = considered.asked.snapshot.as_of();
+        (in_turn(&state, short, move || respond(&considered, explain, format, &pages)).await?, as_of)
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -148,16 +154,17 @@ fn consider(
     caller: &Caller,
     snapshot: &Arc<Snapshot>,
     request: &QueryRequest,
+    asked_us: i64,
 ) -> Result<Considered, Problem> {
     match (&request.aggregate, &request.table) {
         (Some(name), None) => {
             let request = restricted(caller, name, request)?;
             let aggregate = find_in(state, snapshot, name)?;
-            let query = AggregateQuery::resolve(&request, &aggregate, now_us())?;
+            let query = AggregateQuery::resolve(&request, &aggregate, asked_us)?;
             let asked = ask_of(state, Arc::clone(snapshot), aggregate, query)?;
             Ok(Considered { asked, fallbacks: Vec::new(), alternatives: Vec::new(), why_not: Vec::new() })
         }
-        (None, Some(table)) => cheapest(state, caller, snapshot, request, table),
+        (None, Some(table)) => cheapest(state, caller, snapshot, (request, asked_us), table),
         _ => Err(QueryError::malformed("aggregate", "a question names an aggregate or a table, one of them").into()),
     }
 }
@@ -167,7 +174,7 @@ fn cheapest(
     state: &AppState,
     caller: &Caller,
     snapshot: &Arc<Snapshot>,
-    request: &QueryRequest,
+    (request, asked_us): (&QueryRequest, i64),
     table: &str,
 ) -> Result<Considered, Problem> {
     let catalog = snapshot.catalog();
@@ -189,7 +196,7 @@ fn cheapest(
     let schema = seen.as_ref().unwrap_or(schema);
     let (answering, resting): (Vec<_>, Vec<_>) =
         over.into_iter().partition(|other| catalog.answers_from(other).is_some());
-    let (able, unable) = candidates_for(caller, request, &answering, schema)?;
+    let (able, unable) = candidates_for(caller, request, &answering, schema, asked_us)?;
     let mut why_not: Vec<WhyNot> = unable.into_iter().map(WhyNot::from).collect();
     why_not.extend(resting.into_iter().map(|aggregate| resting_reason(&told_of(caller, aggregate))));
     let mut ranked = Vec::new();
@@ -249,14 +256,17 @@ fn candidates_for(
     request: &QueryRequest,
     live: &[Arc<Aggregate>],
     schema: &TableSchema,
+    asked_us: i64,
 ) -> Result<(Vec<Candidate>, Vec<NotThis>), Problem> {
+    // What is refused of all of them is so however each is restricted.
+    let unrestricted = candidates(request, live, schema, asked_us)?;
     if !caller.is_pinned() {
-        return Ok(candidates(request, live, schema, now_us())?);
+        return Ok(unrestricted);
     }
     let (mut able, mut unable) = (Vec::new(), Vec::new());
     for aggregate in live {
         let request = restricted(caller, &aggregate.name, request)?;
-        let (can, cannot) = candidates(&request, std::slice::from_ref(aggregate), schema, now_us())?;
+        let (can, cannot) = candidates(&request, std::slice::from_ref(aggregate), schema, asked_us)?;
         able.extend(can);
         unable.extend(cannot);
     }

@@ -15,11 +15,11 @@ use crate::api::answer::{AsOfBody, PageBody};
 use crate::api::column::ColumnBody;
 use crate::api::table_rows::TableRows;
 use crate::api::{AnswerView, Problem};
-use crate::http::asking::{Asked, ask, expired, in_turn, page_of};
+use crate::http::asking::{Asked, ask_at, expired, in_turn, page_of};
 use crate::http::extract::{Name, Parameters};
 use crate::http::pages::Pages;
 use crate::http::seal::Seal;
-use crate::http::state::AppState;
+use crate::http::state::{AppState, now_us};
 use crate::query::{AggregateQuery, QueryError, QueryRequest};
 use crate::read::{can_follow, rows_behind};
 
@@ -44,15 +44,17 @@ pub(in crate::http) async fn rows(
     let cursor = parameters.iter().position(|(name, _)| name == "cursor").map(|at| parameters.remove(at).1);
     let mut request = QueryRequest::from_parameters(&parameters)?;
     request.limit.get_or_insert(DEFAULT_LIMIT);
-    let mut asked = ask(&state, &caller, &name, &request).await?;
+    let place = cursor.map(|text| Place::decode(&text, &state.pages.seal).ok_or_else(bad_cursor)).transpose()?;
+    let asked_us = place.as_ref().map_or_else(now_us, |place| place.asked_us);
+    let mut asked = ask_at(&state, &caller, &name, &request, asked_us).await?;
     check_kept(&asked.aggregate)?;
-    let after = cursor.map(|text| page(&text, &asked.aggregate, &asked.query, &state.pages.seal)).transpose()?;
-    if let Some((sequence, _)) = &after {
-        let reads = std::iter::once(&asked.reads);
-        (asked.snapshot, asked.aggregate) = page_of(&state, &asked.snapshot, &asked.aggregate, *sequence, reads)?;
+    if let Some(place) = &place {
+        place.check(&asked.aggregate, &asked.query)?;
+        let (which, reads) = ((place.sequence, asked.query.min_lsn), std::iter::once(&asked.reads));
+        (asked.snapshot, asked.aggregate) = page_of(&state, &asked.snapshot, &asked.aggregate, which, reads)?;
     }
     let pages = Arc::clone(&state.pages);
-    in_turn(&state, false, move || respond(&asked, after.map(|(_, entry)| entry), &pages)).await
+    in_turn(&state, false, move || respond(&asked, place.map(|place| place.entry), &pages)).await
 }
 
 #[derive(Serialize)]
@@ -85,7 +87,7 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
         pages.keep(&asked.snapshot);
     }
     let cursor = |entry: &[u8]| {
-        encode(asked.query.fingerprint, as_of.sequence, entry, &pages.seal)
+        Place::encode(&asked.query, as_of.sequence, entry, &pages.seal)
             .ok_or_else(|| Problem::new(500, "internal_error", "the system gives no random numbers"))
     };
     let next = behind.next.as_deref().map(cursor).transpose()?;
@@ -108,32 +110,58 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
     Ok(response)
 }
 
-/// Where the next page goes on: the question, the commit that this page shows, its last entry; sealed. `None` where nothing
-/// can be sealed.
-fn encode(question: u64, sequence: u64, entry: &[u8], seal: &Seal) -> Option<String> {
-    let head = [question.to_be_bytes(), sequence.to_be_bytes()].concat();
-    Some(URL_SAFE_NO_PAD.encode(seal.close([head.as_slice(), entry].concat())?))
+/// Where the next page goes on.
+#[derive(Debug, PartialEq)]
+struct Place {
+    /// Fingerprint of the question.
+    question: u64,
+    /// Number of the commit that the first page showed.
+    sequence: u64,
+    /// When it was asked for, microseconds since 2000-01-01 UTC.
+    asked_us: i64,
+    /// The last entry of the page before.
+    entry: Vec<u8>,
+    /// Whether it was sealed by this process.
+    ours: bool,
 }
 
-/// The commit that the page before showed, and its last entry. What is no place in the answer to this question is refused
-/// whoever sealed it: an entry says which keys of the store are read.
-fn page(text: &str, aggregate: &Aggregate, query: &AggregateQuery, seal: &Seal) -> Result<(u64, Vec<u8>), Problem> {
-    let sealed = URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-    let parts = seal.open(&sealed).and_then(|(bytes, ours)| {
-        let (question, rest) = bytes.split_first_chunk::<8>()?;
-        let (sequence, entry) = rest.split_first_chunk::<8>()?;
-        let fits = u64::from_be_bytes(*question) == query.fingerprint && can_follow(aggregate, query, entry);
-        fits.then(|| (u64::from_be_bytes(*sequence), entry.to_vec(), ours))
-    });
-    match parts {
-        Some((sequence, entry, true)) => Ok((sequence, entry)),
-        // Of a process before this one, whose Snapshots are gone; or of nobody, who is told no more than that.
-        Some((_, _, false)) => Err(expired()),
-        None => Err(QueryError::malformed("cursor", "the cursor does not belong to this question")
-            .code("bad_cursor")
-            .hint("take it from `page.next` and change nothing else")
-            .into()),
+impl Place {
+    /// As text, sealed. `None` where nothing can be sealed.
+    fn encode(query: &AggregateQuery, sequence: u64, entry: &[u8], seal: &Seal) -> Option<String> {
+        let head = [query.fingerprint.to_be_bytes(), sequence.to_be_bytes(), query.asked_us.to_be_bytes()].concat();
+        Some(URL_SAFE_NO_PAD.encode(seal.close([head.as_slice(), entry].concat())?))
     }
+
+    fn decode(text: &str, seal: &Seal) -> Option<Place> {
+        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (bytes, ours) = seal.open(&sealed)?;
+        let (question, rest) = bytes.split_first_chunk::<8>()?;
+        let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        let (asked_us, entry) = rest.split_first_chunk::<8>()?;
+        Some(Place {
+            question: u64::from_be_bytes(*question),
+            sequence: u64::from_be_bytes(*sequence),
+            asked_us: i64::from_be_bytes(*asked_us),
+            entry: entry.to_vec(),
+            ours,
+        })
+    }
+
+    /// Refuses what is no place in the answer to this question, whoever sealed it: an entry says which keys of the store are read.
+    fn check(&self, aggregate: &Aggregate, query: &AggregateQuery) -> Result<(), Problem> {
+        if self.question != query.fingerprint || !can_follow(aggregate, query, &self.entry) {
+            return Err(bad_cursor());
+        }
+        // Of a process before this one, whose Snapshots are gone; or of nobody, who is told no more than that.
+        if self.ours { Ok(()) } else { Err(expired()) }
+    }
+}
+
+fn bad_cursor() -> Problem {
+    QueryError::malformed("cursor", "the cursor does not belong to this question")
+        .code("bad_cursor")
+        .hint("take it from `page.next` and change nothing else")
+        .into()
 }
 
 #[cfg(test)]
@@ -167,7 +195,9 @@ mod tests {
     fn read(question: &str, text: &str, seal: &Seal) -> Result<(u64, Vec<u8>), (u16, String)> {
         let aggregate = daily();
         let query = parse(question, &aggregate).unwrap();
-        page(text, &aggregate, &query, seal).map_err(|problem| (problem.status, problem.code.clone()))
+        let place = Place::decode(text, seal).ok_or_else(bad_cursor);
+        let checked = place.and_then(|place| place.check(&aggregate, &query).map(|()| (place.sequence, place.entry)));
+        checked.map_err(|problem| (problem.status, problem.code.clone()))
     }
 
     /// By one dimension of two, by both, by a condition: each fixes what a token may be pinned to.
@@ -179,8 +209,8 @@ mod tests {
         let (aggregate, seal) = (daily(), Seal::default());
         let entry = entry(&aggregate, "EUR");
         for question in QUESTIONS {
-            let fingerprint = parse(question, &aggregate).unwrap().fingerprint;
-            let text = encode(fingerprint, 3, &entry, &seal).unwrap();
+            let query = parse(question, &aggregate).unwrap();
+            let text = Place::encode(&query, 3, &entry, &seal).unwrap();
             assert_eq!(read(question, &text, &seal), Ok((3, entry.clone())), "{question}");
             assert_eq!(read("where=country:USD", &text, &seal), Err((400, "bad_cursor".to_owned())));
             let of_another_process = Seal::default();
@@ -209,9 +239,9 @@ mod tests {
             entry(&another, "EUR"),
         ];
         for question in QUESTIONS {
-            let fingerprint = parse(question, &aggregate).unwrap().fingerprint;
+            let query = parse(question, &aggregate).unwrap();
             let refused = |entry: &[u8]| {
-                let text = encode(fingerprint, 3, entry, &seal).unwrap();
+                let text = Place::encode(&query, 3, entry, &seal).unwrap();
                 assert_eq!(read(question, &text, &seal), Err((400, "bad_cursor".to_owned())), "{question}: {entry:?}");
             };
             for entry in &forged {

@@ -290,6 +290,10 @@ impl<'q> Merging<'q> {
     }
 
     fn visit_asked(&mut self, stored: Bucket, key: &[u8], cell: &Cell) -> ControlFlow<()> {
+        // Whatever led to it, more rows were taken from it than it had.
+        if cell.rows < 0 {
+            return self.fail(damaged("a stored cell counts fewer than no rows"));
+        }
         self.check_straddling(stored)?;
         let bucket = self.buckets.bucket(stored.0);
         self.add(bucket, key, cell)
@@ -842,6 +846,17 @@ mod tests {
         let mut days = plan.clone();
         days.levels.truncate(1);
         stored(payments, &days)
+    }
+
+    #[test]
+    fn a_cell_of_fewer_than_no_rows_is_not_shown() {
+        let aggregate = daily();
+        let mut stored = stored(&[pay(1, 150, Some(1), 1), pay(1, 250, Some(1), 4)], &aggregate.plan);
+        stored.0.values_mut().take(1).for_each(|cell| cell.rows = -1);
+        let query = parse("group_by=", &aggregate).unwrap();
+        let reads = ReadPlan::choose(&query, &aggregate.plan).unwrap();
+        let failure = read(&stored, &aggregate, &query, &reads, 1).unwrap_err();
+        assert!(matches!(failure, ReadFailure::Store(_)), "{failure}");
     }
 
     /// Cells somebody waits for.

@@ -29,6 +29,9 @@ mod faults;
 /// Totals over tables that change shape.
 mod tables;
 
+/// What changes upstream without a row.
+mod unsaid;
+
 /// What Tidemark costs the primary.
 mod primary;
 mod row_image;

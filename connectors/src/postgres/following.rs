@@ -83,12 +83,13 @@ impl Following {
         Some(SourceEvent::Notes(notes))
     }
 
-    /// Takes a table in, or replaces the one of its name.
+    /// Takes a table in. It replaces the one of its name, and itself under another name.
     pub(super) fn put(&mut self, table: FollowedTable, look: &Look) {
-        let name = table.schema.qualified_name();
-        if let Some(before) = self.by_name(&name).map(|before| before.schema.id) {
-            self.baseline.tables.remove(&before.0);
-            self.tables.retain(|table| table.schema.id != before);
+        let (name, id) = (table.schema.qualified_name(), table.schema.id);
+        let is_it = |before: &FollowedTable| before.schema.id == id || before.schema.qualified_name() == name;
+        for before in self.tables.extract_if(.., |before| is_it(before)) {
+            self.baseline.tables.remove(&before.schema.id.0);
+            self.looked_at.remove(&before.schema.id);
         }
         if let Some(signs) = look.tables.get(&table.schema.id.0) {
             self.baseline.tables.insert(table.schema.id.0, signs.clone());
@@ -175,14 +176,14 @@ impl Following {
             }
             self.looked_at.insert(id, look.at);
             let now = look.tables.get(&id.0);
-            let Some(before) = self.baseline.tables.get(&id.0).cloned() else {
+            let before = match (self.baseline.tables.get(&id.0), now) {
+                (Some(before), _) => before.clone(),
                 // Stored without signs: by an earlier version, or in the moment before a crash.
-                let key: Vec<String> = primary_key(&table.schema);
-                match now {
-                    Some(now) if now.key == key => drop(self.baseline.tables.insert(id.0, now.clone())),
-                    _ => judgement.events.push(self.halt(id, changed(&table, "its primary key"))),
+                (None, Some(now)) if now.key == primary_key(&table.schema) => now.clone(),
+                (None, _) => {
+                    judgement.events.push(self.halt(id, changed(&table, "its primary key")));
+                    continue;
                 }
-                continue;
             };
             for drift in drifts(&table, &before, now) {
                 self.follow_up(&table, drift, look.at, reached, &mut judgement);
@@ -196,11 +197,8 @@ impl Following {
 
     fn follow_up(&mut self, table: &FollowedTable, drift: Drift, at: Lsn, reached: Lsn, judgement: &mut Judgement) {
         let id = table.schema.id;
-        let name = table.schema.qualified_name();
         match drift {
-            Drift::Table(code, what) => {
-                judgement.events.push(self.halt(id, source_error(code, what, read_anew(&name))));
-            }
+            Drift::Table(reason) => judgement.events.push(self.halt(id, reason)),
             Drift::Column(column, what) => judgement.events.extend(self.unusable(id, column, &what)),
             Drift::PartAppeared(part) => judgement.appeared.push((id, part)),
             Drift::PartReturned(_) => judgement.read_anew.push(id),
@@ -267,6 +265,29 @@ pub(super) fn read_anew(table: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_replaces_the_one_of_its_name_and_itself() {
+        let table = |id, name: &str| {
+            let schema = TableSchema {
+                id: TableId(id),
+                namespace: "public".to_owned(),
+                name: name.to_owned(),
+                columns: Vec::new(),
+                primary_key: Vec::new(),
+                keeps_row_image: true,
+            };
+            FollowedTable::new(schema, TableState::Live)
+        };
+        let mut following = Following::default();
+        for before in [table(1, "a"), table(2, "b"), table(3, "c")] {
+            following.put(before, &Look::default());
+        }
+        // The names of the first two were swapped, and the second is read as what it is called now.
+        following.put(table(2, "a"), &Look::default());
+        assert_eq!(following.ids(), [TableId(3), TableId(2)]);
+        assert!(following.by_name("public.b").is_none());
+    }
 
     #[test]
     fn a_name_in_a_command_says_nothing_to_a_shell() {

@@ -12,6 +12,7 @@ use super::config::TableName;
 use super::error::source_error;
 use super::following::read_anew;
 use super::pgoutput::RelationMessage;
+use super::signs::renamed;
 
 /// How to read the rows of one relation in this session.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(super) fn bind(
     let changed = |what: String| source_error("schema_changed", format!("table {name}: {what}"), read_anew(&name));
     let is_partition = message.relation != schema.id.0;
     if !is_partition && (message.namespace, message.name) != (schema.namespace.as_str(), schema.name.as_str()) {
-        return Err(changed(format!("it is now called {}.{}", message.namespace, message.name)));
+        return Err(renamed(schema, message.namespace, message.name));
     }
     let mut columns = Vec::with_capacity(schema.columns.len());
     let mut unusable = Vec::new();

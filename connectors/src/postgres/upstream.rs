@@ -156,9 +156,10 @@ impl Upstream<'_> {
             return changed("leaves out operations, is FOR ALL TABLES, or publishes via the partition root");
         }
         match self.following.publication() {
-            Some(before) if before != now => return changed("was changed or created anew"),
-            Some(_) => {}
-            None => self.following.note_publication(Some(now.clone())),
+            Some(before) if !before.is_still(now) => {
+                return changed("was changed, perhaps for a moment, or created anew");
+            }
+            _ => self.following.note_publication(Some(now.clone())),
         }
         Ok(())
     }

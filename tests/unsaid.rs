@@ -1,0 +1,216 @@
+//! What changes upstream without a row that says so: names, what the log or the publication leaves
+//! out. After each, totals equal Postgres' own GROUP BY, or the aggregate says why not, and what its remedy
+//! says makes them exact again.
+
+use std::path::Path;
+
+use connectors::PostgresConfig;
+use engine::engine::EngineConfig;
+use engine::materialization::AggregateState;
+use engine::source::{SourceState, TableState};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio_postgres::Client;
+
+use crate::support::cells::{Rows, cells};
+use crate::support::embedded::Embedded;
+use crate::support::sql;
+
+const SLOT: &str = "tidemark_unsaid";
+
+/// A server, and a Tidemark that follows tables of it.
+struct Scene {
+    postgres: connectors::postgres::throwaway::ThrowawayPostgres,
+    client: Client,
+    data: TempDir,
+    tidemark: Embedded,
+}
+
+/// Follows `tables` with these row images off; each has an aggregate of its own name, by `k`, of `v`.
+async fn scene(statements: &str, tables: &[&str], off: &[&str]) -> Scene {
+    let postgres = sql::postgres(&[]);
+    let client = sql::connect(&postgres.url()).await;
+    sql::run(&client, statements).await;
+    let data = tempfile::tempdir().unwrap();
+    let tidemark = start(data.path(), &postgres.url(), tables, off).await;
+    let scene = Scene { postgres, client, data, tidemark };
+    for table in tables {
+        let definition = json!({
+            "table": format!("public.{table}"), "dimensions": ["k"],
+            "measures": [{"name": "total", "sum": "v"}, {"name": "n", "count": "*"}],
+        });
+        scene.tidemark.register(table, serde_json::from_value(definition).unwrap()).await;
+        scene.assert_exact(table, "the start").await;
+    }
+    scene
+}
+
+async fn start(data: &Path, url: &str, tables: &[&str], off: &[&str]) -> Embedded {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let config = PostgresConfig::new(url, &names(tables), SLOT).unwrap().with_row_images_off(&names(off)).unwrap();
+    Embedded::start_with(&EngineConfig { workers: 2, ..EngineConfig::new(data) }, config).await
+}
+
+impl Scene {
+    async fn run(&self, statements: &str) {
+        sql::run(&self.client, statements).await;
+    }
+
+    /// Compares with Postgres at the end of its log; nobody else writes to the table.
+    async fn assert_exact(&self, table: &str, when: &str) {
+        let lsn = sql::current_lsn(&self.client).await;
+        let snapshot = self.tidemark.live(table, lsn).await;
+        let query = format!("SELECT 0, k, count(*), sum(v), count(*) FROM {table} GROUP BY k");
+        let text = |row: Vec<Option<String>>| row.into_iter().map(|value| value.unwrap_or("NULL".to_owned())).collect();
+        let expected: Rows = sql::rows(&self.client, &query).await.into_iter().map(text).collect();
+        assert_eq!(cells(&snapshot, table, "all"), expected, "{table} after {when}");
+        snapshot.scrub().unwrap();
+    }
+
+    /// The aggregate halts with this code; its remedy.
+    async fn until_halted(&self, name: &str, expected: &str) -> String {
+        let mut remedy = None;
+        let halted = |tidemark: &Embedded| {
+            let aggregates = tidemark.engine.aggregates();
+            let state = aggregates.iter().find(|aggregate| aggregate.name == name).map(|found| &found.state);
+            let Some(AggregateState::Halted { code, remedy: found, .. }) = state else { return false };
+            assert_eq!(code, expected, "{name}");
+            remedy = Some(found.clone());
+            true
+        };
+        self.tidemark.until(&format!("{name} halts"), halted).await;
+        remedy.unwrap()
+    }
+
+    /// Does what a remedy says: its statement, and the reading.
+    async fn follow(&self, remedy: &str, table: &str) {
+        let (statement, reading) = remedy.split_once("; -- then ").unwrap_or(("", remedy));
+        assert!(reading.contains(&format!("{{\"table\":\"public.{table}\"}}")), "{remedy}");
+        self.run(statement).await;
+        self.read_anew(table).await;
+    }
+
+    async fn read_anew(&self, table: &str) {
+        self.tidemark.engine.read_table(table, None).await.unwrap();
+        let live = |tidemark: &Embedded| {
+            let aggregates = tidemark.engine.aggregates();
+            aggregates.iter().any(|found| found.name == table && found.state == AggregateState::Live)
+        };
+        self.tidemark.until(&format!("{table} is read"), live).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_another_name_halts() {
+    let scene = scene(
+        "CREATE TABLE payments (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+         CREATE TABLE a (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+         CREATE TABLE b (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+         CREATE TABLE moved (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+         CREATE SCHEMA attic;
+         INSERT INTO payments VALUES (1, 1, 10.00); INSERT INTO a VALUES (1, 1, 1.00); INSERT INTO b VALUES (1, 1, 2.00)",
+        &["payments", "a", "b", "moved"],
+        &[],
+    )
+    .await;
+    // As migrations do. No row of the table that we follow comes any more.
+    scene
+        .run(
+            "BEGIN; ALTER TABLE payments RENAME TO payments_old;
+             CREATE TABLE payments (id int8 PRIMARY KEY, k int4, v numeric(12,2));
+             INSERT INTO payments SELECT * FROM payments_old; INSERT INTO payments VALUES (2, 1, 1000.00); COMMIT",
+        )
+        .await;
+    let remedy = scene.until_halted("payments", "schema_changed").await;
+    assert!(remedy.contains("public.payments_old"), "{remedy}");
+    scene.follow(&remedy, "payments").await;
+    scene.run("INSERT INTO payments VALUES (3, 2, 5.00); UPDATE payments_old SET v = 0").await;
+    scene.assert_exact("payments", "reading the table that has its name").await;
+
+    scene.run("BEGIN; ALTER TABLE a RENAME TO c; ALTER TABLE b RENAME TO a; ALTER TABLE c RENAME TO b; COMMIT").await;
+    scene.run("ALTER TABLE moved SET SCHEMA attic").await;
+    for name in ["a", "b", "moved"] {
+        scene.until_halted(name, "schema_changed").await;
+    }
+    scene.assert_exact("payments", "other tables").await;
+    scene.tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_not_in_the_log_halts_its_table() {
+    let scene = scene(
+        "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         INSERT INTO p VALUES (1, 1, 10.00)",
+        &["p"],
+        &[],
+    )
+    .await;
+    scene
+        .run("CREATE UNLOGGED TABLE p1 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p VALUES (1, 11, 1000.00)")
+        .await;
+    let remedy = scene.until_halted("p", "unsupported_table").await;
+    scene.follow(&remedy, "p").await;
+    scene.assert_exact("p", "a new partition").await;
+    scene.run("ALTER TABLE p0 SET UNLOGGED; INSERT INTO p VALUES (2, 2, 20.00)").await;
+    let remedy = scene.until_halted("p", "unsupported_table").await;
+    assert!(scene.tidemark.engine.read_table("p", None).await.is_err(), "it cannot be read as it is");
+    scene.follow(&remedy, "p").await;
+    scene.assert_exact("p", "an old one").await;
+    scene.tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_left_something_out_halts_the_source() {
+    let scene = scene(
+        "CREATE TABLE t (id int8 PRIMARY KEY, k int4, v numeric(12,2)); INSERT INTO t VALUES (1, 1, 10.00)",
+        &["t"],
+        &[],
+    )
+    .await;
+    let publication = sql::value(&scene.client, "SELECT pubname FROM pg_publication").await;
+    // A table that joins is no change of the publication itself.
+    scene.run("CREATE TABLE u (id int8 PRIMARY KEY, k int4, v numeric(12,2))").await;
+    scene.tidemark.engine.read_table("u", None).await.unwrap();
+    let joined = |tidemark: &Embedded| {
+        tidemark.engine.tables().iter().any(|table| table.schema.name == "u" && table.standing == TableState::Live)
+    };
+    scene.tidemark.until("u joins", joined).await;
+    scene.assert_exact("t", "another table").await;
+    let Scene { postgres, client, data, tidemark } = scene;
+    tidemark.stop().await;
+    sql::run(&client, &format!("ALTER PUBLICATION {publication} SET (publish = 'insert')")).await;
+    sql::run(&client, "UPDATE t SET v = 1000.00").await;
+    let whole = "'insert, update, delete, truncate'";
+    sql::run(&client, &format!("ALTER PUBLICATION {publication} SET (publish = {whole})")).await;
+    let tidemark = start(data.path(), &postgres.url(), &["t"], &[]).await;
+    let halted = |tidemark: &Embedded| matches!(&tidemark.engine.status().source.state, SourceState::Halted { code, .. } if code == "publication_changed");
+    tidemark.until("the source halts", halted).await;
+    tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_published_in_part_halts_its_table() {
+    let scene = scene(
+        "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         INSERT INTO p VALUES (1, 1, 10.00)",
+        &["p"],
+        &[],
+    )
+    .await;
+    let publication = sql::value(&scene.client, "SELECT pubname FROM pg_publication").await;
+    scene.run(&format!("ALTER PUBLICATION {publication} ADD TABLE p0 WHERE (id > 100)")).await;
+    scene.run("INSERT INTO p VALUES (2, 2, 1000.00)").await;
+    let remedy = scene.until_halted("p", "publication_changed").await;
+    scene.follow(&remedy, "p").await;
+    scene.assert_exact("p", "a row filter").await;
+    scene.run(&format!("ALTER PUBLICATION {publication} ADD TABLE p0 (id, k)")).await;
+    let remedy = scene.until_halted("p", "publication_changed").await;
+    scene.follow(&remedy, "p").await;
+    // Named besides, and whole: nothing is left out.
+    scene.run(&format!("ALTER PUBLICATION {publication} ADD TABLE p0")).await;
+    scene.run("INSERT INTO p VALUES (3, 2, 500.00)").await;
+    scene.assert_exact("p", "a column list").await;
+    scene.tidemark.stop().await;
+}

@@ -1,4 +1,4 @@
-//! What changes upstream without a row that says so: names, what the log or the publication leaves
+//! What changes upstream without a row that says so: names, partitions with their rows, what the log or the publication leaves
 //! out. After each, totals equal Postgres' own GROUP BY, or the aggregate says why not, and what its remedy
 //! says makes them exact again.
 
@@ -65,6 +65,19 @@ impl Scene {
         let expected: Rows = sql::rows(&self.client, &query).await.into_iter().map(text).collect();
         assert_eq!(cells(&snapshot, table, "all"), expected, "{table} after {when}");
         snapshot.scrub().unwrap();
+    }
+
+    /// The relation is one of the table's partitions, and everything of the table is with the engine.
+    async fn until_followed(&self, table: &str, part: &str) {
+        let oid = sql::value(&self.client, &format!("SELECT '{part}'::regclass::oid")).await;
+        let followed = |tidemark: &Embedded| {
+            tidemark.engine.tables().iter().any(|found| {
+                found.schema.name == table
+                    && found.standing == TableState::Live
+                    && found.partitions.iter().any(|part| part.0.to_string() == oid)
+            })
+        };
+        self.tidemark.until(&format!("{part} is followed"), followed).await;
     }
 
     /// The aggregate halts with this code; its remedy.
@@ -137,6 +150,79 @@ async fn a_table_with_another_name_halts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_came_with_a_partition_are_read() {
+    let scene = scene(
+        "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE elsewhere (id int8);
+         INSERT INTO p VALUES (1, 1, 10.00)",
+        &["p"],
+        &[],
+    )
+    .await;
+    // The transaction that attaches has the older number.
+    let loader = sql::connect(&scene.postgres.url()).await;
+    scene.run("BEGIN; INSERT INTO elsewhere VALUES (1)").await;
+    sql::run(
+        &loader,
+        "CREATE TABLE p1 (LIKE p INCLUDING ALL); INSERT INTO p1 SELECT i, 11, 1 FROM generate_series(1, 1000) i",
+    )
+    .await;
+    scene.run("ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (10) TO (20); COMMIT").await;
+    scene.until_followed("p", "p1").await;
+    scene.assert_exact("p", "attaching by an older transaction").await;
+    // Made, filled and attached by one transaction, in parts.
+    scene
+        .run(
+            "BEGIN; CREATE TABLE p2 (LIKE p INCLUDING ALL); SAVEPOINT loading; INSERT INTO p2 VALUES (1, 21, 200.00);
+             RELEASE loading; ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (20) TO (30); COMMIT",
+        )
+        .await;
+    scene.until_followed("p", "p2").await;
+    scene.assert_exact("p", "one transaction").await;
+    // Its own partition was one of it from the beginning, but it was none of ours.
+    scene
+        .run(
+            "CREATE TABLE p3 (LIKE p INCLUDING ALL) PARTITION BY RANGE (k);
+             CREATE TABLE p31 PARTITION OF p3 FOR VALUES FROM (30) TO (40); INSERT INTO p3 VALUES (1, 31, 3000.00);
+             ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (30) TO (50)",
+        )
+        .await;
+    scene.until_followed("p", "p31").await;
+    scene.assert_exact("p", "attaching a tree").await;
+    scene.tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_came_with_a_partition_and_are_gone_are_not_taken_away() {
+    let scene = scene(
+        "CREATE TABLE p (id int8, k int4, v numeric(12,2), note text, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+         ALTER TABLE p REPLICA IDENTITY FULL;
+         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10); ALTER TABLE p0 REPLICA IDENTITY FULL;
+         CREATE TABLE p1 (LIKE p INCLUDING ALL); ALTER TABLE p1 REPLICA IDENTITY FULL;
+         INSERT INTO p VALUES (1, 1, 10.00); INSERT INTO p1 VALUES (1, 11, 1000.00)",
+        &["p"],
+        &["p"],
+    )
+    .await;
+    scene
+        .run("BEGIN; ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (10) TO (20); UPDATE p1 SET note = 'x'; COMMIT")
+        .await;
+    scene.until_followed("p", "p1").await;
+    scene.assert_exact("p", "writing rows anew").await;
+    scene
+        .run(
+            "BEGIN; CREATE TABLE p2 (LIKE p INCLUDING ALL); ALTER TABLE p2 REPLICA IDENTITY FULL;
+             INSERT INTO p2 VALUES (1, 21, 7.00), (2, 22, 8.00);
+             ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (20) TO (30); DELETE FROM p2; COMMIT",
+        )
+        .await;
+    scene.until_followed("p", "p2").await;
+    scene.assert_exact("p", "deleting them").await;
+    scene.tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_is_not_in_the_log_halts_its_table() {
     let scene = scene(
         "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
@@ -157,6 +243,15 @@ async fn a_partition_that_is_not_in_the_log_halts_its_table() {
     assert!(scene.tidemark.engine.read_table("p", None).await.is_err(), "it cannot be read as it is");
     scene.follow(&remedy, "p").await;
     scene.assert_exact("p", "an old one").await;
+    // In the log again before anybody looked, and with rows that are not in it.
+    scene
+        .run(
+            "BEGIN; CREATE UNLOGGED TABLE p2 PARTITION OF p FOR VALUES FROM (20) TO (30);
+             INSERT INTO p VALUES (3, 21, 300.00); ALTER TABLE p2 SET LOGGED; COMMIT",
+        )
+        .await;
+    scene.until_followed("p", "p2").await;
+    scene.assert_exact("p", "a new one, logged late").await;
     scene.tidemark.stop().await;
 }
 

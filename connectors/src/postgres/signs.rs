@@ -337,28 +337,39 @@ fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, re
     drifts
 }
 
-/// Whether a partition held rows when it was attached: those were not sent. Its rows' `xmin` against that of the catalog
-/// row that attached it; a transaction that began earlier, and wrote through the table after, is taken for one of them.
-pub(super) async fn attached_with_rows(client: &Client, partition: TableId) -> Result<bool, Failure> {
-    let name = client
-        .query_opt(
-            "SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class WHERE oid = $1",
-            &[&partition.0],
-        )
-        .await?;
-    let Some(name) = name else { return Ok(false) };
-    let name: String = name.try_get(0)?;
+/// Whether rows may have come to a table with a partition, and so without an event.
+///
+/// Not by the rows: a transaction with an older number may attach what a newer one wrote, and rows may be written anew or
+/// deleted after they came. A partition that was made as one, and so were the partitioned ones it is in, never held others:
+/// attaching writes the catalog rows of all columns anew, so one of them is still of the command that wrote those of the
+/// system columns. Its file must be the first one, because a new partition may have been unlogged for a moment. Into any other
+/// rows may have come if it has a page; and where no row images tell changes of such rows from others, even if it has none.
+pub(super) async fn attached_with_rows(
+    client: &Client,
+    table: &TableSchema,
+    partition: TableId,
+) -> Result<bool, Failure> {
     let row = client
-        .query_one(
-            &format!(
-                "SELECT EXISTS (SELECT 1 FROM ONLY {name} p, pg_inherits i WHERE i.inhrelid = $1
-                                AND (age(p.xmin) > age(i.xmin)
-                                     OR (p.xmin = i.xmin AND p.cmin::text::int8 < i.cmin::text::int8)))"
-            ),
-            &[&partition.0],
+        .query_opt(
+            "WITH RECURSIVE chain AS (
+                 SELECT $1::oid AS relid
+                 UNION ALL
+                 SELECT i.inhparent FROM chain JOIN pg_inherits i ON i.inhrelid = chain.relid WHERE i.inhparent <> $2
+             )
+             SELECT c.relfilenode = c.oid AND (
+                        SELECT bool_and(EXISTS (
+                            SELECT 1 FROM pg_attribute s JOIN pg_attribute a ON a.attrelid = s.attrelid AND a.attnum > 0
+                            WHERE s.attrelid = chain.relid AND s.attnum = -1 AND a.xmin = s.xmin AND a.cmin = s.cmin
+                              AND a.xmax = '0' AND s.xmax = '0'))
+                        FROM chain),
+                    coalesce(pg_relation_size(c.oid), 0) > 0
+             FROM pg_class c WHERE c.oid = $1",
+            &[&partition.0, &table.id.0],
         )
         .await?;
-    Ok(row.try_get(0)?)
+    let Some(row) = row else { return Ok(false) };
+    let (made_as_one, has_pages): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(!made_as_one && (has_pages || !table.keeps_row_image))
 }
 
 #[cfg(test)]

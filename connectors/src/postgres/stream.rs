@@ -273,11 +273,11 @@ impl<'s> Follower<'s> {
 
     /// A relation holds rows of a table: from here on, or from before, which makes the table to be read anew.
     async fn take_in(&mut self, table: TableId, part: TableId) -> Result<(), Failure> {
-        let table_now = self.course.following.table(table);
-        if table_now.is_some_and(|table| table.standing != TableState::Live || table.partitions.contains(&part)) {
+        let Some(table_now) = self.course.following.table(table) else { return Ok(()) };
+        if table_now.standing != TableState::Live || table_now.partitions.contains(&part) {
             return Ok(());
         }
-        if attached_with_rows(&self.sql, part).await? {
+        if attached_with_rows(&self.sql, &table_now.schema, part).await? {
             tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
             self.want_anew(table);
             return self.flush().await;

@@ -223,11 +223,15 @@ async fn partitions() {
         "CREATE TABLE p5 PARTITION OF p FOR VALUES FROM (50) TO (60); INSERT INTO p VALUES (3000, 3, 55), (3001, 3, 56); UPDATE p SET v = 4 WHERE id = 3000",
         "CREATE TABLE p32 PARTITION OF p3 FOR VALUES FROM (30) TO (40); INSERT INTO p VALUES (3100, 3, 35)",
         "BEGIN; CREATE TABLE p6 PARTITION OF p FOR VALUES FROM (60) TO (70); INSERT INTO p VALUES (3200, 3, 65); COMMIT",
-        // Attached empty, as partition managers do.
-        "CREATE TABLE p7 (LIKE p INCLUDING ALL); ALTER TABLE p ATTACH PARTITION p7 FOR VALUES FROM (70) TO (80); INSERT INTO p VALUES (3300, 3, 75)",
+        // Attached empty, as partition managers do, long before its first row.
+        "CREATE TABLE p7 (LIKE p INCLUDING ALL); ALTER TABLE p ATTACH PARTITION p7 FOR VALUES FROM (70) TO (80)",
+        "INSERT INTO p VALUES (3300, 3, 75)",
         "BEGIN; TRUNCATE p1; INSERT INTO p VALUES (4000, 1, 1); TRUNCATE p7; INSERT INTO p VALUES (4001, 1, 71); COMMIT",
     ] {
         run(&client, change).await;
+        if change.contains("ATTACH") {
+            engine.until_seen("p7 is taken in", |engine| engine.partitions.len() == 7).await;
+        }
         engine.until(now(&client).await).await;
         assert!(engine.reading.is_empty() && engine.joined == 0, "read anew for no reason: {change}");
         assert_same(&client, &mut engine, "p").await;

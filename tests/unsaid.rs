@@ -1,5 +1,5 @@
 //! What changes upstream without a row that says so: names, partitions with their rows, what the log or the publication leaves
-//! out. After each, totals equal Postgres' own GROUP BY, or the aggregate says why not, and what its remedy
+//! out, labels of enums. After each, totals equal Postgres' own GROUP BY, or the aggregate says why not, and what its remedy
 //! says makes them exact again.
 
 use std::path::Path;
@@ -307,5 +307,32 @@ async fn a_partition_that_is_published_in_part_halts_its_table() {
     scene.run(&format!("ALTER PUBLICATION {publication} ADD TABLE p0")).await;
     scene.run("INSERT INTO p VALUES (3, 2, 500.00)").await;
     scene.assert_exact("p", "a column list").await;
+    scene.tidemark.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_with_another_name_halts_what_groups_by_it() {
+    let scene = scene(
+        "CREATE TYPE state AS ENUM ('pending', 'paid'); CREATE DOMAIN standing AS state;
+         CREATE TABLE t (id int8 PRIMARY KEY, k state, v numeric(12,2));
+         CREATE TABLE d (id int8 PRIMARY KEY, k standing, v numeric(12,2));
+         CREATE TABLE u (k state PRIMARY KEY, v numeric(12,2));
+         INSERT INTO t VALUES (1, 'pending', 10.00), (2, 'paid', 1.00); INSERT INTO u VALUES ('pending', 3.00);
+         INSERT INTO d VALUES (1, 'pending', 4.00)",
+        &["t", "d", "u"],
+        &[],
+    )
+    .await;
+    scene.run("ALTER TYPE state ADD VALUE 'late' BEFORE 'paid'").await;
+    scene.run("INSERT INTO t VALUES (3, 'late', 5.00); INSERT INTO d VALUES (2, 'late', 5.00)").await;
+    for name in ["t", "d", "u"] {
+        scene.assert_exact(name, "another label").await;
+    }
+    scene.run("ALTER TYPE state RENAME VALUE 'pending' TO 'open'; INSERT INTO t VALUES (4, 'open', 7.00)").await;
+    for (name, code) in [("t", "column_gone"), ("d", "column_gone"), ("u", "schema_changed")] {
+        let remedy = scene.until_halted(name, code).await;
+        scene.follow(&remedy, name).await;
+        scene.assert_exact(name, "a label with another name").await;
+    }
     scene.tidemark.stop().await;
 }

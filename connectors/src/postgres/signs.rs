@@ -1,5 +1,5 @@
 //! Signs by which a change is noticed that the stream does not tell: which publication and membership these are, what a table
-//! is called, which column is behind which name, which files and partitions hold the rows.
+//! is called, which column is behind which name, what the labels of an enum are, which files and partitions hold the rows.
 //!
 //! The surprise is how a rewrite in place is told from VACUUM FULL. `ALTER ... TYPE same_type USING ...` changes every value
 //! without an event and with an identical RELATION message; it gives the table a new file, as VACUUM FULL, CLUSTER and
@@ -65,6 +65,9 @@ pub(super) struct ColumnSign {
     pub(super) attnum: i16,
     /// Transaction that wrote its catalog row.
     pub(super) xmin: String,
+    /// Of an enum, by OID: the transaction that wrote the label's catalog row, and the label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) labels: BTreeMap<u32, String>,
 }
 
 /// Signs of one relation that holds rows.
@@ -184,7 +187,14 @@ const TABLE: &str = "
         LEFT JOIN pg_class up ON up.oid = tree.parent LEFT JOIN pg_namespace un ON un.oid = up.relnamespace
         WHERE c.relkind IN ('r', 'f')
     ), col AS (
-        SELECT a.attnum, a.attname::text AS name, a.xmin::text AS xmin
+        SELECT a.attnum, a.attname::text AS name, a.xmin::text AS xmin,
+               (WITH RECURSIVE base AS (
+                    SELECT a.atttypid AS typid
+                    UNION ALL
+                    SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typid AND t.typtype = 'd'
+                )
+                SELECT coalesce(json_object_agg(e.oid::text, e.xmin::text || ' ' || e.enumlabel)::text, '{}')
+                FROM base JOIN pg_enum e ON e.enumtypid = base.typid) AS labels
         FROM pg_attribute a WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
     )
     SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = c.oid),
@@ -195,7 +205,7 @@ const TABLE: &str = "
                    AND (to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL)
                  ORDER BY r.prrelid),
            ARRAY(SELECT name FROM col ORDER BY attnum), ARRAY(SELECT attnum FROM col ORDER BY attnum),
-           ARRAY(SELECT xmin FROM col ORDER BY attnum),
+           ARRAY(SELECT xmin FROM col ORDER BY attnum), ARRAY(SELECT labels FROM col ORDER BY attnum),
            ARRAY(SELECT a.attname::text
                  FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(attnum, position), pg_attribute a
                  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND k.position <= i.indnkeyatts
@@ -212,22 +222,26 @@ impl TableSigns {
     async fn read(client: &Client, publication: u32, table: TableId) -> Result<Option<TableSigns>, Failure> {
         let Some(row) = client.query_opt(TABLE, &[&publication, &table.0]).await? else { return Ok(None) };
         let (names, attnums): (Vec<String>, Vec<i16>) = (row.try_get(2)?, row.try_get(3)?);
-        let xmins: Vec<String> = row.try_get(4)?;
-        let columns = names.into_iter().zip(attnums).zip(xmins);
-        let (oids, filenodes): (Vec<u32>, Vec<u32>) = (row.try_get(7)?, row.try_get(8)?);
-        let (attached, outside_log): (Vec<String>, Vec<Option<String>>) = (row.try_get(9)?, row.try_get(10)?);
+        let (xmins, labels): (Vec<String>, Vec<String>) = (row.try_get(4)?, row.try_get(5)?);
+        let columns = names.into_iter().zip(attnums).zip(xmins).zip(labels).map(|(((name, attnum), xmin), labels)| {
+            let labels = serde_json::from_str(&labels).map_err(|error| Failure::Transient(error.to_string()))?;
+            Ok(ColumnSign { name, attnum, xmin, labels })
+        });
+        let columns: Vec<ColumnSign> = columns.collect::<Result<_, Failure>>()?;
+        let (oids, filenodes): (Vec<u32>, Vec<u32>) = (row.try_get(8)?, row.try_get(9)?);
+        let (attached, outside_log): (Vec<String>, Vec<Option<String>>) = (row.try_get(10)?, row.try_get(11)?);
         let parts = oids.into_iter().zip(filenodes).zip(attached.into_iter().zip(outside_log));
         Ok(Some(TableSigns {
-            namespace: row.try_get(11)?,
-            name: row.try_get(12)?,
+            namespace: row.try_get(12)?,
+            name: row.try_get(13)?,
             membership: row.try_get(0)?,
             narrowed: row.try_get(1)?,
-            columns: columns.map(|((name, attnum), xmin)| ColumnSign { name, attnum, xmin }).collect(),
-            key: row.try_get(5)?,
+            columns,
+            key: row.try_get(6)?,
             parts: parts
                 .map(|((oid, filenode), (attached, outside_log))| (oid, PartSigns { filenode, attached, outside_log }))
                 .collect(),
-            partitioned: row.try_get(6)?,
+            partitioned: row.try_get(7)?,
         }))
     }
 
@@ -326,6 +340,10 @@ fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, re
                     column.name
                 )
             }
+            // Rows are stored under the labels they came with. One that is named back has been another meanwhile.
+            Some(is) if was.labels.iter().any(|(oid, label)| is.labels.get(oid) != Some(label)) => {
+                format!("a value of the enum of column {} was renamed (ALTER TYPE ... RENAME VALUE)", column.name)
+            }
             Some(_) => continue,
         };
         let name = schema.qualified_name();
@@ -394,7 +412,7 @@ mod tests {
     }
 
     fn column(name: &str, attnum: i16) -> ColumnSign {
-        ColumnSign { name: name.to_owned(), attnum, xmin: "700".to_owned() }
+        ColumnSign { name: name.to_owned(), attnum, xmin: "700".to_owned(), labels: BTreeMap::new() }
     }
 
     fn part(filenode: u32, attached: &str) -> PartSigns {
@@ -458,6 +476,25 @@ mod tests {
             now.columns[0].xmin = "800".into();
         });
         assert_eq!(code(&of_key), "schema_changed");
+    }
+
+    #[test]
+    fn labels_come_and_keep_their_names() {
+        let labelled = |labels: &[(u32, &str)]| {
+            let mut signs = signs();
+            let labels = labels.iter().map(|(oid, label)| (*oid, (*label).to_owned()));
+            signs.columns[1].labels = labels.collect();
+            signs
+        };
+        let before = labelled(&[(1, "700 pending"), (2, "700 paid")]);
+        let more = labelled(&[(1, "700 pending"), (2, "700 paid"), (3, "800 late")]);
+        assert!(drifts(&table(), &before, Some(&more)).is_empty());
+        // Stored by an earlier version.
+        assert!(drifts(&table(), &signs(), Some(&before)).is_empty());
+        for label in ["800 open", "800 pending"] {
+            let now = labelled(&[(1, label), (2, "700 paid")]);
+            assert!(matches!(drifts(&table(), &before, Some(&now)).as_slice(), [Drift::Column(1, _)]));
+        }
     }
 
     #[test]

@@ -565,17 +565,20 @@ impl Sequencer {
             self.open.since = None;
             return Ok(());
         }
-        let filled: Vec<AggregateId> = std::mem::take(&mut self.open.filled_entirely);
-        let mut change = Changeover::default();
-        let covered = std::mem::take(&mut self.open.covered);
-        change.registry.extend(covered.into_iter().map(|(id, from)| RegistryChange::Covered(id, from)));
-        filled.into_iter().for_each(|id| self.filled(id, &mut change));
-        self.mint(change.commands, change.registry)
+        self.mint(Vec::new(), Vec::new())
     }
 
-    /// Mints the open group, with these commands before its rows.
-    fn mint(&mut self, commands: Vec<Command>, registry: Vec<RegistryChange>) -> Result<(), End> {
-        let open = std::mem::take(&mut self.open);
+    /// Mints the open group, with these commands before its rows. What was filled in it comes before these changes: they may
+    /// be about the same aggregates.
+    fn mint(&mut self, mut commands: Vec<Command>, mut registry: Vec<RegistryChange>) -> Result<(), End> {
+        let mut open = std::mem::take(&mut self.open);
+        let mut change = Changeover::default();
+        let covered = std::mem::take(&mut open.covered);
+        change.registry.extend(covered.into_iter().map(|(id, from)| RegistryChange::Covered(id, from)));
+        let filled = std::mem::take(&mut open.filled_entirely);
+        filled.into_iter().for_each(|id| self.filled(id, &mut change));
+        commands.splice(0..0, change.commands);
+        registry.splice(0..0, change.registry);
         self.sequence += 1;
         self.shared.totals.minted.store(self.sequence, Ordering::Relaxed);
         let rows = Arc::new(open.rows);

@@ -164,3 +164,37 @@ async fn every_total_is_exact_or_says_why_not() {
     }
     tidemark.stop().await;
 }
+
+/// The monitor looks every two seconds; what these do comes in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_to_be_read_anew_in_the_middle_of_a_transaction() {
+    let postgres = sql::postgres(&[]);
+    let client = sql::connect(&postgres.url()).await;
+    sql::run(&client, TABLES).await;
+    let data = tempfile::tempdir().unwrap();
+    let tidemark = start(&postgres, data.path()).await;
+    tidemark.at(sql::current_lsn(&client).await).await;
+    for aggregate in [AGGREGATES[0], AGGREGATES[1]] {
+        register(&tidemark, aggregate).await;
+        tidemark.live(aggregate.0, sql::current_lsn(&client).await).await;
+    }
+    for part in 5..8 {
+        let (from, to) = (part * 10, part * 10 + 10);
+        sql::run(&client, &format!("CREATE TABLE p{part} (LIKE p INCLUDING ALL); INSERT INTO p{part} SELECT i, {from}, 7 FROM generate_series({from}000, {from}100) i")).await;
+        sql::run(&client, &format!("ALTER TABLE p ATTACH PARTITION p{part} FOR VALUES FROM ({from}) TO ({to})")).await;
+        // Rows of a partition that is known, of another table, and then of the one that came with rows.
+        sql::run(&client, &format!("BEGIN; INSERT INTO p VALUES ({from}500, 1, 1); INSERT INTO t VALUES ({from}500, 1, 1, 1); INSERT INTO p VALUES ({from}501, {from}, 2); COMMIT")).await;
+        let oid = sql::value(&client, &format!("SELECT 'p{part}'::regclass::oid")).await;
+        tidemark
+            .until("it is read anew", |tidemark| {
+                let tables = tidemark.engine.tables();
+                let table = tables.iter().find(|table| table.schema.name == "p").unwrap();
+                table.standing == TableState::Live && table.partitions.iter().any(|part| part.0.to_string() == oid)
+            })
+            .await;
+        for name in ["parts", "plain"] {
+            assert_exact(&tidemark, &client, name, "a transaction that made it be read anew").await;
+        }
+    }
+    tidemark.stop().await;
+}

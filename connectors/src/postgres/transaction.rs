@@ -19,6 +19,8 @@ pub(super) struct Assembler {
     /// The relations whose rows are taken, by their id.
     slots: Vec<Slot>,
     open: bool,
+    /// Since the open transaction began, rows of a relation are not taken any more: what there is of them is not told either.
+    fewer: bool,
     changes: Changes,
     cells: Vec<Cell>,
     old_cells: Vec<Cell>,
@@ -86,6 +88,7 @@ impl Assembler {
             limits,
             slots: Vec::new(),
             open: false,
+            fewer: false,
             changes: Changes::default(),
             cells: Vec::new(),
             old_cells: Vec::new(),
@@ -94,6 +97,7 @@ impl Assembler {
 
     pub(super) fn begin(&mut self) {
         self.open = true;
+        self.fewer = false;
         self.changes.clear();
     }
 
@@ -103,7 +107,11 @@ impl Assembler {
 
     pub(super) fn commit(&mut self, end_lsn: Lsn, commit_time_us: i64) -> Transaction {
         self.open = false;
-        Transaction { end_lsn, commit_time_us, changes: std::mem::take(&mut self.changes) }
+        let mut changes = std::mem::take(&mut self.changes);
+        if std::mem::take(&mut self.fewer) {
+            changes.retain(|relation| self.index_of(relation.0).is_some());
+        }
+        Transaction { end_lsn, commit_time_us, changes }
     }
 
     /// Takes in one message between BEGIN and COMMIT. `position` is only for messages to people.
@@ -146,7 +154,8 @@ impl Assembler {
         }
     }
 
-    /// Takes the rows of these tables from here on, and of no others.
+    /// Takes the rows of these tables from here on, and of no others. Those that the open transaction has brought already of a
+    /// table that is to be read anew are among what its reader finds: that begins after the transaction.
     pub(super) fn take_tables<'t>(&mut self, tables: impl Iterator<Item = &'t FollowedTable>) {
         let mut before = std::mem::take(&mut self.slots);
         for table in tables {
@@ -162,6 +171,7 @@ impl Assembler {
             }
         }
         self.slots.sort_by_key(|slot| slot.id);
+        self.fewer |= self.open && before.iter().any(|slot| self.index_of(slot.id.0).is_none());
     }
 
     /// Relations whose rows are taken and that were not described yet.

@@ -144,6 +144,18 @@ impl Changes {
         self.items.clear();
     }
 
+    /// Forgets the events of all tables and partitions but these.
+    pub fn retain(&mut self, keeps: impl Fn(TableId) -> bool) {
+        self.items.retain(|item| {
+            let (Item::Insert(table, _)
+            | Item::Update(table, _, _)
+            | Item::Upsert(table, _)
+            | Item::Delete(table, _)
+            | Item::Truncate(table)) = item;
+            keeps(*table)
+        });
+    }
+
     /// Writes one row into the arena. `write` appends the encoded columns (see [`super::RowWriter`]); where it fails,
     /// nothing stays behind.
     pub fn write_row<E: From<TooLarge>>(

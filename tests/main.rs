@@ -31,6 +31,8 @@ mod tables;
 
 /// What changes upstream without a row.
 mod unsaid;
+/// Tables as an engine is told of them, by hand.
+mod table_events;
 
 /// What Tidemark costs the primary.
 mod primary;

@@ -478,6 +478,8 @@ impl Committer {
     }
 
     fn put_table(&mut self, batch: &mut Batch, table: &Arc<FollowedTable>) -> Result<(), StoreError> {
+        // It may have had another name; its record is by its number.
+        self.catalog.tables.retain(|_, known| known.schema.id != table.schema.id);
         self.catalog.tables.insert(table.schema.qualified_name(), Arc::clone(table));
         registry::put_table(batch, table)
     }

@@ -94,31 +94,41 @@ impl RowImages {
         RowImages { store, parts: HashMap::default(), pending: VecDeque::new(), key: Vec::new(), old_key: Vec::new() }
     }
 
-    /// Announces a table as it is from here on.
+    /// Announces a table as it is from here on. One that halted takes no relation from one that has not.
     pub fn add_table(&mut self, table: &FollowedTable) {
         let schema = Arc::new(table.schema.clone());
         let halted = matches!(table.standing, TableState::Halted { .. });
         let part = |id: TableId, partitions: Arc<[TableId]>| {
             Arc::new(Part { id, schema: Arc::clone(&schema), partitions, halted })
         };
-        self.parts.insert(schema.id, part(schema.id, table.partitions.clone().into()));
-        for id in &table.partitions {
-            self.parts.insert(*id, part(*id, Arc::default()));
+        let own = (schema.id, table.partitions.clone().into());
+        for (id, partitions) in table.partitions.iter().map(|id| (*id, Arc::default())).chain([own]) {
+            let others = self.parts.get(&id).is_some_and(|part| part.schema.id != schema.id && !part.halted);
+            if !(halted && others) {
+                self.parts.insert(id, part(id, partitions));
+            }
         }
     }
 
-    /// A table that is not followed any more, with its partitions.
+    /// A table that is not followed any more, with its partitions, as far as they are still its own.
     pub fn forget_table(&mut self, table: &FollowedTable) {
-        self.parts.remove(&table.schema.id);
-        table.partitions.iter().for_each(|partition| {
-            self.parts.remove(partition);
-        });
+        for id in table.partitions.iter().chain([&table.schema.id]) {
+            if self.owner(*id) == Some(table.schema.id) {
+                self.parts.remove(id);
+            }
+        }
+    }
+
+    /// The table that a relation's rows count for: they never count for two.
+    #[must_use]
+    pub fn owner(&self, relation: TableId) -> Option<TableId> {
+        self.parts.get(&relation).map(|part| part.schema.id)
     }
 
     /// The table that rows told under this id belong to.
     #[must_use]
     pub fn table_id(&self, part: TableId) -> TableId {
-        self.parts.get(&part).map_or(part, |part| part.schema.id)
+        self.owner(part).unwrap_or(part)
     }
 
     /// Remembers a minted group until it is committed.

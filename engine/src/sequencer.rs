@@ -387,7 +387,8 @@ impl Sequencer {
             // It came before somebody watched: the position that is asked for may lie between the two.
             self.mint_open()?;
         }
-        let partly_truncated = self.partly_truncated(&transaction.changes);
+        let mut partly_truncated = self.partly_truncated(&transaction.changes);
+        partly_truncated.retain(|table| table.standing == TableState::Live);
         if !partly_truncated.is_empty() {
             self.suspend_all(&partly_truncated)?;
         }
@@ -467,7 +468,11 @@ impl Sequencer {
         if !halted.is_empty() {
             self.halt_tables(halted)?;
         }
-        self.to_read.extend(partly_truncated.iter().map(|table| table.schema.id));
+        // One that halted on the way is read anew once somebody says so.
+        let reading = |table: &TableSchema| self.standing(table.id) == Some(&TableState::Reading);
+        let to_read: Vec<TableId> =
+            partly_truncated.iter().filter(|table| reading(&table.schema)).map(|table| table.schema.id).collect();
+        self.to_read.extend(to_read);
         Ok(())
     }
 

@@ -112,6 +112,8 @@ impl Aggregate {
             .and_then(|table| Plan::resolve(&definition, &table.schema).map_err(|error| error.to_string()));
         let (plan, state) = match resolved {
             Ok(plan) => (plan, state),
+            // Why it halted first is what is to be done about.
+            Err(_) if state.is_halted() => (Plan::unresolved(), state),
             Err(message) => {
                 let halted = AggregateState::Halted {
                     code: "definition_misfit".to_owned(),

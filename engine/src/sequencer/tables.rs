@@ -41,13 +41,13 @@ impl Sequencer {
         self.mint_open()?;
         let name = schema.qualified_name();
         let mut change = self.suspend(&name, &AggregateState::Building);
+        self.forget_other_name(&schema, &mut change);
+        self.claim(schema.id, &schema, &mut change);
         let before = self.tables.get(&name).cloned();
-        for part in before.iter().flat_map(|table| table.parts()).chain([schema.id]) {
-            self.open.rows.truncate(part);
-        }
         if let Some(before) = &before {
-            self.images.forget_table(before);
+            self.forget_rows(before);
         }
+        self.open.rows.truncate(schema.id);
         let forgotten = before.map(|before| before.schema.id).filter(|id| *id != schema.id);
         let table = self.put_table(FollowedTable::new(schema, TableState::Reading), &mut change);
         self.images.add_table(&table);
@@ -90,6 +90,7 @@ impl Sequencer {
         let mut table = table.as_ref().clone();
         table.partitions.push(partition);
         let mut change = Changeover::default();
+        self.claim(partition, &table.schema, &mut change);
         let table = self.put_table(table, &mut change);
         self.images.add_table(&table);
         self.mint(change.commands, change.registry)
@@ -101,13 +102,19 @@ impl Sequencer {
             return Ok(());
         };
         self.mint_open()?;
-        let mut change = self.suspend(&table.schema.qualified_name(), &AggregateState::Building);
+        // A halted table has no aggregates to fill: its rows are not those upstream.
+        let mut change = match table.standing {
+            TableState::Halted { .. } => Changeover::default(),
+            _ => self.suspend(&table.schema.qualified_name(), &AggregateState::Building),
+        };
         let mut left = table.as_ref().clone();
         left.partitions.retain(|part| *part != partition);
+        if self.images.owner(partition).is_none_or(|owner| owner == id) {
+            self.open.rows.truncate(partition);
+        }
         self.images.forget_table(&table);
         let left = self.put_table(left, &mut change);
         self.images.add_table(&left);
-        self.open.rows.truncate(partition);
         self.resume(&left, &mut change);
         self.mint(change.commands, change.registry)
     }
@@ -156,7 +163,8 @@ impl Sequencer {
         change
     }
 
-    /// The partitioned tables of which these changes truncate a part: their cells cannot be emptied as a whole.
+    /// The partitioned tables of which these changes truncate a part: their cells cannot be emptied as a whole. Not those that
+    /// halted: their cells are nobody's.
     pub(super) fn partly_truncated(&self, changes: &Changes) -> Vec<Arc<FollowedTable>> {
         let mut tables: Vec<Arc<FollowedTable>> = Vec::new();
         // The first look costs a row nothing: most sources have no partitioned table.
@@ -165,7 +173,10 @@ impl Sequencer {
         }
         for change in changes.iter() {
             let Change::Truncate { table } = change else { continue };
-            let partitioned = self.table_of(table).filter(|table| !table.partitions.is_empty());
+            let partitioned =
+                self.images.owner(table).and_then(|id| self.table_of(id)).filter(|table| {
+                    !(table.partitions.is_empty() || matches!(table.standing, TableState::Halted { .. }))
+                });
             if let Some(table) =
                 partitioned.filter(|table| !tables.iter().any(|known| known.schema.id == table.schema.id))
             {
@@ -186,18 +197,75 @@ impl Sequencer {
         self.mint_alone(all.commands, all.registry)
     }
 
-    /// Fills the aggregates over these tables anew.
+    /// Fills the aggregates over these tables anew, as the tables are by now.
     pub(super) fn resume_all(&mut self, tables: &[Arc<FollowedTable>]) -> Result<(), End> {
         let mut change = Changeover::default();
         for table in tables {
-            self.resume(table, &mut change);
+            if let Some(table) = self.table_of(table.schema.id) {
+                self.resume(&table, &mut change);
+            }
         }
         self.mint_alone(change.commands, change.registry)
     }
 
-    /// The table that an id names: its own, or that of one of its partitions.
+    /// The table of this id.
     pub(super) fn table_of(&self, id: TableId) -> Option<Arc<FollowedTable>> {
-        self.tables.values().find(|table| table.schema.id == id || table.partitions.contains(&id)).cloned()
+        self.tables.values().find(|table| table.schema.id == id).cloned()
+    }
+
+    pub(super) fn standing(&self, id: TableId) -> Option<&TableState> {
+        self.tables.values().find(|table| table.schema.id == id).map(|table| &table.standing)
+    }
+
+    /// A relation's rows are rows of this table from here on. What is stored of it under another table goes; that one is not
+    /// exact any more, unless the connector has said before what becomes of it.
+    fn claim(&mut self, relation: TableId, by: &TableSchema, change: &mut Changeover) {
+        let owner = self.images.owner(relation).filter(|owner| *owner != by.id);
+        let Some(owner) = owner.and_then(|owner| self.table_of(owner)) else { return };
+        self.open.rows.truncate(relation);
+        if matches!(owner.standing, TableState::Halted { .. }) {
+            return;
+        }
+        let (name, by) = (owner.schema.qualified_name(), by.qualified_name());
+        let reason = SourceError {
+            code: "schema_changed",
+            message: format!("rows of table {name} are rows of table {by} now, and would count twice"),
+            remedy: format!("ask for totals over {by}; or, once they are rows of {name} alone, {}", read_anew(&name)),
+        };
+        let mut left = owner.as_ref().clone();
+        left.partitions.retain(|part| *part != relation);
+        let halted = self.halt_table(&left, &reason);
+        change.commands.extend(halted.commands);
+        change.registry.extend(halted.registry);
+    }
+
+    /// The table was followed under another name, of which nothing is left but the aggregates over it.
+    fn forget_other_name(&mut self, schema: &TableSchema, change: &mut Changeover) {
+        let name = schema.qualified_name();
+        let other =
+            self.tables.values().find(|table| table.schema.id == schema.id && table.schema.qualified_name() != name);
+        let Some(other) = other.cloned() else { return };
+        let before = other.schema.qualified_name();
+        let reason = SourceError {
+            code: "schema_changed",
+            message: format!("table {before} is called {name} now, and is followed under that name"),
+            remedy: format!("drop the aggregate and register it over {name}"),
+        };
+        let halted = self.suspend(&before, &halted(&reason));
+        change.commands.extend(halted.commands);
+        change.registry.extend(halted.registry);
+        self.forget_rows(&other);
+        self.tables.remove(&before);
+    }
+
+    /// The rows of a table go, but for those of relations that another table has by now.
+    fn forget_rows(&mut self, table: &FollowedTable) {
+        for part in table.parts() {
+            if self.images.owner(part).is_none_or(|owner| owner == table.schema.id) {
+                self.open.rows.truncate(part);
+            }
+        }
+        self.images.forget_table(table);
     }
 
     fn put_table(&mut self, table: FollowedTable, change: &mut Changeover) -> Arc<FollowedTable> {
@@ -234,12 +302,13 @@ impl Sequencer {
         change.registry.push(RegistryChange::Replace { old: Arc::clone(old), new });
     }
 
-    /// Has the suspended aggregates over a table filled: from the row images as they are now, or by another reading.
+    /// Has the suspended aggregates over a table filled: from the row images as they are now, or by another reading. Not where
+    /// the row images are not those upstream: not yet, and `TableDone` fills them, or not any more.
     fn resume(&mut self, table: &FollowedTable, change: &mut Changeover) {
-        if table.schema.keeps_row_image {
-            self.install(table, true, change);
-        } else {
-            self.to_read.insert(table.schema.id);
+        match (&table.standing, table.schema.keeps_row_image) {
+            (TableState::Live, true) => drop(self.install(table, true, change)),
+            (TableState::Live | TableState::Reading, false) => drop(self.to_read.insert(table.schema.id)),
+            (TableState::Reading, true) | (TableState::Halted { .. }, _) => {}
         }
     }
 

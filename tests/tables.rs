@@ -198,3 +198,109 @@ async fn a_table_that_is_to_be_read_anew_in_the_middle_of_a_transaction() {
     }
     tidemark.stop().await;
 }
+
+async fn total(client: &Client, table: &str) -> Rows {
+    expected(client, table, "d", "v").await
+}
+
+/// Waits until an aggregate over a table with the dimension `d` has every row of it.
+async fn until_exact(tidemark: &Embedded, client: &Client, name: &str, table: &str) {
+    let expected = total(client, table).await;
+    let lsn = sql::current_lsn(client).await;
+    tidemark.at(lsn).await;
+    tidemark
+        .until(&format!("{name} is exact"), |tidemark| {
+            let Ok(snapshot) = tidemark.engine.snapshot() else { return false };
+            let live = snapshot.catalog().aggregates[name].state == AggregateState::Live;
+            live && cells(&snapshot, name, "all") == expected
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_counts_for_one_table() {
+    let postgres = sql::postgres(&[]);
+    let client = sql::connect(&postgres.url()).await;
+    let parted = |name: &str| {
+        format!("CREATE TABLE {name} (id int8, d int4, v numeric(12,2), PRIMARY KEY (id, d)) PARTITION BY RANGE (d)")
+    };
+    sql::run(
+        &client,
+        &format!(
+            "{}; {}; CREATE TABLE hot_1 PARTITION OF hot FOR VALUES FROM (0) TO (10);
+             CREATE TABLE hot_2 PARTITION OF hot FOR VALUES FROM (10) TO (20);
+             CREATE TABLE cold_1 PARTITION OF cold FOR VALUES FROM (20) TO (30);
+             CREATE TABLE own (LIKE hot INCLUDING ALL);
+             INSERT INTO hot SELECT i, i % 20, i * 0.01 FROM generate_series(1, 2000) i;
+             INSERT INTO cold SELECT i, 20 + i % 10, i * 0.25 FROM generate_series(1, 2000) i;
+             INSERT INTO own SELECT i, 30 + i % 10, i FROM generate_series(1, 100) i",
+            parted("hot"),
+            parted("cold")
+        ),
+    )
+    .await;
+    // Not both from the start.
+    let tables = ["hot".to_owned(), "hot_2".to_owned()];
+    let config = connectors::PostgresConfig::new(&postgres.url(), &tables, "tidemark_both").unwrap();
+    let refused = connectors::preflight(&connectors::ConnectorConfig::Postgres(config)).await.unwrap_err();
+    assert_eq!(refused.code, "table_overlaps");
+    assert!(refused.message.contains("public.hot_2 is a partition of table public.hot"), "{}", refused.message);
+
+    let data = tempfile::tempdir().unwrap();
+    let tables = ["hot", "cold", "own"];
+    let tidemark = Embedded::start(data.path(), &postgres.url(), &tables, "tidemark_one", 2).await;
+    tidemark.at(sql::current_lsn(&client).await).await;
+    for name in tables {
+        register(&tidemark, (name, name, "d", "v")).await;
+        until_exact(&tidemark, &client, name, name).await;
+    }
+    // Nor one that joins later.
+    assert_eq!(tidemark.engine.read_table("hot_2", None).await.unwrap_err().code, "table_overlaps");
+
+    // A partition moves, within one transaction; with rows in every piece of it before anybody looks.
+    sql::run(&client, "BEGIN; ALTER TABLE hot DETACH PARTITION hot_2; DELETE FROM hot_2 WHERE id % 3 = 0; ALTER TABLE cold ATTACH PARTITION hot_2 FOR VALUES FROM (10) TO (20); COMMIT").await;
+    sql::run(&client, "INSERT INTO cold VALUES (10000, 15, 5); INSERT INTO hot VALUES (10001, 5, 5); UPDATE cold SET v = v + 1 WHERE d < 20").await;
+    for name in ["cold", "hot"] {
+        until_exact(&tidemark, &client, name, name).await;
+    }
+    // And back, while nobody writes.
+    sql::run(&client, "BEGIN; ALTER TABLE cold DETACH PARTITION hot_2; ALTER TABLE hot ATTACH PARTITION hot_2 FOR VALUES FROM (10) TO (20); COMMIT").await;
+    for name in ["cold", "hot"] {
+        until_exact(&tidemark, &client, name, name).await;
+    }
+
+    // A followed table becomes a partition of another one.
+    sql::run(&client, "ALTER TABLE hot ATTACH PARTITION own FOR VALUES FROM (30) TO (40)").await;
+    tidemark.until("own halts", |tidemark| halted(tidemark, "own").as_deref() == Some("schema_changed")).await;
+    until_exact(&tidemark, &client, "hot", "hot").await;
+    sql::run(&client, "UPDATE hot SET v = v + 1; DELETE FROM hot WHERE id = 7; INSERT INTO own VALUES (20000, 31, 1)")
+        .await;
+    for name in ["cold", "hot"] {
+        until_exact(&tidemark, &client, name, name).await;
+    }
+    assert_eq!(tidemark.engine.read_table("own", None).await.unwrap_err().code, "table_overlaps");
+    // A new partition is no reason to read anything: the aggregate keeps its number.
+    let number = |tidemark: &Embedded| {
+        tidemark.engine.aggregates().iter().find(|aggregate| aggregate.name == "hot").map(|aggregate| aggregate.id)
+    };
+    let before = number(&tidemark);
+    sql::run(
+        &client,
+        "CREATE TABLE hot_4 PARTITION OF hot FOR VALUES FROM (40) TO (50); INSERT INTO hot VALUES (30000, 45, 1)",
+    )
+    .await;
+    until_exact(&tidemark, &client, "hot", "hot").await;
+    assert_eq!(number(&tidemark), before);
+
+    // Detached, it can be followed by itself again, also over a restart.
+    tidemark.stop().await;
+    sql::run(&client, "ALTER TABLE hot DETACH PARTITION own; INSERT INTO own VALUES (20001, 32, 1)").await;
+    let tidemark = Embedded::start(data.path(), &postgres.url(), &tables, "tidemark_one", 2).await;
+    until_exact(&tidemark, &client, "hot", "hot").await;
+    tidemark.engine.read_table("own", None).await.unwrap();
+    tidemark.until("own is read", |tidemark| standing(tidemark, "own") == TableState::Live).await;
+    for name in tables {
+        until_exact(&tidemark, &client, name, name).await;
+    }
+    tidemark.stop().await;
+}

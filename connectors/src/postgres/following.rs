@@ -105,6 +105,10 @@ impl Following {
 
     /// A table is read (again): none of its rows from here on but by who reads it.
     pub(super) fn begin_reading(&mut self, id: TableId, keeps_row_image: bool) -> Option<SourceEvent> {
+        // Its partitions are as its reader finds them.
+        for partition in self.table(id).into_iter().flat_map(|table| table.partitions.clone()).collect::<Vec<_>>() {
+            self.vanished.remove(&partition);
+        }
         self.change(id, |table| {
             table.standing = TableState::Reading;
             table.schema.keeps_row_image = keeps_row_image;
@@ -120,6 +124,21 @@ impl Following {
     /// The live table that a relation belongs to.
     pub(super) fn live_table_of(&self, relation: TableId) -> Option<&FollowedTable> {
         self.live().find(|table| table.schema.id == relation || table.partitions.contains(&relation))
+    }
+
+    /// The relations that live tables other than this one have: their partitions, and their own.
+    pub(super) fn relations_of_others(&self, id: Option<TableId>) -> Vec<TableId> {
+        let others = self.live().filter(|table| Some(table.schema.id) != id);
+        others.flat_map(|table| table.partitions.iter().copied().chain([table.schema.id])).collect()
+    }
+
+    /// Live tables with a partition that another live table has too.
+    pub(super) fn overlapping(&self) -> Vec<TableId> {
+        let overlaps = |table: &&FollowedTable| {
+            let others = self.relations_of_others(Some(table.schema.id));
+            table.partitions.iter().any(|partition| others.contains(partition))
+        };
+        self.live().filter(|table| !table.partitions.is_empty()).filter(overlaps).map(|table| table.schema.id).collect()
     }
 
     /// A table is complete.

@@ -13,6 +13,8 @@
 //! begins only when the joiner is near. The joiner runs on a thread of its own and begins anew, with another snapshot,
 //! whenever something comes in between.
 
+use std::time::Duration;
+
 use engine::change::{Lsn, TableId};
 use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,6 +33,9 @@ use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, Positions, ReplicationClient};
 use super::upstream::start_stream;
 use super::{Backoff, Link};
+
+/// How long a table waits whose relation another one has, before it is tried again.
+const HELD: Duration = Duration::from_millis(500);
 
 /// What the joiner tells the main stream.
 #[derive(Debug)]
@@ -66,13 +71,26 @@ pub(super) struct Joiner {
 }
 
 impl Joiner {
-    /// Starts to read a table that is in the publication already.
-    pub(super) fn start(config: &PostgresConfig, wanted: Wanted, link: &Link, position: Lsn) -> Joiner {
+    /// Starts to read a table that is in the publication already. Where it turns out to have a relation of `others`, it ends
+    /// without a word, and nothing of it is told.
+    pub(super) fn start(
+        config: &PostgresConfig,
+        wanted: Wanted,
+        link: &Link,
+        position: Lsn,
+        others: Vec<TableId>,
+    ) -> Joiner {
         let (tell, told) = mpsc::channel(4);
         let (main, main_position) = watch::channel(Main { position, waits: false });
         let (holds, mut let_go) = oneshot::channel::<()>();
-        let mut joining =
-            Joining { config: config.clone(), wanted: wanted.clone(), link: link.clone(), tell, main: main_position };
+        let mut joining = Joining {
+            config: config.clone(),
+            wanted: wanted.clone(),
+            link: link.clone(),
+            tell,
+            main: main_position,
+            others,
+        };
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let Ok(runtime) = runtime else { return };
@@ -94,6 +112,8 @@ struct Joining {
     link: Link,
     tell: mpsc::Sender<Told>,
     main: watch::Receiver<Main>,
+    /// Relations of the tables whose rows come with the main stream.
+    others: Vec<TableId>,
 }
 
 impl Joining {
@@ -125,6 +145,12 @@ impl Joining {
         let exported = Exported::open(&self.config, &client, wanted, new_slot).await?;
         let gone = || Failure::Transient("the table is gone".to_owned());
         let table = exported.tables.first().ok_or_else(gone)?.followed(TableState::Reading);
+        if table.partitions.iter().chain([&table.schema.id]).any(|part| self.others.contains(part)) {
+            // The main stream has to see to the other one first; it starts another joiner then.
+            tracing::warn!(table = %self.wanted.name, "a relation of it is still another followed table's");
+            tokio::time::sleep(HELD).await;
+            return Err(Failure::Closed);
+        }
         let begun = Told::Begun(Box::new(table.clone()), Box::new(exported.look.clone()));
         self.tell.send(begun).await.map_err(|_| Failure::Closed)?;
         tracing::info!(table = %self.wanted.name, lsn = %exported.lsn, "reading the table");

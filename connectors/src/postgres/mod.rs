@@ -17,6 +17,7 @@ mod impasse;
 mod joiner;
 mod joins;
 mod monitor;
+mod nesting;
 pub(crate) mod pgoutput;
 mod preflight;
 mod readers;

@@ -3,12 +3,12 @@
 //! The surprise: acknowledging must go on while the engine takes nothing. So every wait for the engine also watches the
 //! durable position, and lets the transport keep telling Postgres that we live.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use engine::change::{Lsn, TableId};
-use engine::source::{SourceCommand, SourceError, SourceEvent, SourceState, TableState};
+use engine::change::{Lsn, TableId, TableSchema};
+use engine::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceState, TableState};
 use engine::torture::{self, Failpoint};
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -17,13 +17,14 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::Link;
-use super::catalog::TypeCatalog;
+use super::catalog::{TypeCatalog, quoted_name};
 use super::config::{PostgresConfig, TableName, Wanted, parse_table_name};
 use super::error::{Failure, START_OVER, source_error};
-use super::following::{Following, Judgement};
+use super::following::{Following, Judgement, read_anew};
 use super::joiner::{self, Joiner, Told};
 use super::joins::Joins;
 use super::monitor::{self, Monitor, View};
+use super::nesting::{nested, overlap, relation_of};
 use super::pgoutput::{Message, RelationMessage, decode};
 use super::preflight::check_table;
 use super::relation;
@@ -154,6 +155,13 @@ impl<'s> Follower<'s> {
 
     async fn follow(&mut self, look: Look, judgement: Judgement) -> Result<Infallible, Failure> {
         self.act_on(&look, judgement).await?;
+        // As they were stored by a version that followed both.
+        for table in self.course.following.overlapping() {
+            if self.make_way(table, None).await? {
+                self.want_anew(table);
+                self.flush().await?;
+            }
+        }
         let mut short_waits = 0u32;
         loop {
             let waiting = Instant::now();
@@ -277,13 +285,56 @@ impl<'s> Follower<'s> {
         if table_now.standing != TableState::Live || table_now.partitions.contains(&part) {
             return Ok(());
         }
-        if attached_with_rows(&self.sql, &table_now.schema, part).await? {
+        let schema = table_now.schema.clone();
+        if self.make_way(table, Some(part)).await? || attached_with_rows(&self.sql, &schema, part).await? {
             tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
             self.want_anew(table);
             return self.flush().await;
         }
         self.course.outbox.extend(self.course.following.add_partition(table, part));
         self.tables_changed().await
+    }
+
+    /// Sees to other tables that have relations which are this one's now: a row counts once. One that is a partition of it
+    /// halts; one that has lost a partition to it is read anew, since rows do not say whether they came before that or after. True
+    /// where there was one, or where `part` is another's, whatever its standing: what is still to come of it may be no rows of
+    /// this table.
+    async fn make_way(&mut self, id: TableId, part: Option<TableId>) -> Result<bool, Failure> {
+        let following = &self.course.following;
+        let mut relations: BTreeSet<TableId> = BTreeSet::from([id]);
+        let others = following.tables().iter().filter(|other| other.schema.id != id);
+        relations.extend(others.flat_map(|other| other.partitions.iter().copied().chain([other.schema.id])));
+        if relations.len() == 1 {
+            return Ok(false);
+        }
+        let relations: Vec<TableId> = relations.into_iter().collect();
+        let pairs = nested(&self.sql, &relations).await?;
+        let within = |relation: TableId| pairs.contains(&(relation, id));
+        let (mut of_another, mut halts, mut read_anew) = (false, Vec::new(), Vec::new());
+        for other in self.course.following.tables().iter().filter(|other| other.schema.id != id) {
+            let is_partition = within(other.schema.id);
+            if !is_partition && !other.partitions.iter().any(|partition| within(*partition)) {
+                continue;
+            }
+            of_another |= part.is_some_and(|part| other.schema.id == part || other.partitions.contains(&part));
+            match other.standing {
+                TableState::Live if is_partition => halts.push(other.schema.clone()),
+                TableState::Live => read_anew.push(other.schema.id),
+                // Its own turn comes, and what is found then counts.
+                TableState::Reading | TableState::Halted { .. } => {}
+            }
+        }
+        let found = of_another || !(halts.is_empty() && read_anew.is_empty());
+        let above = self.course.following.table(id).map(|table| table.schema.clone());
+        for below in halts {
+            let reason = now_a_partition(&below, above.as_ref());
+            self.halt(below.id, reason).await?;
+        }
+        for other in read_anew {
+            tracing::warn!(table = other.0, by = id.0, "another table has a partition of it now: it is read anew");
+            self.want_anew(other);
+        }
+        Ok(found)
     }
 
     /// None of the table's rows from the stream until it was read.
@@ -392,12 +443,14 @@ impl<'s> Follower<'s> {
             visible = until_visible(&self.sql, self.xid) => visible?,
             failure = self.client.attend() => return Err(failure),
         }
-        if self.course.following.live_table_of(relation).is_none() {
-            let Some(root) = partition_root(&self.sql, relation).await? else { return Ok(()) };
-            if self.course.following.live_table_of(root).is_none() {
-                return Ok(());
-            }
-            self.take_in(root, relation).await?;
+        // Also of one that is ours: it may be another table's by now.
+        let owner = self.course.following.live_table_of(relation).map(|table| table.schema.id);
+        let root = partition_root(&self.sql, relation).await?;
+        let root = root.and_then(|root| self.course.following.live_table_of(root)).map(|table| table.schema.id);
+        match (owner, root) {
+            (owner, Some(root)) if owner != Some(root) => self.take_in(root, relation).await?,
+            (None, None) => return Ok(()),
+            _ => {}
         }
         self.bind(&message).await?;
         // What the message does not tell: a column under the same name may be another one, its values may be others.
@@ -468,12 +521,22 @@ impl<'s> Follower<'s> {
         let Some(wanted) = self.course.joins.next() else { return Ok(()) };
         let known = self.course.following.by_name(&wanted.name.to_string()).map(|table| table.schema.id);
         if let Some(id) = known {
+            let others = self.course.following.relations_of_others(known);
+            if others.contains(&id) && self.check_overlaps(&wanted.name).await.is_ok() {
+                // It was detached, and is its old table's until all of that is handed over.
+                return Ok(());
+            }
             self.begin_reading(id, wanted.keeps_row_image);
             self.flush().await?;
         }
         match self.publish_checked(&wanted).await {
             Ok(()) => {
-                let joiner = Joiner::start(self.config, wanted, self.link, self.course.handed_over);
+                if let Some(relation) = relation_of(&self.sql, &wanted.name).await? {
+                    self.make_way(relation, None).await?;
+                    self.flush().await?;
+                }
+                let others = self.course.following.relations_of_others(known);
+                let joiner = Joiner::start(self.config, wanted, self.link, self.course.handed_over, others);
                 self.course.joins.started(joiner);
                 Ok(())
             }
@@ -488,7 +551,27 @@ impl<'s> Follower<'s> {
     /// Publishes a table that can be followed, and no other: once published, one without a key refuses updates.
     async fn publish_checked(&self, wanted: &Wanted) -> Result<(), Failure> {
         check_table(&self.sql, self.config, wanted).await?;
+        self.check_overlaps(&wanted.name).await?;
         joiner::publish(&self.sql, self.config, &wanted.name).await
+    }
+
+    /// A table is not followed beside one that it is a partition of; nor, where it is not followed yet, beside its partitions.
+    async fn check_overlaps(&self, name: &TableName) -> Result<(), Failure> {
+        let Some(id) = relation_of(&self.sql, name).await? else { return Ok(()) };
+        let known = self.course.following.by_name(&name.to_string()).is_some();
+        let halted = |table: &FollowedTable| matches!(table.standing, TableState::Halted { .. });
+        let others = self.course.following.tables().iter().filter(|other| other.schema.id != id && !halted(other));
+        let names: BTreeMap<TableId, String> =
+            others.map(|other| (other.schema.id, other.schema.qualified_name())).collect();
+        let relations: Vec<TableId> = names.keys().copied().chain([id]).collect();
+        for (below, above) in nested(&self.sql, &relations).await? {
+            match (names.get(&below), names.get(&above)) {
+                (None, Some(above)) if below == id => return Err(overlap(&name.to_string(), above).into()),
+                (Some(below), None) if above == id && !known => return Err(overlap(below, &name.to_string()).into()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     async fn join_failed(&mut self, name: &TableName, error: SourceError) -> Result<(), Failure> {
@@ -649,6 +732,23 @@ fn acknowledge(client: &mut ReplicationClient, link: &Link, durable: Lsn, receiv
     client.acknowledge(position);
     torture::reached(Failpoint::Acknowledged);
     link.note_acknowledged(position);
+}
+
+/// Why a followed table cannot be followed beside another one any more.
+fn now_a_partition(below: &TableSchema, above: Option<&TableSchema>) -> SourceError {
+    let name = below.qualified_name();
+    let (of, detach) = match above {
+        Some(above) => (
+            above.qualified_name(),
+            format!("ALTER TABLE {} DETACH PARTITION {}", quoted_name(above), quoted_name(below)),
+        ),
+        None => ("another followed table".to_owned(), "detach it".to_owned()),
+    };
+    source_error(
+        "schema_changed",
+        format!("table {name} is a partition of {of} now, which is followed: its rows count there"),
+        format!("ask for totals over {of}; or {detach}; and {}", read_anew(&name)),
+    )
 }
 
 /// Why a table is not read, for who asked.

@@ -6,6 +6,7 @@
 
 mod capacity;
 mod finding;
+mod overlap;
 mod provider;
 mod publication;
 mod server;
@@ -233,6 +234,7 @@ async fn look_into(config: &PostgresConfig, stage: Stage, findings: &mut Vec<Fin
     for wanted in &wanted {
         found.extend(look_at_table(&client, config, &server, wanted, findings).await?);
     }
+    findings.extend(overlap::look(&client, config, &found).await?);
     let schemas: Vec<TableSchema> = found.iter().map(|table| table.schema.clone()).collect();
     let owned: Vec<bool> = found.iter().map(|table| table.owned).collect();
     // Of a publication for a part of the tables nothing useful can be said.

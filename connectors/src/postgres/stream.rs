@@ -31,7 +31,7 @@ use super::relation;
 use super::signs::{Look, attached_with_rows, partition_root, until_visible};
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, ReplicationClient};
-use super::upstream::Session;
+use super::upstream::{Session, misses_new_members};
 
 /// Idle positions are sent at most this often: a busy neighbour table makes thousands a second.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(20);
@@ -81,6 +81,8 @@ pub(super) struct Follower<'s> {
     client: ReplicationClient,
     sql: Client,
     version: i32,
+    /// The tables that this session's walsender has known as published from its beginning.
+    members: BTreeSet<TableId>,
     assembler: Assembler,
     types: TypeCatalog,
     /// Every RELATION message of this session, the last of each relation.
@@ -120,6 +122,7 @@ impl<'s> Follower<'s> {
             client: session.client,
             sql: session.sql,
             version: session.version,
+            members: session.members,
             assembler,
             types: TypeCatalog::default(),
             described: BTreeMap::new(),
@@ -649,6 +652,11 @@ impl<'s> Follower<'s> {
         if partitioned && self.version < FORGETS_WHAT_WAS_NOT_PUBLISHED {
             return Err(Failure::Transient(
                 "a walsender of Postgres 14 does not learn that a table became a partition".into(),
+            ));
+        }
+        if misses_new_members(self.version) && !self.members.contains(&id) {
+            return Err(Failure::Transient(
+                "a table joined, and a walsender of this version of Postgres may not have learnt that".into(),
             ));
         }
         Ok(())

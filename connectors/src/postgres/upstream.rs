@@ -2,9 +2,10 @@
 //!
 //! Owns the rule that a stream is only started where nothing can be missing in it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use engine::change::Lsn;
+use engine::change::{Lsn, TableId};
 use engine::source::SourceIdentity;
 use postgres_types::PgLsn;
 use tokio::time::{Instant, timeout};
@@ -42,6 +43,8 @@ pub(super) struct Session {
     pub(super) sql: Client,
     /// `server_version_num`.
     pub(super) version: i32,
+    /// The tables that the publication named before the stream began.
+    pub(super) members: BTreeSet<TableId>,
     pub(super) started: Instant,
     pub(super) start: Lsn,
     /// End of upstream's log when it was checked.
@@ -61,6 +64,30 @@ pub(super) async fn start_stream(
     timeout(START_TIMEOUT, client.start(slot, publication, positions))
         .await
         .map_err(|_| Failure::Transient("START_REPLICATION was not answered".to_owned()))?
+}
+
+/// Whether a walsender of this version can miss a table that joins the publication in its life: decoding a transaction that began
+/// before makes it remember the table as not published, and nothing tells it otherwise. Mended in 17.5, 16.9, 15.13, 14.18.
+pub(super) fn misses_new_members(version: i32) -> bool {
+    let minor = version % 10_000;
+    match version / 10_000 {
+        ..=13 => true,
+        14 => minor < 18,
+        15 => minor < 13,
+        16 => minor < 9,
+        17 => minor < 5,
+        _ => false,
+    }
+}
+
+async fn members(sql: &Client, publication: &str) -> Result<BTreeSet<TableId>, Failure> {
+    let rows = sql
+        .query(
+            "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
+            &[&publication],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(TableId(row.try_get(0)?))).collect()
 }
 
 impl Upstream<'_> {
@@ -84,11 +111,12 @@ impl Upstream<'_> {
         self.check_published(look.publication.as_ref())?;
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
+        let members = members(&sql, &config.publication).await?;
         start_stream(&mut client, &config.slot, &config.publication, positions).await?;
         link.note_acknowledged(positions.durable);
         // Last: what is judged is known from then on, and must reach the engine.
         let judgement = self.following.judge(&look, start);
-        Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
+        Ok(Session { client, sql, version, members, started: Instant::now(), start, upstream, look, judgement })
     }
 
     async fn check_server(
@@ -162,5 +190,18 @@ impl Upstream<'_> {
             _ => self.following.note_publication(Some(now.clone())),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::misses_new_members;
+
+    #[test]
+    fn the_minors_that_miss_a_table_which_joins() {
+        let missing = [140_017, 150_012, 160_008, 170_004, 170_000];
+        assert!(missing.into_iter().all(misses_new_members));
+        let mended = [140_018, 150_013, 150_018, 160_009, 170_005, 180_000];
+        assert!(!mended.into_iter().any(misses_new_members));
     }
 }

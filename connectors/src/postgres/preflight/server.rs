@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use super::super::config::{PostgresConfig, quote_identifier};
 use super::super::error::Failure;
+use super::super::upstream::misses_new_members;
 use super::finding::Finding;
 use super::provider::Provider;
 
@@ -89,6 +90,14 @@ impl ServerFacts {
             return Finding::failed("server_version", "version_too_old", message)
                 .remedy("upgrade Postgres to 14 or newer");
         }
+        if misses_new_members(self.version) {
+            let message = format!(
+                "Postgres {}: its walsenders can miss that a table joined a publication; tidemark reconnects for each that joins",
+                self.version_text
+            );
+            return Finding::warning("server_version", message)
+                .remedy("upgrade to the newest minor version: 14.18, 15.13, 16.9, 17.5 or newer");
+        }
         Finding::ok("server_version", format!("Postgres {}", self.version_text))
     }
 
@@ -143,6 +152,8 @@ impl ServerFacts {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+    use engine::source::CheckOutcome;
+
     use super::super::finding::first_failure;
     use super::*;
 
@@ -172,6 +183,8 @@ mod tests {
         assert_eq!(first_failure(&facts().judge(&failover)).unwrap().code, "failover_slots_unavailable");
         assert_eq!(first_failure(&ServerFacts { version: 170_001, ..facts() }.judge(&failover)), None);
         assert_eq!(failure(&ServerFacts { version: 130_012, ..facts() }).0, "version_too_old");
+        let judged = |version| ServerFacts { version, ..facts() }.judge_version().check.outcome;
+        assert_eq!((judged(150_012), judged(150_013)), (CheckOutcome::Warning, CheckOutcome::Ok));
         let standby = ServerFacts { in_recovery: true, primary: Some("db1:5432".into()), ..facts() };
         assert_eq!(
             failure(&standby),

@@ -29,10 +29,10 @@ mod faults;
 /// Totals over tables that change shape.
 mod tables;
 
-/// What changes upstream without a row.
-mod unsaid;
 /// Tables as an engine is told of them, by hand.
 mod table_events;
+/// What changes upstream without a row.
+mod unsaid;
 
 /// What Tidemark costs the primary.
 mod primary;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
 use super::plan::Plan;
-use crate::source::FollowedTable;
+use crate::source::{FollowedTable, TableState};
 
 /// Names an aggregate on disk. Never reused, so late deletion of a dropped aggregate's cells is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -123,6 +123,13 @@ impl Aggregate {
                 (Plan::unresolved(), halted)
             }
         };
+        // Whatever is stored of the aggregate: nothing is folded into the cells of a table that halted.
+        let state = match tables.get(&table).map(|table| &table.standing) {
+            Some(TableState::Halted { code, message, remedy }) if !state.is_halted() => {
+                AggregateState::Halted { code: code.clone(), message: message.clone(), remedy: remedy.clone() }
+            }
+            _ => state,
+        };
         Aggregate { id, name, version, definition, plan: Arc::new(plan), state }
     }
 
@@ -167,5 +174,40 @@ impl Catalog {
             AggregateState::Building => self.covered_from.get(&aggregate.id).copied(),
             AggregateState::Halted { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::change::{Column, ColumnType, TableId, TableSchema};
+
+    #[test]
+    fn nothing_is_live_over_a_table_that_halted() {
+        let restored = |standing: TableState, state: AggregateState| {
+            let schema = TableSchema {
+                id: TableId(1),
+                namespace: "public".to_owned(),
+                name: "t".to_owned(),
+                columns: vec![Column { name: "id".to_owned(), column_type: ColumnType::Int8 }],
+                primary_key: vec![0],
+                keeps_row_image: true,
+            };
+            let tables = BTreeMap::from([("public.t".to_owned(), Arc::new(FollowedTable::new(schema, standing)))]);
+            let definition = serde_json::from_str(r#"{"table":"t","measures":[{"name":"n","count":"*"}]}"#).unwrap();
+            let stored = Registration { id: AggregateId(1), name: "a".to_owned(), version: 1, definition, state };
+            Aggregate::restore(stored, &tables).state
+        };
+        let halted = |code: &str| {
+            let (code, message, remedy) = (code.to_owned(), String::new(), String::new());
+            AggregateState::Halted { code, message, remedy }
+        };
+        let of_the_table =
+            || TableState::Halted { code: "schema_changed".to_owned(), message: String::new(), remedy: String::new() };
+        assert_eq!(restored(TableState::Live, AggregateState::Live), AggregateState::Live);
+        assert_eq!(restored(of_the_table(), AggregateState::Live), halted("schema_changed"));
+        assert_eq!(restored(of_the_table(), AggregateState::Building), halted("schema_changed"));
+        assert_eq!(restored(of_the_table(), halted("sum_overflow")), halted("sum_overflow"));
     }
 }

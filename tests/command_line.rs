@@ -183,6 +183,42 @@ fn a_live_answer_moves_and_survives_a_restart() {
     let _ = again.wait();
 }
 
+/// What adds up the rows of a file would not notice that there are more.
+#[test]
+fn csv_is_all_rows_or_says_that_there_are_more() {
+    const ROWS: u64 = 12_000;
+    const BEYOND_DOUBLES: u64 = 1 << 53;
+    let database = Database::start(
+        &[],
+        &format!(
+            "CREATE TABLE payments (id bigint PRIMARY KEY, account bigint, amount numeric(12,2));
+             INSERT INTO payments SELECT i, {BEYOND_DOUBLES} + i, 1 FROM generate_series(1, {ROWS}) i;"
+        ),
+    );
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    server.register(
+        "by_account",
+        &json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "dimensions": ["account"]}),
+    );
+    let csv = |more: &[&str]| {
+        let question = [&["query", "by_account", "--output", "csv"], more].concat();
+        let said = asking(&server, &question).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+        let [out, remarks] = [said.stdout, said.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (out.lines().map(str::to_owned).collect::<Vec<_>>(), remarks)
+    };
+    let (lines, remarks) = csv(&[]);
+    let accounts = (1..=ROWS).map(|i| format!("{},1", BEYOND_DOUBLES + i));
+    assert!(std::iter::once("account,n".to_owned()).chain(accounts).eq(lines), "other rows");
+    assert_eq!(remarks, "");
+    let (lines, remarks) = csv(&["limit=5"]);
+    assert!(lines.len() == 6 && remarks.contains("there are more: cursor="), "{remarks}");
+    // Nor would a page that reads numbers as doubles tell these from one another.
+    let first = server.get_ok("/v1/aggregates/by_account/data?limit=1");
+    assert_eq!(first["data"][0]["account"], json!((BEYOND_DOUBLES + 1).to_string()));
+}
+
 /// A reader that has gone ends it; otherwise every `| head` would leave a process.
 #[test]
 fn nobody_follows_for_nobody() {

@@ -65,8 +65,10 @@ pub fn draw(title: &str, bars: &[Bar], below: &str, size: Size) -> Vec<String> {
     let left_out = bars.len().saturating_sub(room(size));
     let shown = bars.get(left_out..).unwrap_or_default();
     let width = |text: &str| text.chars().count();
-    let label_width = shown.iter().map(|bar| width(&bar.label)).max().unwrap_or_default().min(MAX_LABEL);
     let value_width = shown.iter().map(|bar| width(&bar.value)).max().unwrap_or_default();
+    // A number is shown whole or not at all: the label makes room for it.
+    let longest = size.columns.saturating_sub(value_width + 1).min(MAX_LABEL);
+    let label_width = shown.iter().map(|bar| width(&bar.label)).max().unwrap_or_default().min(longest);
     let bar_width = size.columns.saturating_sub(label_width + value_width + 5).max(MIN_BAR);
     let highest = shown.iter().map(|bar| bar.number().abs()).fold(0.0, f64::max);
     let mut lines = vec![title.to_owned()];
@@ -74,7 +76,8 @@ pub fn draw(title: &str, bars: &[Bar], below: &str, size: Size) -> Vec<String> {
         let filled = filled(bar.number(), highest, bar_width, bar.open);
         let label: String = bar.label.chars().take(label_width).collect();
         let mark = if bar.changed { '*' } else { ' ' };
-        lines.push(format!("{label:<label_width$} {:>value_width$} {mark} {filled}", bar.value));
+        let value = if width(&bar.value) < size.columns { bar.value.as_str() } else { "…" };
+        lines.push(format!("{label:<label_width$} {value:>value_width$} {mark} {filled}"));
     }
     let older = if left_out > 0 { format!("{left_out} rows before these are not shown; ") } else { String::new() };
     lines.push(format!("{older}{below}"));
@@ -125,6 +128,18 @@ mod tests {
         assert_eq!(length(&lines[2], '█'), full / 2);
         assert_eq!(length(&lines[3].split_off_label(), '-'), full / 4);
         assert_eq!(length(&lines[4], '░'), full, "a month that is not over looks like one that is");
+    }
+
+    /// A part of a number is another number.
+    #[test]
+    fn a_number_is_shown_whole_or_not_at_all() {
+        let long = || bars(&["1357519.50", "2"]);
+        for columns in 11..60 {
+            let lines = draw("t", &long(), "", Size { columns, lines: 20 });
+            assert!(lines[1].contains("1357519.50"), "{columns}: {}", lines[1]);
+        }
+        let lines = draw("t", &long(), "", Size { columns: 10, lines: 20 });
+        assert!(lines[1].contains('…') && !lines[1].contains("135"), "{}", lines[1]);
     }
 
     trait SplitOffLabel {

@@ -309,7 +309,7 @@ pub struct LiveArguments {
 }
 
 /// A question to an aggregate.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Question {
     /// The aggregate
     pub name: String,

@@ -24,6 +24,8 @@ pub struct Reply {
     pub status: u16,
     /// The body.
     pub body: String,
+    /// The cursor of the next page, where there is one.
+    pub next: Option<String>,
 }
 
 impl Reply {
@@ -37,6 +39,12 @@ impl Reply {
         match self.status {
             500.. => Err(Failure::Failed(self.problem())),
             400.. => Err(Failure::Usage(self.problem())),
+            // Nothing was done: somebody on the way answered.
+            300.. => Err(Failure::Usage(format!(
+                "status {}: the address points elsewhere, and a token is not sent after it\n  remedy: give the address that it \
+                 points to",
+                self.status
+            ))),
             _ => Ok(self.body),
         }
     }
@@ -165,8 +173,10 @@ impl Client {
     fn answered(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Reply, Failure> {
         let mut response = response.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
+        let next =
+            response.headers().get("tidemark-next-cursor").and_then(|next| next.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(1 << 30).read_to_string();
-        Ok(Reply { status, body: body.map_err(|error| self.unreachable(&error))? })
+        Ok(Reply { status, body: body.map_err(|error| self.unreachable(&error))?, next })
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {

@@ -37,7 +37,7 @@ pub fn run(arguments: &LiveArguments) -> Result<(), Failure> {
         remark("the connection was lost; trying again");
         lines = loop {
             std::thread::sleep(RECONNECT);
-            match client.live(&arguments.question, view.position.as_deref()) {
+            match client.live(&arguments.question, view.last_id.as_deref()) {
                 Ok(lines) => break lines,
                 Err(Failure::Failed(_)) => {}
                 Err(other) => return Err(other),
@@ -86,8 +86,12 @@ enum Form {
 struct View<'a> {
     arguments: &'a LiveArguments,
     form: Form,
-    /// Of the last event.
-    position: Option<String>,
+    /// Id of the last event, by which a connection goes on.
+    last_id: Option<String>,
+    /// Position that the rows are of.
+    lsn: String,
+    /// An answer has begun before.
+    begun: bool,
     /// Names of what tells one row from another.
     keys: Vec<String>,
     /// Names of all columns.
@@ -109,7 +113,9 @@ impl View<'_> {
         View {
             arguments,
             form,
-            position: None,
+            last_id: None,
+            lsn: String::new(),
+            begun: false,
             keys: Vec::new(),
             columns: Vec::new(),
             measure: String::new(),
@@ -126,7 +132,10 @@ impl View<'_> {
         let data = event.get("data").unwrap_or(&Value::Null);
         let name = field(&event, "event");
         if let Some(id) = event.get("id").and_then(Value::as_str) {
-            self.position = Some(id.to_owned());
+            self.last_id = Some(id.to_owned());
+        }
+        if let Some(lsn) = data.pointer("/as_of/lsn").and_then(Value::as_str) {
+            lsn.clone_into(&mut self.lsn);
         }
         if name == "error" {
             let status = data.get("status").and_then(Value::as_u64).and_then(|status| u16::try_from(status).ok());
@@ -139,6 +148,10 @@ impl View<'_> {
         }
         if name == "snapshot" {
             self.begin(data)?;
+            let begins_anew = std::mem::replace(&mut self.begun, true);
+            if begins_anew && !self.anew("the answer begins anew")? {
+                return Ok(false);
+            }
         }
         match self.form {
             Form::Json => still_read(line),
@@ -174,17 +187,27 @@ impl View<'_> {
         Ok(())
     }
 
+    /// A line that says: what was written so far is not the answer any more. Whether anybody reads on.
+    fn anew(&self, reason: &str) -> Result<bool, Failure> {
+        match self.form {
+            Form::Lines => still_read(&format!("{} resync: {}", self.lsn, harmless(reason))),
+            Form::Csv => {
+                let empty = self.columns.iter().map(|_| "");
+                still_read(&csv_line(["resync", &self.lsn].into_iter().chain(empty)))
+            }
+            Form::Json | Form::Chart { .. } => Ok(true),
+        }
+    }
+
     fn lines(&self, name: &str, data: &Value) -> Result<bool, Failure> {
-        let at = self.position.as_deref().unwrap_or_default();
+        let at = self.lsn.as_str();
         let rows = match name {
             "snapshot" => list(data, "data").map(|row| ("snapshot", row)).collect::<Vec<_>>(),
             "change" => {
                 let upserts = list(data, "upsert").map(|row| ("upsert", row));
                 upserts.chain(list(data, "delete").map(|row| ("delete", row))).collect()
             }
-            "resync" if matches!(self.form, Form::Lines) => {
-                return still_read(&format!("{at} resync: {}", harmless(&field(data, "reason"))));
-            }
+            "resync" => return self.anew(&field(data, "reason")),
             _ => Vec::new(),
         };
         for (what, row) in rows {
@@ -208,8 +231,9 @@ impl View<'_> {
     }
 
     fn apply(&mut self, name: &str, data: &Value) {
+        // NULL is not an empty text.
         let key = |row: &Value| -> Vec<String> {
-            self.keys.iter().map(|key| row.get(key).map_or_else(String::new, plain)).collect()
+            self.keys.iter().map(|key| row.get(key).map_or_else(String::new, Value::to_string)).collect()
         };
         self.changed.clear();
         match name {
@@ -248,7 +272,7 @@ impl View<'_> {
         }
         let lag = data.get("lag_ms").or_else(|| data.pointer("/as_of/lag_ms")).map(plain);
         let lag = lag.map(|lag| format!(", {lag} ms behind")).unwrap_or_default();
-        let below = format!("at {}{lag}; Ctrl-C ends", self.position.as_deref().unwrap_or_default());
+        let below = format!("at {}{lag}; Ctrl-C ends", self.lsn);
         let title = format!("{}: {}", harmless(&self.arguments.question.name), harmless(&self.measure));
         let lines = draw(&title, &bars, &below, size);
         // Up to where the last one began, and away with it.

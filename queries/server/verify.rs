@@ -6,7 +6,7 @@ use crate::cli::{OutputFormat, VerifyArguments};
 use crate::client::Client;
 use crate::document::{field, list, parse, plain};
 use crate::failure::Failure;
-use crate::output::say;
+use crate::output::{remark, say};
 use crate::progress;
 use crate::table::Table;
 
@@ -30,8 +30,17 @@ fn compare(arguments: &VerifyArguments) -> Result<(), Failure> {
         OutputFormat::Json => say(&text)?,
         OutputFormat::Csv => differences(&found).print_csv()?,
     }
+    let (skipped, compared) = (list(&found, "skipped").count(), list(&found, "aggregates").count());
+    if skipped > 0 {
+        remark(&format!("{skipped} of {} aggregates were not compared", skipped + compared));
+    }
     if found.get("equal") == Some(&Value::Bool(true)) {
-        return Ok(());
+        // Nothing differs in nothing.
+        return if skipped > 0 && compared == 0 {
+            Err(Failure::Unanswered("nothing was compared".to_owned()))
+        } else {
+            Ok(())
+        };
     }
     Err(Failure::Differs(format!("{} of {} cells differ", field(&found, "differing"), field(&found, "cells"))))
 }

@@ -26,7 +26,7 @@ use super::connect::sql_session;
 use super::error::{Failure, source_error};
 use super::pgoutput::{Message, decode};
 use super::relation;
-use super::signs::{Look, partition_root, until_visible};
+use super::signs::{Look, narrowed, partitioned_above, until_visible};
 use super::slot::NewSlot;
 use super::snapshot::Exported;
 use super::transaction::{Applied, Assembler, Limits};
@@ -151,6 +151,10 @@ impl Joining {
             tokio::time::sleep(HELD).await;
             return Err(Failure::Closed);
         }
+        let signs = exported.look.tables.get(&table.schema.id.0);
+        if let Some(reason) = signs.and_then(|signs| narrowed(&table.schema, signs)) {
+            return Err(Failure::Definite(reason));
+        }
         let begun = Told::Begun(Box::new(table.clone()), Box::new(exported.look.clone()));
         self.tell.send(begun).await.map_err(|_| Failure::Closed)?;
         tracing::info!(table = %self.wanted.name, lsn = %exported.lsn, "reading the table");
@@ -270,8 +274,8 @@ async fn bind(
     let relation = TableId(message.relation);
     let altered = || Failure::Transient("it was altered meanwhile".to_owned());
     if relation != table.schema.id && !table.partitions.contains(&relation) {
-        let root = partition_root(client, relation).await?;
-        return if root == Some(table.schema.id) { Err(altered()) } else { Ok(()) };
+        let above = partitioned_above(client, relation).await?;
+        return if above.contains(&table.schema.id) { Err(altered()) } else { Ok(()) };
     }
     let oids: Vec<u32> = message.columns.iter().map(|column| column.type_oid).collect();
     types.learn(client, &oids).await?;

@@ -38,7 +38,8 @@ pub(super) fn overlap(below: &str, above: &str) -> engine::source::SourceError {
         "table_overlaps",
         format!("table {below} is a partition of table {above}: its rows would count for both"),
         format!(
-            "follow one of the two: leave {below} out, whose rows are among those of {above}, or leave {above} out"
+            "follow one of the two: leave {below} out, whose rows are among those of {above}, or leave {above} out; a data directory \
+             that follows one of them already keeps it: to change over, begin with an empty one (--data NEWDIR)"
         ),
     )
 }

@@ -138,16 +138,16 @@ pub(super) async fn until_visible(client: &Client, xid: u32) -> Result<(), Failu
     Ok(())
 }
 
-/// The table that a relation is a partition of, directly or not: the topmost one.
-pub(super) async fn partition_root(client: &Client, relation: TableId) -> Result<Option<TableId>, Failure> {
-    let row = client
-        .query_opt(
-            "SELECT a.relid::oid FROM pg_class c, pg_partition_ancestors(c.oid) WITH ORDINALITY AS a(relid, level)
-             WHERE c.oid = $1 AND c.relispartition AND c.relkind = 'r' ORDER BY a.level DESC LIMIT 1",
+/// The tables that a relation is a partition of, directly or not. Any of them may be the one that is followed.
+pub(super) async fn partitioned_above(client: &Client, relation: TableId) -> Result<Vec<TableId>, Failure> {
+    let rows = client
+        .query(
+            "SELECT a.relid::oid FROM pg_class c, pg_partition_ancestors(c.oid) AS a(relid)
+             WHERE c.oid = $1 AND c.relispartition AND c.relkind = 'r' AND a.relid <> c.oid",
             &[&relation.0],
         )
         .await?;
-    row.map(|row| Ok(TableId(row.try_get(0)?))).transpose()
+    rows.iter().map(|row| Ok(TableId(row.try_get(0)?))).collect()
 }
 
 async fn read_publication(client: &Client, publication: &str) -> Result<Option<PublicationSigns>, Failure> {
@@ -275,6 +275,17 @@ pub(super) fn renamed(schema: &TableSchema, namespace: &str, name: &str) -> Sour
     )
 }
 
+/// The reason of a table of which the publication leaves something out.
+pub(super) fn narrowed(schema: &TableSchema, now: &TableSigns) -> Option<SourceError> {
+    let name = schema.qualified_name();
+    let what = format!(
+        "the publication has a row filter or a column list for table {name}, or for a partition of it: changes are left out \
+         since then and cannot be known"
+    );
+    let remedy = || format!("{}; -- then {}", now.narrowed.join("; "), read_anew(&name));
+    (!now.narrowed.is_empty()).then(|| source_error("publication_changed", what, remedy()))
+}
+
 /// Compares a look with what was known before it.
 pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&TableSigns>) -> Vec<Drift> {
     let schema = &table.schema;
@@ -289,12 +300,8 @@ pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&Ta
     if (&schema.namespace, &schema.name) != (&now.namespace, &now.name) {
         return vec![Drift::Table(renamed(schema, &now.namespace, &now.name))];
     }
-    if !now.narrowed.is_empty() {
-        let what = format!(
-            "the publication has a row filter or a column list for table {name}, or for a partition of it: changes are \
-             left out since then and cannot be known"
-        );
-        return mended("publication_changed", what, &now.narrowed.join("; "));
+    if let Some(reason) = narrowed(schema, now) {
+        return vec![Drift::Table(reason)];
     }
     if before.membership != now.membership {
         let what = if now.membership.is_none() { "was taken out of" } else { "was taken out of and added again to" };
@@ -321,8 +328,13 @@ pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&Ta
             Some(_) => {}
         }
     }
-    let vanished = before.parts.keys().filter(|id| !now.parts.contains_key(id));
-    drifts.extend(vanished.map(|id| Drift::PartVanished(TableId(*id))));
+    // One that was taken in and went before anybody looked is in no look.
+    let taken_in = table.partitions.iter().map(|part| part.0).filter(|_| now.partitioned);
+    let mut vanished: Vec<u32> = before.parts.keys().copied().chain(taken_in).collect();
+    vanished.retain(|id| !now.parts.contains_key(id));
+    vanished.sort_unstable();
+    vanished.dedup();
+    drifts.extend(vanished.into_iter().map(|id| Drift::PartVanished(TableId(id))));
     drifts
 }
 
@@ -361,12 +373,13 @@ fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, re
 /// deleted after they came. A partition that was made as one, and so were the partitioned ones it is in, never held others:
 /// attaching writes the catalog rows of all columns anew, so one of them is still of the command that wrote those of the
 /// system columns. Its file must be the first one, because a new partition may have been unlogged for a moment. Into any other
-/// rows may have come if it has a page; and where no row images tell changes of such rows from others, even if it has none.
+/// rows may have come if it has a page; and where no row images tell changes of such rows from others, even if it has none. `None`
+/// where it does not exist any more.
 pub(super) async fn attached_with_rows(
     client: &Client,
     table: &TableSchema,
     partition: TableId,
-) -> Result<bool, Failure> {
+) -> Result<Option<bool>, Failure> {
     let row = client
         .query_opt(
             "WITH RECURSIVE chain AS (
@@ -385,9 +398,9 @@ pub(super) async fn attached_with_rows(
             &[&partition.0, &table.id.0],
         )
         .await?;
-    let Some(row) = row else { return Ok(false) };
+    let Some(row) = row else { return Ok(None) };
     let (made_as_one, has_pages): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(!made_as_one && (has_pages || !table.keeps_row_image))
+    Ok(Some(!made_as_one && (has_pages || !table.keeps_row_image)))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use super::nesting::{nested, overlap, relation_of};
 use super::pgoutput::{Message, RelationMessage, decode};
 use super::preflight::check_table;
 use super::relation;
-use super::signs::{Look, attached_with_rows, partition_root, until_visible};
+use super::signs::{Look, attached_with_rows, partitioned_above, until_visible};
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, ReplicationClient};
 use super::upstream::{Session, misses_new_members};
@@ -81,8 +81,6 @@ pub(super) struct Follower<'s> {
     client: ReplicationClient,
     sql: Client,
     version: i32,
-    /// The tables that this session's walsender has known as published from its beginning.
-    members: BTreeSet<TableId>,
     assembler: Assembler,
     types: TypeCatalog,
     /// Every RELATION message of this session, the last of each relation.
@@ -122,7 +120,6 @@ impl<'s> Follower<'s> {
             client: session.client,
             sql: session.sql,
             version: session.version,
-            members: session.members,
             assembler,
             types: TypeCatalog::default(),
             described: BTreeMap::new(),
@@ -289,7 +286,8 @@ impl<'s> Follower<'s> {
             return Ok(());
         }
         let schema = table_now.schema.clone();
-        if self.make_way(table, Some(part)).await? || attached_with_rows(&self.sql, &schema, part).await? {
+        let Some(with_rows) = attached_with_rows(&self.sql, &schema, part).await? else { return Ok(()) };
+        if self.make_way(table, Some(part)).await? || with_rows {
             tracing::warn!(table = table.0, partition = part.0, "a partition came with rows: its table is read anew");
             self.want_anew(table);
             return self.flush().await;
@@ -448,10 +446,11 @@ impl<'s> Follower<'s> {
         }
         // Also of one that is ours: it may be another table's by now.
         let owner = self.course.following.live_table_of(relation).map(|table| table.schema.id);
-        let root = partition_root(&self.sql, relation).await?;
-        let root = root.and_then(|root| self.course.following.live_table_of(root)).map(|table| table.schema.id);
-        match (owner, root) {
-            (owner, Some(root)) if owner != Some(root) => self.take_in(root, relation).await?,
+        let following = &self.course.following;
+        let is_live = |table: &TableId| following.table(*table).is_some_and(|table| table.standing == TableState::Live);
+        let above = partitioned_above(&self.sql, relation).await?.into_iter().find(is_live);
+        match (owner, above) {
+            (owner, Some(above)) if owner != Some(above) => self.take_in(above, relation).await?,
             (None, None) => return Ok(()),
             _ => {}
         }
@@ -525,9 +524,16 @@ impl<'s> Follower<'s> {
         let known = self.course.following.by_name(&wanted.name.to_string()).map(|table| table.schema.id);
         if let Some(id) = known {
             let others = self.course.following.relations_of_others(known);
-            if others.contains(&id) && self.check_overlaps(&wanted.name).await.is_ok() {
-                // It was detached, and is its old table's until all of that is handed over.
-                return Ok(());
+            if others.contains(&id) {
+                match self.check_overlaps(&wanted.name).await {
+                    // It was detached, and is its old table's until all of that is handed over.
+                    Ok(()) => return Ok(()),
+                    Err(Failure::Definite(error)) => {
+                        self.course.joins.give_up(&wanted.name);
+                        return self.join_failed(&wanted.name, error).await;
+                    }
+                    Err(other) => return Err(other),
+                }
             }
             self.begin_reading(id, wanted.keeps_row_image);
             self.flush().await?;
@@ -654,7 +660,7 @@ impl<'s> Follower<'s> {
                 "a walsender of Postgres 14 does not learn that a table became a partition".into(),
             ));
         }
-        if misses_new_members(self.version) && !self.members.contains(&id) {
+        if misses_new_members(self.version) {
             return Err(Failure::Transient(
                 "a table joined, and a walsender of this version of Postgres may not have learnt that".into(),
             ));

@@ -2,10 +2,9 @@
 //!
 //! Owns the rule that a stream is only started where nothing can be missing in it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use engine::change::{Lsn, TableId};
+use engine::change::Lsn;
 use engine::source::SourceIdentity;
 use postgres_types::PgLsn;
 use tokio::time::{Instant, timeout};
@@ -43,8 +42,6 @@ pub(super) struct Session {
     pub(super) sql: Client,
     /// `server_version_num`.
     pub(super) version: i32,
-    /// The tables that the publication named before the stream began.
-    pub(super) members: BTreeSet<TableId>,
     pub(super) started: Instant,
     pub(super) start: Lsn,
     /// End of upstream's log when it was checked.
@@ -80,16 +77,6 @@ pub(super) fn misses_new_members(version: i32) -> bool {
     }
 }
 
-async fn members(sql: &Client, publication: &str) -> Result<BTreeSet<TableId>, Failure> {
-    let rows = sql
-        .query(
-            "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1",
-            &[&publication],
-        )
-        .await?;
-    rows.iter().map(|row| Ok(TableId(row.try_get(0)?))).collect()
-}
-
 impl Upstream<'_> {
     /// Connects, checks that nothing is missing after `start`, and starts the stream there.
     pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
@@ -111,12 +98,11 @@ impl Upstream<'_> {
         self.check_published(look.publication.as_ref())?;
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
-        let members = members(&sql, &config.publication).await?;
         start_stream(&mut client, &config.slot, &config.publication, positions).await?;
         link.note_acknowledged(positions.durable);
         // Last: what is judged is known from then on, and must reach the engine.
         let judgement = self.following.judge(&look, start);
-        Ok(Session { client, sql, version, members, started: Instant::now(), start, upstream, look, judgement })
+        Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
     }
 
     async fn check_server(

@@ -9,7 +9,7 @@ use engine::materialization::Bucket;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 
-use super::answer::{AnswerView, Object};
+use super::answer::{AnswerView, AsOfBody, Object};
 use crate::read::Row;
 
 /// The rows that a reader has, by bucket and group.
@@ -57,9 +57,12 @@ impl Changes {
     }
 }
 
-/// `{"upsert":[...],"delete":[...]}`: whole rows to put in place; time and dimensions of rows to take away.
+/// `{"as_of":{...},"lag_ms":5,"upsert":[...],"delete":[...]}`: where it leads to; whole rows to put in place; time and dimensions of
+/// rows to take away.
 #[derive(Serialize)]
 pub struct ChangesBody<'a> {
+    as_of: AsOfBody,
+    lag_ms: u64,
     upsert: Upserts<'a>,
     delete: Deletes<'a>,
 }
@@ -68,7 +71,12 @@ impl<'a> ChangesBody<'a> {
     /// The changes that lead to this answer.
     #[must_use]
     pub fn new(view: &'a AnswerView<'a>, changes: &'a Changes) -> Self {
-        ChangesBody { upsert: Upserts(view, &changes.upsert), delete: Deletes(view, &changes.delete) }
+        ChangesBody {
+            as_of: AnswerView::as_of_body(view.as_of),
+            lag_ms: view.lag_ms,
+            upsert: Upserts(view, &changes.upsert),
+            delete: Deletes(view, &changes.delete),
+        }
     }
 }
 

@@ -62,12 +62,16 @@ impl fmt::Display for Field {
     }
 }
 
+/// Largest integer up to which a double holds every one.
+const MAX_NUMBER: u64 = (1 << 53) - 1;
+
 impl Serialize for Field {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Field::Null => serializer.serialize_none(),
             Field::Bool(v) => serializer.serialize_bool(*v),
-            Field::Integer(v) => serializer.serialize_i64(*v),
+            // Beyond it, who reads numbers as doubles takes one value for its neighbour.
+            Field::Integer(v) if v.unsigned_abs() <= MAX_NUMBER => serializer.serialize_i64(*v),
             Field::Float(v) if v.is_finite() => serializer.serialize_f64(*v),
             Field::Text(v) => serializer.serialize_str(v),
             other => serializer.collect_str(other),

@@ -379,7 +379,7 @@ sections! {
     "schema_changed" [422, 503] "The table is not what it was: another name, another key, partitions of another shape."
         "`POST /v1/sources/{name}/tables` reads it anew as it is now."
     "table_overlaps" [422, 503] "One of two tables is a partition of the other: its rows would count for both."
-        "Follow one of them: the partitioned table with all its partitions, or the partitions by themselves."
+        "Follow one of them: the partitioned table with all its partitions, or the partitions by themselves. To change over, begin with an empty data directory."
     "table_dropped" [422, 503] "The table does not exist any more."
         "Make it again and have it read anew, or drop its aggregates."
     "table_halted" [503] "The table of the aggregate is not followed at the moment."

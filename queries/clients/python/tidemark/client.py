@@ -79,7 +79,7 @@ class Tidemark:
         failures = 0
         while True:
             try:
-                parameters = {**question, "since": kept.lsn} if kept else question
+                parameters = {**question, "since": kept.last_id} if kept else question
                 with self._open("GET", f"{_aggregate(name)}/live", None, parameters, "application/x-ndjson") as events:
                     for line in events:
                         event = json.loads(line)

@@ -10,7 +10,8 @@ export type Column = components["schemas"]["Answer"]["columns"][number];
 /** Parameters of a question to one aggregate; rows come as objects, so `layout` is not among them. */
 export type Question = Omit<NonNullable<operations["getData"]["parameters"]["query"]>, "layout">;
 
-/** Sums of integers and decimals are strings, counts and sums of doubles numbers, times strings with an offset. */
+/** Sums of integers and decimals are strings, counts and sums of doubles numbers, times strings with an offset.
+ *  An integer of a dimension is a number, or a string where a double would round it. */
 export type Value = string | number | boolean | null | Row[];
 export type Row = Record<string, Value>;
 

@@ -1,5 +1,5 @@
-// A live answer: the rows of a question, kept as the server's events say. A cut connection resumes at the position of the
-// last event, so that nothing is missed and nothing is shown twice. A transaction is in one event or in none.
+// A live answer: the rows of a question, kept as the server's events say. A cut connection resumes after the last
+// event, so that nothing is missed and nothing is shown twice. A transaction is in one event or in none.
 import { EventSourceParserStream } from "eventsource-parser/stream";
 
 import type { Answer, AsOf, Column, Problem, Row } from "./answer.js";
@@ -12,7 +12,7 @@ export interface Live {
   asOf: AsOf;
 }
 
-/** Sends a request for the events after a position, or for all of the answer. */
+/** Sends a request for the events after one, or for all of the answer. */
 export type Ask = (lastId: string | undefined, signal: AbortSignal) => Promise<Response>;
 
 const PAUSES_MS = [200, 500, 1000, 2000, 5000] as const;
@@ -23,7 +23,7 @@ export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Liv
   let failures = 0;
   while (!signal.aborted) {
     try {
-      for await (const event of events(await ask(kept?.lsn, signal))) {
+      for await (const event of events(await ask(kept?.lastId, signal))) {
         failures = 0;
         if (event.name === "error") throw new Refused(event.body as Problem);
         kept = event.name === "resync" ? undefined : taken(kept, event);
@@ -57,10 +57,20 @@ async function* events(response: Response): AsyncGenerator<Event> {
   }
 }
 
+interface Change {
+  upsert: Row[];
+  delete: Row[];
+}
+
+interface Moved {
+  as_of: AsOf;
+  lag_ms: number;
+}
+
 function taken(kept: Kept | undefined, { name, id, body }: Event): Kept | undefined {
   if (name === "snapshot") return Kept.begin(body as Answer, id);
-  if (name === "change") kept?.change(body as { upsert: Row[]; delete: Row[] }, id);
-  if (name === "progress") kept?.progress(body as { as_of: AsOf; lag_ms: number });
+  if (name === "change") kept?.change(body as Change);
+  if (name === "change" || name === "progress") kept?.moved(body as Moved, id);
   return kept;
 }
 
@@ -69,24 +79,23 @@ class Kept {
     private readonly columns: Column[],
     private readonly rows: Map<string, Row>,
     private asOf: AsOf,
-    /** Of the last event; where to resume. */
-    public lsn: string,
+    /** Of the last event, for resuming only: what it says of the position is the server's affair. */
+    public lastId: string | undefined,
   ) {}
 
   static begin({ columns, data, as_of }: Answer, id: string | undefined): Kept {
-    const kept = new Kept(columns, new Map(), as_of, id ?? as_of.lsn);
+    const kept = new Kept(columns, new Map(), as_of, id);
     kept.put(data);
     return kept;
   }
 
-  change(body: { upsert: Row[]; delete: Row[] }, id: string | undefined): void {
+  change(body: Change): void {
     for (const row of body.delete) this.rows.delete(this.key(row));
     this.put(body.upsert);
-    this.lsn = id ?? this.lsn;
-    this.asOf = { ...this.asOf, lsn: this.lsn };
   }
 
-  progress(body: { as_of: AsOf; lag_ms: number }): void {
+  moved(body: Moved, id: string | undefined): void {
+    this.lastId = id ?? this.lastId;
     this.asOf = { ...this.asOf, ...body.as_of, lag_ms: body.lag_ms };
   }
 

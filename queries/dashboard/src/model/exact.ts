@@ -37,13 +37,14 @@ export function negated(a: Exact): Exact {
   return { digits: -a.digits, scale: a.scale };
 }
 
+/** As in SQL: of nothing but NULL it is nothing, and not zero. Nothing either where one is no number. */
 export function sum(values: Value[]): Exact | null {
-  let total: Exact = { digits: 0n, scale: 0 };
+  let total: Exact | null = null;
   for (const value of values) {
     if (value === null || value === undefined) continue;
     const one = exact(value);
     if (!one) return null;
-    total = add(total, one);
+    total = total ? add(total, one) : one;
   }
   return total;
 }
@@ -106,6 +107,6 @@ function double(value: number): string {
   return new Intl.NumberFormat(LOCALE, { numberingSystem: "latn", maximumFractionDigits: 20 }).format(value).replace("-", MINUS);
 }
 
-function widened(a: Exact, scale: number): bigint {
+export function widened(a: Exact, scale: number): bigint {
   return a.digits * 10n ** BigInt(scale - a.scale);
 }

@@ -1,5 +1,5 @@
-// A live answer: the rows of a question, kept as the server's events say. A cut connection resumes at the last event's
-// position, so that nothing is missed and nothing is shown twice. `fetch` instead of EventSource: a refusal has a body.
+// A live answer: the rows of a question, kept as the server's events say. A cut connection resumes after the last
+// event, so that nothing is missed and nothing is shown twice. `fetch` instead of EventSource: a refusal has a body.
 // While nobody looks the connection is let go: browsers have six per host, over all windows.
 import { signal } from "@preact/signals";
 import { createParser } from "eventsource-parser";
@@ -36,10 +36,10 @@ export function follow(path: string) {
     if (name === "snapshot") {
       answer.value = begun(body as Answer);
       refused.value = null;
-    } else if (name === "change" && live) {
-      answer.value = changed(live, body, { ...live.asOf, lsn: id ?? live.asOf.lsn });
-    } else if (name === "progress" && live) {
-      answer.value = { ...live, asOf: { ...live.asOf, ...body.as_of, lag_ms: body.lag_ms } };
+    } else if ((name === "change" || name === "progress") && live) {
+      // The position is what the body says: the id is for resuming only.
+      const asOf = { ...live.asOf, ...body.as_of, lag_ms: body.lag_ms };
+      answer.value = name === "change" ? changed(live, body, asOf) : { ...live, asOf };
     } else if (name === "resync") {
       lastId = undefined;
     } else if (name === "error") {

@@ -2,7 +2,7 @@
 // rest together. All arithmetic is exact.
 import type { Column, Definition, Row } from "./api";
 import { type Granularity, filled } from "./bucket";
-import { type Exact, type Value, add, exact, negated, sum, text } from "./exact";
+import { type Value, add, exact, negated, sum, text } from "./exact";
 import { type View, addsUp, currencyOf, groups } from "./view";
 
 /** Groups that are shown by themselves. */
@@ -13,6 +13,7 @@ export interface Series {
   /** What picks this group; nothing for "others". */
   fixed: [string, string | null][] | null;
   values: Value[];
+  /** Undefined where several buckets do not add up. */
   total: Value;
 }
 
@@ -70,9 +71,9 @@ function panelOf(panelled: string | null, key: string | null, inner: string[], f
       name: key.length ? key.map((value) => written(value) ?? "NULL").join(" · ") : "total",
       fixed: inner.map((name, at) => [name, written(key[at])]),
       values,
-      total: additive ? total(values) : (values.findLast((value) => value !== undefined) ?? null),
+      total: additive ? total(values) : values.length === 1 ? values[0] : undefined,
     }))
-    .sort((a, b) => larger(b.total, a.total) || (a.name < b.name ? -1 : 1));
+    .sort((a, b) => larger(weight(b), weight(a)) || (a.name < b.name ? -1 : 1));
   const shown = all.slice(0, all.length === SHOWN + 1 ? SHOWN + 1 : SHOWN);
   const rest = all.slice(shown.length);
   const others: Series[] = additive && rest.length ? [together(rest)] : [];
@@ -80,7 +81,8 @@ function panelOf(panelled: string | null, key: string | null, inner: string[], f
     title: panelled === null ? null : (key ?? "NULL"),
     fixed: panelled === null ? [] : [[panelled, key]],
     series: [...shown, ...others],
-    total: additive ? total(all.map((series) => series.total)) : null,
+    // Of the values: a series without a total, as with a NaN in it, must not be skipped.
+    total: additive ? total(all.flatMap(({ values }) => values)) : null,
     missing: additive ? 0 : rest.length,
   };
 }
@@ -90,7 +92,7 @@ function together(rest: Series[]): Series {
     const here = rest.map(({ values }) => values[at]).filter((value) => value !== undefined);
     return here.length ? total(here) : undefined;
   });
-  return { name: `${rest.length} others`, fixed: null, values, total: total(rest.map((series) => series.total)) };
+  return { name: `${rest.length} others`, fixed: null, values, total: total(rest.flatMap(({ values }) => values)) };
 }
 
 function total(values: Value[]): Value {
@@ -98,9 +100,11 @@ function total(values: Value[]): Value {
   return exactly ? text(exactly) : null;
 }
 
-export function difference(now: Value, then: Value): Exact | null {
+/** Doubles differ as the server's do. */
+export function difference(now: Value, then: Value): Value {
+  if (typeof now === "number" && typeof then === "number") return now - then;
   const [a, b] = [exact(now), exact(then)];
-  return a && b ? add(a, negated(b)) : null;
+  return a && b ? text(add(a, negated(b))) : null;
 }
 
 function timesOf(rows: Row[], by: Granularity | null): (string | null)[] {
@@ -119,4 +123,6 @@ function timesOf(rows: Row[], by: Granularity | null): (string | null)[] {
 const timeOf = (row: Row): string | null => (typeof row["time"] === "string" ? row["time"] : null);
 const written = (value: Value): string | null => (value === null || value === undefined ? null : String(value));
 const size = (value: Value): number => Math.abs(Number(value) || 0);
+/** What has no total is ordered by its newest value. */
+const weight = ({ total, values }: Series): Value => total ?? values.findLast((value) => value !== undefined);
 const larger = (a: Value, b: Value): number => size(a) - size(b);

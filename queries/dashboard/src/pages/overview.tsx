@@ -27,6 +27,7 @@ type Totals = Map<string, Answer | Problem>;
 export function Overview() {
   const totals = useTotals(aggregates.value ?? []);
   const list = aggregates.value;
+  const at = [...totals.values()].flatMap((one) => ("as_of" in one ? one.as_of.lsn : []))[0];
   return (
     <>
       <h1>Overview</h1>
@@ -35,7 +36,7 @@ export function Overview() {
       <Vitals />
       <Story />
       <section aria-labelledby="aggregates">
-        <div class="heading"><h2 id="aggregates">Aggregates</h2> <a class="button" href={href(["register"])}>Register</a></div>
+        <div class="heading"><h2 id="aggregates">Aggregates</h2> {at && <span class="freshness">as of <code>{at}</code></span>} <a class="button" href={href(["register"])}>Register</a></div>
         {list?.length === 0 && <p class="empty">No aggregate is registered yet. <a href={href(["register"])}>Register the first one</a>: it is filled from the rows that are already there.</p>}
         <div class="cards">
           {list?.map((one) => <Card key={one.name} one={one} answer={totals.get(one.name)} />)}
@@ -165,9 +166,10 @@ function useTotals(list: Listed[]): Totals {
     let stopped = false;
     const asked = list.filter(({ state }) => state !== "halted").slice(0, AT_ONCE);
     const look = async () => {
-      while (!stopped && asked.length) {
-        const answered = await send<{ answers: (Answer | { problem: Problem })[] }>("POST", "/v1/query", { queries: asked.map(question) }).catch(() => null);
-        if (answered && !stopped) setTotals(new Map(answered.answers.map((answer, at) => [asked[at]?.name ?? "", "problem" in answer ? answer.problem : answer])));
+      while (!stopped) {
+        const answered = asked.length ? await send<{ answers: (Answer | { problem: Problem })[] }>("POST", "/v1/query", { queries: asked.map(question) }).catch(() => null) : null;
+        // Totals that are not answered any more are not shown any more.
+        if (!stopped) setTotals(new Map(answered?.answers.map((answer, at) => [asked[at]?.name ?? "", "problem" in answer ? answer.problem : answer])));
         await new Promise((resume) => setTimeout(resume, document.hidden ? 10 * EVERY_MS : EVERY_MS));
       }
     };

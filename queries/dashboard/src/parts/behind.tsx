@@ -1,5 +1,6 @@
 // The rows of the table behind a cell, newest first, a page at a time.
-import { useEffect, useState } from "preact/hooks";
+import { signal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
 
 import { type AsOf, type Column, type Description, type Problem, type Row, aggregatePath, ask, refusalOf } from "../model/api";
 import { instant } from "../model/bucket";
@@ -17,20 +18,14 @@ interface Rows {
 export function Behind({ of, view }: { of: Description; view: View }) {
   const asked = rowParameters(view);
   const path = `${aggregatePath(of.name)}/rows?${asked}`;
-  const [rows, setRows] = useState<Rows | null>(null);
-  const [refused, setRefused] = useState<Problem | null>(null);
-  useEffect(() => {
-    let stopped = false;
-    setRows(null);
-    ask<Rows>(path).then((found) => { if (!stopped) { setRows(found); setRefused(null); } }).catch((error: unknown) => { if (!stopped) setRefused(refusalOf(error)); });
-    return () => { stopped = true; };
-  }, [path]);
-  const more = () =>
-    ask<Rows>(`${path}&cursor=${encodeURIComponent(rows?.page.next ?? "")}`)
-      .then((next) => setRows({ ...next, data: [...(rows?.data ?? []), ...next.data] }))
-      .catch((error: unknown) => setRefused(refusalOf(error)));
-  if (refused) return <Refused problem={refused} />;
+  // One for each path: what comes when another is asked is shown by nobody.
+  const found = useMemo(() => signal<Rows | Problem | null>(null), [path]);
+  const take = (asked: Promise<Rows>) => asked.catch(refusalOf).then((rows) => { found.value = rows; });
+  useEffect(() => void take(ask(path)), [path]);
+  const rows = found.value;
   if (!rows) return <div class="panel waiting" aria-busy="true" />;
+  if (!("data" in rows)) return <Refused problem={rows} />;
+  const more = () => take(ask<Rows>(`${path}&cursor=${encodeURIComponent(rows.page.next ?? "")}`).then((next) => ({ ...next, data: [...rows.data, ...next.data] })));
   return (
     <section class="behind">
       <div class="freshness" role="status"><span>{shown(rows.data.length)} rows{rows.page.next && ", there are more"}, newest first</span> <span>as of <code>{rows.as_of.lsn}</code></span></div>

@@ -5,7 +5,7 @@ import { useState } from "preact/hooks";
 import { type Problem, refusalOf, send } from "../model/api";
 import { label } from "../model/bucket";
 import { difference } from "../model/panels";
-import { shown, signed, text } from "../model/exact";
+import { shown, signed } from "../model/exact";
 import { href } from "../model/place";
 import { Refused } from "./trouble";
 
@@ -87,7 +87,7 @@ function Outcome({ step, told }: { step: string; told: Told }) {
       </div>
       <p class={told.equal ? "verdict equal" : "verdict"}>
         {told.equal ? "Equal to Postgres' own GROUP BY, to the last digit" : "Not equal: this is a bug, please report it"}
-        {change && <>; {step === "kill" ? "moved by what other sessions committed meanwhile:" : "moved by"} <strong>{signed(text(change))}</strong></>}.{" "}
+        {change && <>; {step === "kill" ? "moved by what other sessions committed meanwhile:" : "moved by"} <strong>{signed(change)}</strong></>}.{" "}
         <a href={href(["aggregates", told.aggregate], { by: "month" })}>Look at it</a>
       </p>
     </div>

@@ -1,10 +1,11 @@
 // The totals of a view, live: one chart per currency, the groups with their shares, and the same numbers as a table,
 // which is also the way down for the keyboard.
+import { signal } from "@preact/signals";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
-import { type Answer, type Description, type Row, aggregatePath, ask } from "../model/api";
+import { type Answer, type Description, aggregatePath, ask } from "../model/api";
 import { bounds, label, tick } from "../model/bucket";
-import { exact, percent, pixels, shown } from "../model/exact";
+import { type Exact, type Value, exact, percent, pixels, shown, text, widened } from "../model/exact";
 import { type Live, follow } from "../model/live";
 import { type Drawn, type Panel, drawn } from "../model/panels";
 import { go } from "../model/place";
@@ -86,60 +87,58 @@ function PanelView({ of, view, seen, panel, before, alone }: { of: Description; 
 /** The largest groups and the others, each with its part of the whole. */
 function Legend({ of, view, panel, at }: { of: Description; view: View; panel: Panel; at: number | null }) {
   const total = exact(panel.total);
+  // Below zero there are no parts of a whole, and a bucket's number is not the one that a share is of.
+  const whole = at === null && total && total.digits > 0n && panel.series.every(({ total }) => (exact(total)?.digits ?? 0n) >= 0n) ? total : null;
   const top = Math.max(...panel.series.map(({ total }) => Math.abs(pixels(total) ?? 0)), 1);
   return (
     <table class="legend">
       <caption class="unseen">{view.measure} by group{panel.title && `, ${panel.title}`}</caption>
       <tbody>
-        {panel.series.map(({ name, fixed, total: part, values }, index) => (
-          <tr key={name}>
+        {panel.series.map(({ name, fixed, total: part, values }, index) => {
+          const number = at === null ? part : values[at];
+          return <tr key={name}>
             <th scope="row">
               <svg viewBox="0 0 10 10" class={`swatch s${fixed ? index + 1 : 7}`} aria-hidden="true"><rect width="10" height="10" rx="2" /></svg>
               {fixed?.length ? <a href={address(of.name, { ...view, fixed: [...view.fixed, ...panel.fixed, ...fixed], group: null })}>{name}</a> : name}
             </th>
-            <td>{shown(at === null ? part : values[at])}</td>
-            <td class="share">{total && total.digits > 0n ? percent(shareOf(part, panel.total)) : ""}</td>
+            <td>{number === undefined ? "" : shown(number)}</td>
+            <td class="share">{whole && percent(shareOf(part, whole))}</td>
             <td class="length"><svg viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true"><rect width={(Math.abs(pixels(part) ?? 0) / top) * 100} height="6" class={`s${fixed ? index + 1 : 7}`} /></svg></td>
-          </tr>
-        ))}
+          </tr>;
+        })}
       </tbody>
     </table>
   );
 }
 
 /** With six digits, rounded down. */
-function shareOf(part: unknown, whole: unknown): string | null {
-  const [a, b] = [exact(part as string), exact(whole as string)];
-  if (!a || !b || b.digits === 0n) return null;
-  const scale = Math.max(a.scale, b.scale);
-  const wide = (one: { digits: bigint; scale: number }) => one.digits * 10n ** BigInt(scale - one.scale);
-  const millionths = (wide(a) * 1_000_000n) / wide(b);
-  return millionths < 0n ? null : `0.${millionths.toString().padStart(6, "0")}`.replace(/^0\.1000000$/, "1.000000");
+function shareOf(part: Value, whole: Exact): string | null {
+  const one = exact(part);
+  if (!one) return null;
+  const scale = Math.max(one.scale, whole.scale);
+  return text({ digits: (widened(one, scale) * 1_000_000n) / widened(whole, scale), scale: 6 });
 }
 
 /** The same buckets a period before, asked again when the live answer changed. */
 function useBefore(of: Description, view: View, live: Live | null): Before | null {
-  const [rows, setRows] = useState<Row[] | null>(null);
   const question = parameters(of.definition, view);
   const due = useRef(0);
   const path = `${aggregatePath(of.name)}/data?${question}&compare=${view.compare ?? ""}`;
-  useEffect(() => setRows(null), [path]);
+  // One for each path: the answer to an earlier one is not shown under this one's period.
+  const found = useMemo(() => signal<Answer | null>(null), [path]);
   useEffect(() => {
     if (!view.compare || view.group || !live) return undefined;
     const timer = setTimeout(() => {
       due.current = performance.now() + COMPARE_EVERY_MS;
-      ask<Answer>(path).then((answer) => setRows(answer.data)).catch(() => setRows(null));
+      ask<Answer>(path).then((answer) => { found.value = answer; }).catch(() => { found.value = null; });
     }, Math.max(0, due.current - performance.now()));
     return () => clearTimeout(timer);
   }, [path, live?.rows]);
+  const answer = view.group ? null : found.value;
   return useMemo(() => {
-    if (!rows || !view.compare) return null;
+    if (!answer) return null;
     const currency = groups(of.definition, view)[0];
-    const found = new Map(rows.map((row) => [`${row["time"]} ${currency ? row[currency] : null}`, row]));
-    const at = (time: string | null | undefined, title: string | null) => found.get(`${time} ${title}`);
-    return {
-      previous: (time, title) => at(time, title)?.[`${view.measure}_previous`],
-      change: (time, title) => at(time, title)?.[`${view.measure}_change`],
-    };
-  }, [rows, view.compare]);
+    const values = new Map(answer.data.map((row) => [`${row["time"]} ${currency ? (row[currency] ?? "NULL") : null}`, row[`${view.measure}_previous`]]));
+    return { lsn: answer.as_of.lsn, previous: (time, title) => values.get(`${time} ${title}`) };
+  }, [answer]);
 }

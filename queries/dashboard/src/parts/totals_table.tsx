@@ -4,13 +4,13 @@ import { useEffect, useRef } from "preact/hooks";
 import type { Description } from "../model/api";
 import { bounds, label } from "../model/bucket";
 import { type Value, shown, signed } from "../model/exact";
-import type { Drawn, Series } from "../model/panels";
+import { type Drawn, type Series, difference } from "../model/panels";
 import { type View, address, into } from "../model/view";
 
-/** What a comparison adds. */
+/** What a comparison adds: earlier values, true at a position of their own. */
 export interface Before {
+  lsn: string;
   previous: (time: string | null | undefined, title: string | null) => Value;
-  change: (time: string | null | undefined, title: string | null) => Value;
 }
 
 const ROWS_AT_MOST = 400;
@@ -36,7 +36,7 @@ export function TotalsTable({ of, view, seen, before }: { of: Description; view:
             <th scope="col">{by}</th>
             {columns.flatMap(({ panel, series }) => [
               <th key={`${panel.title} ${series.name}`} scope="col">{heading(panel.title, series, several, view.measure)}</th>,
-              ...(before ? [<th key={`${panel.title} before`} scope="col">before</th>, <th key={`${panel.title} change`} scope="col">change</th>] : []),
+              ...(before ? [<th key={`${panel.title} before`} scope="col" title={`as of ${before.lsn}`}>before</th>, <th key={`${panel.title} change`} scope="col">change</th>] : []),
             ])}
           </tr>
         </thead>
@@ -49,11 +49,12 @@ export function TotalsTable({ of, view, seen, before }: { of: Description; view:
                 <th scope="row">{down ? <a href={address(of.name, down)}>{label(time, by)}</a> : label(time, by)}{seen.open[at] && <span class="mark-open"> open</span>}</th>
                 {columns.flatMap(({ panel, series }) => {
                   const value = series.values[at];
+                  const then = before?.previous(time, panel.title);
                   const cell = series.fixed && value !== undefined ? into(of, view, range, [...panel.fixed, ...series.fixed]) : null;
                   const number = <span key={String(value)} class={settled.current ? "moved" : undefined}>{value === undefined ? "" : shown(value)}</span>;
                   return [
                     <td key={`${panel.title} ${series.name}`}>{cell ? <a href={address(of.name, cell)}>{number}</a> : number}</td>,
-                    ...(before ? [<td key={`${panel.title} before`} class="aside">{shown(before.previous(time, panel.title))}</td>, <td key={`${panel.title} change`} class="aside">{signed(before.change(time, panel.title))}</td>] : []),
+                    ...(before ? [<td key={`${panel.title} before`} class="aside">{shown(then)}</td>, <td key={`${panel.title} change`} class="aside">{signed(difference(value, then))}</td>] : []),
                   ];
                 })}
               </tr>

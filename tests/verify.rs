@@ -259,6 +259,8 @@ fn conditions_mean_the_same_to_postgres_and_say_no_more() {
         "t = TIMESTAMP '2026-01-02 12:00:00+02'",
         "d = TIMESTAMP '2026-01-02 10:00'",
         "d = '2026-01-02 10:00'",
+        "d = '10-01-05'",
+        "tz <= '2026-12-31 23:59:59.9999999Z'",
         "account = E'x'",
     ] {
         let definition = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "where": refused});

@@ -25,7 +25,7 @@ use crate::change::Lsn;
 use crate::change::value::EPOCH_UNIX_US;
 use crate::source::SourceIdentity;
 use crate::store::format::{self, FORMAT_VERSION};
-use crate::store::{Cursor, Store, StoreError, cursor, registry};
+use crate::store::{Answered, Cursor, Store, StoreError, cursor, registry};
 
 /// Raised whenever an older binary could misread a newer backup.
 const LAYOUT: u32 = 1;
@@ -224,6 +224,8 @@ pub fn take_of_stopped(data: &Path, backups: &Path, name: &str) -> Result<Backup
         ));
     }
     let store = Store::open(data, crate::store::StoreMemory::default()).map_err(refused)?;
+    // Of a store that has lost its end, a whole backup would be one that nobody misses anything in.
+    Answered::read(&store).map_err(|error| BackupError::failed(data, error))?;
     let identity = cursor::read_source(&store).map_err(|error| BackupError::failed(data, error))?;
     check_source(&identity.unwrap_or_default())?;
     take(&store, backups, name, None)
@@ -237,7 +239,7 @@ pub(crate) fn check_source(identity: &SourceIdentity) -> Result<(), BackupError>
     Err(BackupError::refused(
         "journal_not_backed_up",
         "posted events have a journal beside the store, which a backup would not hold",
-        "stop Tidemark and copy its whole data directory",
+        "stop Tidemark and copy its whole data directory; where that is put back, everything posted since has to be sent again",
     ))
 }
 

@@ -266,19 +266,26 @@ fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
     Ok((stored, answered))
 }
 
-/// An aggregate that was being filled begins anew under another number, so that nothing of the first try can count.
+/// An aggregate that was being filled begins anew under another number, so that nothing of the first try can count. So does a next
+/// version that is stored as live: nobody would put it in its place.
 fn restart_fillings(
     store: &Store,
     batch: &mut Batch,
     aggregates: &mut [Registration],
     next_aggregate: &mut u32,
 ) -> Result<(), StoreError> {
-    for aggregate in aggregates.iter_mut().filter(|aggregate| aggregate.state == AggregateState::Building) {
+    let unfinished = |aggregate: &&mut Registration| match aggregate.state {
+        AggregateState::Building => true,
+        AggregateState::Live => Registration::final_name(&aggregate.name).is_some(),
+        AggregateState::Halted { .. } => false,
+    };
+    for aggregate in aggregates.iter_mut().filter(unfinished) {
         if torture::planted(Bug::KeepsHalfAFilling) {
             aggregate.state = AggregateState::Live;
             registry::put_aggregate(batch, aggregate)?;
             continue;
         }
+        aggregate.state = AggregateState::Building;
         batch.delete(&key::aggregate(aggregate.id));
         for kind in [KeyKind::RowIndex, KeyKind::Cell, KeyKind::Control] {
             store.delete_range(batch, &key::of_aggregate(kind, aggregate.id))?;

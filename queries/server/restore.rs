@@ -27,7 +27,9 @@ fn upstream(Manifest { lsn, source, held_slot, .. }: &Manifest) -> Vec<String> {
             vec![
                 format!("Slot {held} keeps the log from there on. With the Tidemark of the original stopped, have it take the place of"),
                 "the directory's own slot, then serve with --data and the settings as before:".to_owned(),
-                format!("  SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot};"),
+                format!("  SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}"),
+                // What goes on from there must be there before the other one is given up.
+                format!("    AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {copied} AND wal_status <> 'lost');"),
                 format!("  SELECT pg_copy_logical_replication_slot({copied}, {slot});"),
                 format!("{held} itself keeps log until it is dropped: tidemark drop-slot --slot {word}"),
             ]
@@ -66,11 +68,11 @@ mod tests {
         assert!(lines.contains(&"  SELECT pg_copy_logical_replication_slot('tidemark_1_b', 'tidemark_1');".to_owned()));
         assert!(lines.last().unwrap().ends_with("tidemark drop-slot --slot tidemark_1_b"));
         let lines = told("x'; DROP TABLE t; --", Some("y\\'\n  SELECT 1; $(z)"));
-        assert!(lines.iter().any(|line| line.ends_with("slot_name = 'x''; DROP TABLE t; --';")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.ends_with("slot_name = 'x''; DROP TABLE t; --'")), "{lines:?}");
         let copy = "  SELECT pg_copy_logical_replication_slot(E'y\\\\''\n  SELECT 1; $(z)', 'x''; DROP TABLE t; --');";
         assert!(lines.contains(&copy.to_owned()), "{lines:?}");
         assert!(lines.last().unwrap().ends_with("--slot 'y\\'\\''\n  SELECT 1; $(z)'"), "{lines:?}");
         let breaks = |lines: &[String]| lines.iter().filter(|line| line.contains('\n')).count();
-        assert_eq!((breaks(&lines), breaks(&told("a\nb", None))), (2, 0));
+        assert_eq!((breaks(&lines), breaks(&told("a\nb", None))), (3, 0));
     }
 }

@@ -12,7 +12,7 @@ use crate::change::value::EPOCH_UNIX_US;
 
 const DAY_US: i64 = 86_400_000_000;
 /// First and last instant of Postgres' `timestamptz`, in microseconds since 2000.
-const INSTANTS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
+pub(super) const INSTANTS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
 /// How an integer is a date or an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -357,6 +357,10 @@ fn same_to_postgres(text: &str, typed: Option<&DataType>, column_type: &ColumnTy
     let is_time = matches!(column_type, ColumnType::Date | ColumnType::Timestamp | ColumnType::TimestampTz);
     match (typed, column_type) {
         _ if infinite || !is_time => Ok(()),
+        _ if text.starts_with(|c: char| c.is_ascii_digit()) && text.find('-').is_none_or(|digits| digits < 4) => {
+            Err(format!("{text:?}: write the year with four digits"))
+        }
+        _ if fraction_digits(text) > 6 => Err(format!("{text:?}: write at most six digits of a second's fraction")),
         (Some(DataType::Timestamp(..)), ColumnType::Date) => Err("a date is compared with a DATE".to_owned()),
         (Some(DataType::Date), _) | (None, ColumnType::Date) if !is_date => {
             Err(format!("{text:?} is not a date: write it as '2026-01-31'"))
@@ -371,6 +375,10 @@ fn same_to_postgres(text: &str, typed: Option<&DataType>, column_type: &ColumnTy
         }
         _ => Ok(()),
     }
+}
+
+fn fraction_digits(time: &str) -> usize {
+    time.split_once('.').map_or(0, |(_, fraction)| fraction.bytes().take_while(u8::is_ascii_digit).count())
 }
 
 /// A constant as a value that compares with columns of the type.

@@ -4,7 +4,7 @@
 use chrono_tz::Tz;
 
 use super::bucket::{Bucket, Calendar, Granularity};
-use super::date_codec::DateCodec;
+use super::date_codec::{DateCodec, INSTANTS};
 use super::definition::{Definition, MeasureDefinition, TimeDefinition};
 use super::filter::{self, Filter};
 use crate::aggregate::{Cell, Function};
@@ -162,7 +162,8 @@ impl TimePlan {
             ValueRef::Timestamp(i64::MAX) | ValueRef::Date(i32::MAX) => Some(Bucket::INFINITY.0),
             ValueRef::Timestamp(i64::MIN) | ValueRef::Date(i32::MIN) => Some(Bucket::NEGATIVE_INFINITY.0),
             ValueRef::Timestamp(us) => Some(self.assumed.map_or(us, |calendar| calendar.instant_of_local(us))),
-            ValueRef::Date(day) => Some(i64::from(day) * 86_400_000_000),
+            // A `date` goes further than a `timestamp`.
+            ValueRef::Date(day) => i64::from(day).checked_mul(86_400_000_000).filter(|us| INSTANTS.contains(us)),
             ValueRef::Int(value) => self.codec?.instant(value),
             _ => None,
         }
@@ -184,7 +185,15 @@ fn calendar(time: Option<&TimeDefinition>) -> Result<Calendar, DefinitionError> 
     Ok(Calendar::new(zone, origin_us))
 }
 
+/// Names that Postgres takes for abbreviations in a statement: hours from UTC, without the summer time that the zones of the same
+/// names have or had.
+const ABBREVIATIONS: [&str; 7] = ["CET", "EET", "EST", "HST", "MET", "MST", "WET"];
+
 fn zone(name: &str, pointer: &str) -> Result<Tz, DefinitionError> {
+    if ABBREVIATIONS.contains(&name) {
+        let message = format!("{name} is a number of hours in Postgres, and elsewhere a zone with summer time");
+        return Err(error(pointer, "unknown_time_zone", message).hint("name a city's, for example Europe/Brussels"));
+    }
     name.parse().map_err(|_| {
         error(pointer, "unknown_time_zone", format!("{name:?} is not an IANA time zone"))
             .hint("for example Europe/Madrid")
@@ -462,4 +471,30 @@ fn resolve_levels(definition: &Definition, calendar: Calendar) -> Result<Vec<Gra
 pub fn is_name(name: &str) -> bool {
     let head = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     head && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_date_beyond_every_timestamp_is_no_time() {
+        let time = TimePlan { column: 0, assumed: None, codec: None };
+        assert_eq!(time.instant(ValueRef::Date(1)), Some(86_400_000_000));
+        // The last day of the year 294276, and the first and last that Postgres has beyond.
+        assert!(time.instant(ValueRef::Date(106_751_982)).is_some());
+        for beyond in [106_751_983, 2_145_031_948, -2_451_545 - 1] {
+            assert_eq!(time.instant(ValueRef::Date(beyond)), None, "{beyond}");
+        }
+        assert_eq!(time.instant(ValueRef::Date(i32::MAX)), Some(Bucket::INFINITY.0));
+    }
+
+    #[test]
+    fn an_abbreviation_is_no_zone() {
+        for name in ABBREVIATIONS {
+            assert_eq!(zone(name, "/time/time_zone").unwrap_err().code, "unknown_time_zone", "{name}");
+        }
+        assert!(zone("Europe/Brussels", "/time/time_zone").is_ok());
+    }
 }

@@ -250,9 +250,11 @@ impl Sequencer {
         Ok(())
     }
 
-    /// An aggregate is filled by the group that is minted next: it answers from then on, or waits for its place.
+    /// An aggregate is filled by the group that is minted next: it answers from then on, or waits for its place. One that was given
+    /// up or replaced since does neither: a crash before its end is committed would leave it live where nobody puts it in its place.
     pub(super) fn filled(&mut self, id: AggregateId, change: &mut Changeover) {
-        if self.aggregates.values().any(|aggregate| aggregate.id == id && aggregate.is_next()) {
+        let Some(aggregate) = self.aggregates.values().find(|aggregate| aggregate.id == id) else { return };
+        if aggregate.is_next() {
             self.filled_next.push_back((self.sequence + 1, id));
         } else {
             self.never_filled.remove(&id);

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use engine::shell;
@@ -77,6 +77,12 @@ impl TokenFile {
         // Whatever the umask says.
         new.set_permissions(Permissions::from_mode(MODE))?;
         new.write_all(&text)?;
+        // Who runs the command may be another than the server, which has to read what was revoked.
+        if let (Ok(old), own) = (std::fs::metadata(path), new.metadata()?)
+            && (old.uid(), old.gid()) != (own.uid(), own.gid())
+        {
+            fchown(&new, Some(old.uid()), Some(old.gid()))?;
+        }
         new.sync_all()?;
         std::fs::rename(beside, path)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -109,6 +115,22 @@ mod tests {
             file.tokens.push(token);
             Ok(text)
         })
+    }
+
+    /// As root changes it with `sudo`, and a server of another user reads it.
+    #[test]
+    fn the_file_stays_its_owners() {
+        const NOBODY: u32 = 65_534;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        add(&path).unwrap();
+        if std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).is_err() {
+            // Only root can give a file away.
+            return;
+        }
+        add(&path).unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.permissions().mode() & 0o777), (NOBODY, NOBODY, MODE));
     }
 
     #[test]

@@ -565,7 +565,7 @@ sections! {
     "bad_backup_name" [422] "This cannot be the name of a backup."
         "Lower-case letters, digits and underscores; the hint says how many."
     "journal_not_backed_up" [422] "Posted events have a journal beside the store, which a backup would not hold."
-        "Stop Tidemark and copy its whole data directory."
+        "Stop Tidemark and copy its whole data directory. Where that is put back, everything posted since has to be sent again: nobody else has it."
     "backup_running" [429] "One backup is taken at a time."
         "Wait for its end."
     "nothing_to_back_up" [503] "The existing rows are still being read."
@@ -621,7 +621,7 @@ sections! {
     "journal_failed" [503] "The journal of posted events cannot be written or read."
         "See that the disk works, restart, and send again what was not answered with 200."
     "journal_damaged" [503] "The journal does not belong to the data."
-        "Restore the whole data directory, or start over with an empty one."
+        "Restore the whole data directory and have everything posted since sent again, or start over with an empty one."
 }
 "The demo's story" "Of `tidemark demo` only." {
     "unknown_step" [404] "The story has no such step."

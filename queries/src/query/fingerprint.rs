@@ -1,5 +1,5 @@
-//! A hash that is the same in every process and release, unlike the standard library's: entity tags and cursors outlive
-//! the process. FNV-1a, 64 bit; it guards against mistakes, not against attackers.
+//! A hash that is the same wherever it is computed, unlike the standard library's: tags and cursors are compared with what was sent
+//! before. FNV-1a, 64 bit; it guards against mistakes, not against attackers.
 
 /// A hash being computed. Every part is followed by its length, so that parts cannot run into each other.
 #[derive(Clone, Copy, Debug)]

@@ -217,10 +217,19 @@ impl Reading<'_> {
             });
         }
         let name = column(&entry.expression);
+        let is_column =
+            name.as_ref().is_some_and(|name| self.look.column_type(&self.statement.table.name, name).is_some());
         let same = |item: &&Item| {
             item.expression.to_string().eq_ignore_ascii_case(&entry.expression.to_string())
                 || name.is_some() && item.alias == name
         };
+        if let Some(taken) = items.iter().find(same).filter(|item| is_column && column(&item.expression) != name) {
+            let message = format!(
+                "GROUP BY {} is by the column of that name in Postgres, and not by {}",
+                entry.expression, taken.expression
+            );
+            return Err(self.refused(entry.at, "not_selected", message).hint("write the position: GROUP BY 1"));
+        }
         items.iter().find(same).ok_or_else(|| {
             let message = format!("{} is grouped by and not selected", entry.expression);
             self.refused(entry.at, "not_selected", message).hint("add it after SELECT")
@@ -407,6 +416,8 @@ impl Reading<'_> {
     ) -> Result<(Vec<Granularity>, i64), SqlError> {
         let mut granularities = Vec::new();
         let mut origin = 0;
+        // Length and origin of each.
+        let mut steps: Vec<(i64, i64)> = Vec::new();
         let mut fields = Vec::new();
         let mut fields_at = None;
         for (item, at) in times {
@@ -414,8 +425,20 @@ impl Reading<'_> {
             match &item.bucket {
                 BucketWords::Granularity(granularity, from) => {
                     granularities.push(*granularity);
-                    if matches!(granularity, Granularity::Step(_)) {
-                        origin = *from;
+                    if let Granularity::Step(step) = *granularity {
+                        let begins_elsewhere =
+                            |known: &&(i64, i64)| known.1.saturating_sub(*from).rem_euclid(known.0.min(step)) != 0;
+                        if steps.iter().find(begins_elsewhere).is_some() {
+                            let message = "steps of two lengths begin at different instants";
+                            return Err(self
+                                .refused(*at, "length", message)
+                                .hint("give them one origin, or register two aggregates"));
+                        }
+                        // That of the longest is one of the others', too.
+                        if steps.iter().all(|known| known.0 < step) {
+                            origin = *from;
+                        }
+                        steps.push((step, *from));
                     }
                 }
                 BucketWords::Field(field) => {
@@ -741,6 +764,14 @@ mod tests {
             ("GROUP BY date_bin('15 minutes', date(ts), timestamptz '2000-01-01')", "time_expression 1:67"),
             ("GROUP BY date_trunc('day', ts::date, 'Europe/Madrid')", "finer_than_a_date 1:67"),
             ("GROUP BY date_trunc('day', ts::date AT TIME ZONE 'UTC')", "time_expression 1:67"),
+            ("GROUP BY date_bin('1 day', ts AT TIME ZONE 'Europe/Madrid', timestamp '2000-01-01')", "time_zones 1:67"),
+            ("GROUP BY time_bucket('6 hours', ts, 'Europe/Madrid')", "time_zones 1:67"),
+            ("GROUP BY date_trunc('day', ts::timestamp AT TIME ZONE 'UTC')", "time_expression 1:67"),
+            ("GROUP BY date_trunc('day', ts::timestamp(0))", "time_expression 1:67"),
+            (
+                "GROUP BY date_trunc('minute', ts), date_bin('5 minutes', ts, timestamptz '2000-01-01 00:00:30+00')",
+                "length 1:93",
+            ),
             ("GROUP BY other.dst_acct", "unknown_qualifier 1:67"),
             ("WHERE payments.status = 'x' GROUP BY date_trunc('day', accounts.ts)", "unknown_qualifier 1:113"),
             ("GROUP BY lower(dst_acct)", "group_expression 1:67"),
@@ -778,6 +809,10 @@ mod tests {
             ("CREATE ONLINE AGGREGATE s.a AS SUM(x) FROM t", "name_with_schema 1:26"),
             ("CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM t", "not_grouped 1:38"),
             ("CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM t GROUP BY 3", "group_position 1:66"),
+            (
+                "CREATE MATERIALIZED VIEW v AS SELECT date_trunc('day', ts) AS ts, count(*) FROM t GROUP BY ts",
+                "not_selected 1:92",
+            ),
             ("CREATE MATERIALIZED VIEW v AS SELECT * FROM t", "star 1:38"),
             ("CREATE MATERIALIZED VIEW v AS SELECT count(*) FROM t WITH NO DATA", "no_data 1:59"),
             ("CREATE MATERIALIZED VIEW v AS (SELECT count(*) FROM t", "malformed_sql 1:54"),

@@ -14,6 +14,9 @@ use sqlparser::ast::{
 use super::interval::{Stride, TIME_BUCKET_ORIGIN, epoch_1970};
 use super::statement::folded;
 
+/// Zones are this far apart, or a multiple of it.
+const QUARTER_HOUR_US: i64 = 900_000_000;
+
 /// A time in a statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TimeItem {
@@ -99,10 +102,13 @@ fn operand(expression: &Expr) -> Option<Operand> {
     }
     match expression {
         Expr::Nested(inner) => operand(inner),
-        Expr::Cast { expr, data_type: DataType::Timestamp(..), .. } => operand(expr),
+        // With a precision it rounds.
+        Expr::Cast { expr, data_type: DataType::Timestamp(None, _), .. } => operand(expr),
         Expr::Cast { expr, data_type: DataType::Date, .. } => {
             operand(expr).map(|operand| Operand { is_date: true, ..operand })
         }
+        // Of another type a zone means the opposite.
+        Expr::AtTimeZone { timestamp, .. } if is_cast(timestamp) => None,
         Expr::AtTimeZone { timestamp, time_zone } => {
             let mut operand = operand(timestamp).filter(|operand| !operand.is_date)?;
             operand.zones.push(text(time_zone)?);
@@ -121,6 +127,13 @@ fn operand(expression: &Expr) -> Option<Operand> {
             Some(Operand { column, codec: Some(codec), ..Operand::default() })
         }
         _ => None,
+    }
+}
+
+fn is_cast(expression: &Expr) -> bool {
+    match expression {
+        Expr::Nested(inner) => is_cast(inner),
+        other => matches!(other, Expr::Cast { .. }),
     }
 }
 
@@ -428,6 +441,17 @@ pub(super) fn zones(
             "time_zones",
             format!("the zone is {zone} here and {stated} after WITH"),
             "leave one of them out",
+        );
+    }
+    // A step that does not divide what zones are apart begins elsewhere on another clock.
+    if let (Some(zone), BucketWords::Granularity(Granularity::Step(step), _)) = (zone, &item.bucket)
+        && zone != "UTC"
+        && QUARTER_HOUR_US % step != 0
+    {
+        return refusal(
+            "time_zones",
+            format!("steps of a fixed length are counted from their origin, not on the clock of {zone}"),
+            "leave the zone out and state the origin, for example timestamptz '2000-01-01 00:00:00+01'",
         );
     }
     let fixed = matches!(item.bucket, BucketWords::Granularity(Granularity::Step(_), _));

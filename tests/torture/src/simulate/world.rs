@@ -503,7 +503,8 @@ impl World<'_> {
             };
             let number = self.number(&aggregate.definition)?;
             if !possible.contains(&number) {
-                return Err(format!("{name} is {number}, and was promised as one of {possible:?}"));
+                let all: Vec<_> = aggregates.values().map(|one| (&one.name, one.id, one.version, &one.state)).collect();
+                return Err(format!("{name} is {number}, and was promised as one of {possible:?}; there are {all:?}"));
             }
         }
         match self.gone.iter().find(|name| aggregates.contains_key(**name)) {

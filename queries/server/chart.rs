@@ -65,7 +65,8 @@ pub fn draw(title: &str, bars: &[Bar], below: &str, size: Size) -> Vec<String> {
     let left_out = bars.len().saturating_sub(room(size));
     let shown = bars.get(left_out..).unwrap_or_default();
     let width = |text: &str| text.chars().count();
-    let value_width = shown.iter().map(|bar| width(&bar.value)).max().unwrap_or_default();
+    let value_room = size.columns.saturating_sub(1);
+    let value_width = shown.iter().map(|bar| width(&bar.value)).max().unwrap_or_default().min(value_room);
     // A number is shown whole or not at all: the label makes room for it.
     let longest = size.columns.saturating_sub(value_width + 1).min(MAX_LABEL);
     let label_width = shown.iter().map(|bar| width(&bar.label)).max().unwrap_or_default().min(longest);
@@ -76,7 +77,7 @@ pub fn draw(title: &str, bars: &[Bar], below: &str, size: Size) -> Vec<String> {
         let filled = filled(bar.number(), highest, bar_width, bar.open);
         let label: String = bar.label.chars().take(label_width).collect();
         let mark = if bar.changed { '*' } else { ' ' };
-        let value = if width(&bar.value) < size.columns { bar.value.as_str() } else { "…" };
+        let value = if width(&bar.value) <= value_room { bar.value.as_str() } else { "…" };
         lines.push(format!("{label:<label_width$} {value:>value_width$} {mark} {filled}"));
     }
     let older = if left_out > 0 { format!("{left_out} rows before these are not shown; ") } else { String::new() };

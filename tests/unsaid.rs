@@ -18,6 +18,12 @@ use crate::support::sql;
 
 const SLOT: &str = "tidemark_unsaid";
 
+/// `p`, with a partition of the first ten values of `k`, and a row.
+const ONE_PARTITION: &str = "
+    CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+    CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
+    INSERT INTO p VALUES (1, 1, 10.00)";
+
 /// A server, and a Tidemark that follows tables of it.
 struct Scene {
     postgres: connectors::postgres::throwaway::ThrowawayPostgres,
@@ -224,14 +230,7 @@ async fn rows_that_came_with_a_partition_and_are_gone_are_not_taken_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_is_not_in_the_log_halts_its_table() {
-    let scene = scene(
-        "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
-         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
-         INSERT INTO p VALUES (1, 1, 10.00)",
-        &["p"],
-        &[],
-    )
-    .await;
+    let scene = scene(ONE_PARTITION, &["p"], &[]).await;
     scene
         .run("CREATE UNLOGGED TABLE p1 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p VALUES (1, 11, 1000.00)")
         .await;
@@ -286,14 +285,7 @@ async fn a_publication_that_left_something_out_halts_the_source() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_that_is_published_in_part_halts_its_table() {
-    let scene = scene(
-        "CREATE TABLE p (id int8, k int4, v numeric(12,2), PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
-         CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (10);
-         INSERT INTO p VALUES (1, 1, 10.00)",
-        &["p"],
-        &[],
-    )
-    .await;
+    let scene = scene(ONE_PARTITION, &["p"], &[]).await;
     let publication = sql::value(&scene.client, "SELECT pubname FROM pg_publication").await;
     scene.run(&format!("ALTER PUBLICATION {publication} ADD TABLE p0 WHERE (id > 100)")).await;
     scene.run("INSERT INTO p VALUES (2, 2, 1000.00)").await;

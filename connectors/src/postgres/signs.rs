@@ -277,13 +277,16 @@ pub(super) fn renamed(schema: &TableSchema, namespace: &str, name: &str) -> Sour
 
 /// The reason of a table of which the publication leaves something out.
 pub(super) fn narrowed(schema: &TableSchema, now: &TableSigns) -> Option<SourceError> {
+    if now.narrowed.is_empty() {
+        return None;
+    }
     let name = schema.qualified_name();
     let what = format!(
         "the publication has a row filter or a column list for table {name}, or for a partition of it: changes are left out \
          since then and cannot be known"
     );
-    let remedy = || format!("{}; -- then {}", now.narrowed.join("; "), read_anew(&name));
-    (!now.narrowed.is_empty()).then(|| source_error("publication_changed", what, remedy()))
+    let remedy = format!("{}; -- then {}", now.narrowed.join("; "), read_anew(&name));
+    Some(source_error("publication_changed", what, remedy))
 }
 
 /// Compares a look with what was known before it.
@@ -291,9 +294,6 @@ pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&Ta
     let schema = &table.schema;
     let name = schema.qualified_name();
     let halts = |code: &'static str, what: String| vec![Drift::Table(source_error(code, what, read_anew(&name)))];
-    let mended = |code: &'static str, what: String, statement: &str| {
-        vec![Drift::Table(source_error(code, what, format!("{statement}; -- then {}", read_anew(&name))))]
-    };
     let Some(now) = now else {
         return halts("table_dropped", format!("table {name} does not exist any more"));
     };
@@ -312,7 +312,8 @@ pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&Ta
         let what = format!(
             "a partition of table {name} is an unlogged or a foreign table now: its changes are not in the log"
         );
-        return mended("unsupported_table", what, statement);
+        let remedy = format!("{statement}; -- then {}", read_anew(&name));
+        return vec![Drift::Table(source_error("unsupported_table", what, remedy))];
     }
     if before.key != now.key || before.partitioned != now.partitioned {
         let what = format!("the primary key of {name} was ({}) and is ({})", before.key.join(", "), now.key.join(", "));

@@ -528,11 +528,7 @@ impl<'s> Follower<'s> {
                 match self.check_overlaps(&wanted.name).await {
                     // It was detached, and is its old table's until all of that is handed over.
                     Ok(()) => return Ok(()),
-                    Err(Failure::Definite(error)) => {
-                        self.course.joins.give_up(&wanted.name);
-                        return self.join_failed(&wanted.name, error).await;
-                    }
-                    Err(other) => return Err(other),
+                    Err(failure) => return self.give_up_join(&wanted.name, failure).await,
                 }
             }
             self.begin_reading(id, wanted.keeps_row_image);
@@ -549,12 +545,15 @@ impl<'s> Follower<'s> {
                 self.course.joins.started(joiner);
                 Ok(())
             }
-            Err(Failure::Definite(error)) => {
-                self.course.joins.give_up(&wanted.name);
-                self.join_failed(&wanted.name, error).await
-            }
-            Err(other) => Err(other),
+            Err(failure) => self.give_up_join(&wanted.name, failure).await,
         }
+    }
+
+    /// A table that waits cannot be followed; any other failure is not the table's.
+    async fn give_up_join(&mut self, name: &TableName, failure: Failure) -> Result<(), Failure> {
+        let Failure::Definite(error) = failure else { return Err(failure) };
+        self.course.joins.give_up(name);
+        self.join_failed(name, error).await
     }
 
     /// Publishes a table that can be followed, and no other: once published, one without a key refuses updates.

@@ -210,11 +210,15 @@ impl Sequencer {
 
     /// The table of this id.
     pub(super) fn table_of(&self, id: TableId) -> Option<Arc<FollowedTable>> {
-        self.tables.values().find(|table| table.schema.id == id).cloned()
+        self.by_id(id).cloned()
     }
 
     pub(super) fn standing(&self, id: TableId) -> Option<&TableState> {
-        self.tables.values().find(|table| table.schema.id == id).map(|table| &table.standing)
+        self.by_id(id).map(|table| &table.standing)
+    }
+
+    fn by_id(&self, id: TableId) -> Option<&Arc<FollowedTable>> {
+        self.tables.values().find(|table| table.schema.id == id)
     }
 
     /// A relation's rows are rows of this table from here on. What is stored of it under another table goes; that one is not

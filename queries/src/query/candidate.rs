@@ -37,13 +37,15 @@ pub struct NotThis {
     pub reason: QueryError,
 }
 
-/// Sorts aggregates over a table into those that can answer a question and those that cannot.
-pub fn candidates(
+/// Sorts aggregates over a table into those that can answer a question and those that cannot. `restrict` gives what of the question
+/// may be asked of one; what is refused of all of them is so however each is restricted.
+pub fn candidates<E: From<QueryError>>(
     request: &QueryRequest,
     aggregates: &[Arc<Aggregate>],
     schema: &TableSchema,
     now_us: i64,
-) -> Result<(Vec<Candidate>, Vec<NotThis>), QueryError> {
+    restrict: impl Fn(&Aggregate, &QueryRequest) -> Result<QueryRequest, E>,
+) -> Result<(Vec<Candidate>, Vec<NotThis>), E> {
     request.check_lists()?;
     let request = explicit(request)?;
     let asked = request.filter.as_deref().map(|text| table_filter(text, schema)).transpose()?;
@@ -51,7 +53,7 @@ pub fn candidates(
     let time = time_column(&request, aggregates, schema)?;
     let (mut able, mut unable) = (Vec::new(), Vec::new());
     for aggregate in aggregates {
-        match candidate(&request, &conjuncts, time.as_deref(), aggregate, schema, now_us) {
+        match candidate(&restrict(aggregate, &request)?, &conjuncts, time.as_deref(), aggregate, schema, now_us) {
             Ok(candidate) => able.push(candidate),
             Err(reason) => unable.push(NotThis { aggregate: aggregate.name.clone(), reason }),
         }
@@ -336,6 +338,15 @@ mod tests {
             (column.name, column.column_type) = ("at".to_owned(), ColumnType::Timestamp);
         }
         schema
+    }
+
+    fn candidates(
+        request: &QueryRequest,
+        aggregates: &[Arc<Aggregate>],
+        schema: &TableSchema,
+        now_us: i64,
+    ) -> Result<(Vec<Candidate>, Vec<NotThis>), QueryError> {
+        super::candidates(request, aggregates, schema, now_us, |_, request| Ok(request.clone()))
     }
 
     fn some() -> Vec<Arc<Aggregate>> {

@@ -28,7 +28,7 @@ use crate::http::pages::Pages;
 use crate::http::state::{AppState, now_us};
 use crate::http::told::{told, told_of};
 use crate::query::aggregate_query::{lsn, wait};
-use crate::query::candidate::{Candidate, NotThis, candidates, smallest_definition};
+use crate::query::candidate::{candidates, smallest_definition};
 use crate::query::refusal::QueryError;
 use crate::query::suggestion::did_you_mean;
 use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
@@ -196,7 +196,10 @@ fn cheapest(
     let schema = seen.as_ref().unwrap_or(schema);
     let (answering, resting): (Vec<_>, Vec<_>) =
         over.into_iter().partition(|other| catalog.answers_from(other).is_some());
-    let (able, unable) = candidates_for(caller, request, &answering, schema, asked_us)?;
+    // Each is asked what the caller may ask of it.
+    let (able, unable) = candidates(request, &answering, schema, asked_us, |aggregate, request| {
+        restricted(caller, &aggregate.name, request)
+    })?;
     let mut why_not: Vec<WhyNot> = unable.into_iter().map(WhyNot::from).collect();
     why_not.extend(resting.into_iter().map(|aggregate| resting_reason(&told_of(caller, aggregate))));
     let mut ranked = Vec::new();
@@ -248,29 +251,6 @@ fn as_seen(schema: &TableSchema, seen: &[Arc<Aggregate>]) -> TableSchema {
     let columns = schema.columns.iter().enumerate();
     let columns = columns.map(|(at, column)| if known.contains(&at) { column.clone() } else { hidden() });
     TableSchema { columns: columns.collect(), ..schema.clone() }
-}
-
-/// Each aggregate is asked what the caller may ask of it.
-fn candidates_for(
-    caller: &Caller,
-    request: &QueryRequest,
-    live: &[Arc<Aggregate>],
-    schema: &TableSchema,
-    asked_us: i64,
-) -> Result<(Vec<Candidate>, Vec<NotThis>), Problem> {
-    // What is refused of all of them is so however each is restricted.
-    let unrestricted = candidates(request, live, schema, asked_us)?;
-    if !caller.is_pinned() {
-        return Ok(unrestricted);
-    }
-    let (mut able, mut unable) = (Vec::new(), Vec::new());
-    for aggregate in live {
-        let request = restricted(caller, &aggregate.name, request)?;
-        let (can, cannot) = candidates(&request, std::slice::from_ref(aggregate), schema, asked_us)?;
-        able.extend(can);
-        unable.extend(cannot);
-    }
-    Ok((able, unable))
 }
 
 fn resting_reason(aggregate: &Aggregate) -> WhyNot {

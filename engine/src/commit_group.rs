@@ -16,6 +16,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use crate::change::{Lsn, RowRef, TableId};
+use crate::source::Milestone;
 
 /// A piece of a group's arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -224,6 +225,8 @@ pub struct Position {
     pub lsn: Lsn,
     /// When that was, microseconds since 2000-01-01 UTC.
     pub commit_time_us: i64,
+    /// What upstream has there.
+    pub milestone: Option<Milestone>,
 }
 
 #[cfg(test)]

@@ -87,6 +87,7 @@ pub(crate) fn assemble(
             identity: identity.clone(),
             tables: stored.tables.iter().map(|table| table.as_ref().clone()).collect(),
             notes: stored.notes.clone(),
+            milestone: stored.position.milestone,
         },
         _ => ResumePoint::Fresh,
     };
@@ -254,7 +255,11 @@ fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
     }
     let at = stored_cursor.unwrap_or_default();
     let stored = Stored {
-        position: Position { lsn: at.lsn, commit_time_us: at.commit_time_us },
+        position: Position {
+            lsn: at.lsn,
+            commit_time_us: at.commit_time_us,
+            milestone: cursor::read_milestone(store)?,
+        },
         sequence: at.sequence,
         streaming: stored_cursor.is_some(),
         tables: registry::read_tables(store)?.into_iter().map(Arc::new).collect(),

@@ -36,7 +36,7 @@ use crate::row_image::{Applied, RowImageError, RowImages};
 use crate::sequencer::tables::{Changeover, read_anew};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
-use crate::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
+use crate::source::{FollowedTable, Milestone, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
 use crate::torture::{self, Bug, Failpoint};
 
 /// Groups minted and not yet committed, at most.
@@ -354,7 +354,7 @@ impl Sequencer {
             }
             SourceEvent::SnapshotDone { lsn, time_us } => {
                 self.mint_open()?;
-                self.position = Position { lsn, commit_time_us: time_us };
+                self.position = Position { lsn, commit_time_us: time_us, milestone: None };
                 self.phase = Phase::SnapshotDone;
                 self.mint(Vec::new(), Vec::new())?;
                 self.phase = Phase::Streaming;
@@ -363,7 +363,7 @@ impl Sequencer {
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
-                self.progress(lsn, time_us);
+                self.progress(lsn, time_us, Milestone::told(self.position.milestone, time_us));
                 Ok(())
             }
             SourceEvent::TableBegin(schema) => self.table_begins(schema),
@@ -397,7 +397,8 @@ impl Sequencer {
         self.open.transactions += 1;
         self.open.first_end.get_or_insert(transaction.end_lsn);
         self.open.whole |= self.shared.published.boundaries.watched();
-        self.progress(transaction.end_lsn, transaction.commit_time_us);
+        let milestone = Milestone::after(self.position.milestone, transaction.end_lsn, transaction.commit_time_us);
+        self.progress(transaction.end_lsn, transaction.commit_time_us, milestone);
         if !halted.is_empty() {
             self.halt_tables(halted)?;
         }
@@ -476,11 +477,11 @@ impl Sequencer {
         Ok(())
     }
 
-    fn progress(&mut self, lsn: Lsn, time_us: i64) {
+    fn progress(&mut self, lsn: Lsn, time_us: i64, milestone: Milestone) {
         if lsn > self.position.lsn && self.phase == Phase::Streaming {
             self.opened();
             self.open.progressed = true;
-            self.position = Position { lsn, commit_time_us: time_us };
+            self.position = Position { lsn, commit_time_us: time_us, milestone: Some(milestone) };
             if torture::planted(Bug::AcknowledgesReceived) {
                 self.shared.published.made_durable(lsn);
             }

@@ -204,7 +204,38 @@ pub enum ResumePoint {
         tables: Vec<FollowedTable>,
         /// What the connector noted last.
         notes: Option<String>,
+        /// What upstream must still have; `None` where it has told nothing since the snapshot.
+        milestone: Option<Milestone>,
     },
+}
+
+/// What a server must still have that we have read from. One that was put back to an older image of itself goes through the same
+/// positions again, with other transactions at them, and nothing else about it need be different.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Milestone {
+    /// End of the last transaction that changed our tables; zero before the first.
+    pub end_lsn: Lsn,
+    /// When that committed, microseconds since 2000-01-01 UTC.
+    pub commit_time_us: i64,
+    /// The latest time that upstream told so far: whatever ended by then committed no later, also where its clock was put back.
+    pub latest_us: i64,
+}
+
+impl Milestone {
+    /// After a transaction that changed our tables.
+    #[must_use]
+    pub fn after(before: Option<Self>, end_lsn: Lsn, commit_time_us: i64) -> Self {
+        Milestone { end_lsn, commit_time_us, ..Self::told(before, commit_time_us) }
+    }
+
+    /// After upstream told a time.
+    #[must_use]
+    pub fn told(before: Option<Self>, time_us: i64) -> Self {
+        match before {
+            Some(before) => Milestone { latest_us: before.latest_us.max(time_us), ..before },
+            None => Milestone { latest_us: time_us, ..Milestone::default() },
+        }
+    }
 }
 
 /// One thing that must be so upstream, and whether it is.
@@ -382,7 +413,7 @@ impl ResumePoint {
     #[must_use]
     pub fn live(lsn: Lsn, identity: SourceIdentity, tables: Vec<TableSchema>) -> Self {
         let tables = tables.into_iter().map(|schema| FollowedTable::new(schema, TableState::Live)).collect();
-        ResumePoint::Resume { lsn, identity, tables, notes: None }
+        ResumePoint::Resume { lsn, identity, tables, notes: None, milestone: None }
     }
 }
 

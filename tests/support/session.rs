@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::change::{Lsn, TableSchema, Transaction};
 use engine::engine::EngineConfig;
 use engine::materialization::{AggregateState, Registration};
-use engine::source::{ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
+use engine::source::{Milestone, ResumePoint, SourceContext, SourceEvent, SourceIdentity, SourceState};
 use engine::{Engine, Snapshot};
 
 /// Many times what anything takes that is waited for.
@@ -33,9 +33,15 @@ impl Session {
 
     /// What was still on its way when the last session ended, and a little more than that.
     pub async fn send_again(&self, log: &[Transaction], durable: Lsn, what: &str) {
-        let ResumePoint::Resume { lsn, .. } = &self.context.resume else { panic!("{what}: nothing to go on from") };
+        let ResumePoint::Resume { lsn, milestone, .. } = &self.context.resume else {
+            panic!("{what}: nothing to go on from")
+        };
         assert_eq!(*lsn, durable, "{what}");
         let from = log.partition_point(|transaction| transaction.end_lsn <= *lsn);
+        let expected = log[..from].iter().fold(None, |before, transaction| {
+            Some(Milestone::after(before, transaction.end_lsn, transaction.commit_time_us))
+        });
+        assert_eq!(*milestone, expected, "{what}");
         for transaction in &log[from.saturating_sub(3)..] {
             self.send(SourceEvent::Transaction(transaction.clone())).await;
         }

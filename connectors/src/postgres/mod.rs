@@ -23,6 +23,7 @@ mod preflight;
 mod readers;
 mod recount;
 mod relation;
+mod retold;
 mod signs;
 mod slot;
 mod snapshot;
@@ -42,8 +43,8 @@ use std::time::{Duration, Instant};
 
 use engine::change::Lsn;
 use engine::source::{
-    FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
-    SourceStatus, TableState,
+    FollowedTable, Milestone, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity,
+    SourceState, SourceStatus, TableState,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
@@ -142,7 +143,9 @@ async fn drive(
 ) -> Failure {
     let started = match resume {
         ResumePoint::Fresh => begin_fresh(config, &link).await,
-        ResumePoint::Resume { lsn, identity, tables, notes } => begin_resumed(config, lsn, identity, tables, notes),
+        ResumePoint::Resume { lsn, identity, tables, notes, milestone } => {
+            begin_resumed(config, (lsn, milestone), identity, tables, notes)
+        }
     };
     match started {
         Ok(started) => follow(config, started, &mut link, commands).await,
@@ -156,6 +159,7 @@ struct Started {
     following: Following,
     joins: Joins,
     position: Lsn,
+    milestone: Option<Milestone>,
     /// Not told to the engine yet: a resumed source says so only once upstream has passed all checks.
     announced: bool,
 }
@@ -194,7 +198,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         _ => 0,
     };
     tracing::info!(rows, slot = %config.slot, lsn = %position, "the rows that were there are read; changes are followed from here on");
-    Ok(Started { identity, following, joins: Joins::default(), position, announced: true })
+    Ok(Started { identity, following, joins: Joins::default(), position, milestone: None, announced: true })
 }
 
 fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent {
@@ -206,7 +210,7 @@ fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent
 /// anew where their row images were switched on or off since.
 fn begin_resumed(
     config: &PostgresConfig,
-    lsn: Lsn,
+    (position, milestone): (Lsn, Option<Milestone>),
     identity: SourceIdentity,
     tables: Vec<FollowedTable>,
     notes: Option<String>,
@@ -237,7 +241,7 @@ fn begin_resumed(
     {
         joins.wait_for(config.wanted(TableName::of(schema), Some(schema.keeps_row_image)));
     }
-    Ok(Started { identity, following, joins, position: lsn, announced: false })
+    Ok(Started { identity, following, joins, position, milestone, announced: false })
 }
 
 /// Connects and follows, again and again.
@@ -247,9 +251,16 @@ async fn follow(
     link: &mut Link,
     commands: mpsc::Receiver<SourceCommand>,
 ) -> Failure {
-    let Started { mut identity, following, joins, position, mut announced } = started;
-    let mut course =
-        Course { handed_over: position, following, joins, outbox: VecDeque::new(), commands, commands_ended: false };
+    let Started { mut identity, following, joins, position, milestone, mut announced } = started;
+    let mut course = Course {
+        handed_over: position,
+        milestone,
+        following,
+        joins,
+        outbox: VecDeque::new(),
+        commands,
+        commands_ended: false,
+    };
     let mut backoff = Backoff::default();
     let mut impasse = Impasse::default();
     let mut monitor = None;
@@ -257,7 +268,7 @@ async fn follow(
     loop {
         let timeline = identity.timeline;
         let mut upstream = Upstream { config, identity: &mut identity, following: &mut course.following };
-        let connected = upstream.connect(course.handed_over, link).await;
+        let connected = upstream.connect(course.handed_over, course.milestone, link).await;
         // A new timeline is told to the engine before anything that happened on it.
         announced &= identity.timeline == timeline;
         let failure = match connected {

@@ -27,6 +27,9 @@ const WAITING_SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// How long the end of a session of ours may take to free the slot.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A session ends within a few milliseconds of our saying so.
+const RELEASE_POLL: Duration = Duration::from_millis(3);
+
 /// How long a slot stays in use after its tidemark has stopped, at most.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -61,9 +64,9 @@ pub(super) async fn read(client: &Client, slot: &str) -> Result<Option<SlotFacts
     }))
 }
 
-/// Everything that must hold for the stream after `resume` to be whole. A slot that is still held by another session is
-/// a transient failure.
-pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resume: Lsn) -> Result<(), Failure> {
+/// Everything that must hold for the stream after `resume` to be whole; returns what the slot was told to be durable. A slot that
+/// is still held by another session is a transient failure.
+pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resume: Lsn) -> Result<Lsn, Failure> {
     let slot = &config.slot;
     let Some(facts) = read(client, slot).await? else {
         return Err(Failure::definite(
@@ -89,12 +92,28 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
         ));
     }
     match facts.active_pid {
-        None => Ok(()),
+        None => Ok(facts.confirmed_flush),
         Some(pid) => {
             terminate_zombie(client, config, pid).await?;
-            Err(Failure::Transient(format!("replication slot {slot} is in use by the session with pid {pid}")))
+            Err(still_held(slot, pid))
         }
     }
+}
+
+fn still_held(slot: &str, pid: i32) -> Failure {
+    Failure::Transient(format!("replication slot {slot} is in use by the session with pid {pid}"))
+}
+
+/// Waits until a session of ours that has ended has given up the slot.
+pub(super) async fn until_free(client: &Client, slot: &str) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
+    while let Some(pid) = read(client, slot).await?.and_then(|facts| facts.active_pid) {
+        if tokio::time::Instant::now() > deadline {
+            return Err(still_held(slot, pid));
+        }
+        tokio::time::sleep(RELEASE_POLL).await;
+    }
+    Ok(())
 }
 
 pub(super) fn not_ours(slot: &str, facts: &SlotFacts) -> Failure {

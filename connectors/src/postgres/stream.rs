@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use engine::change::{Lsn, TableId, TableSchema};
-use engine::source::{FollowedTable, SourceCommand, SourceError, SourceEvent, SourceState, TableState};
+use engine::source::{FollowedTable, Milestone, SourceCommand, SourceError, SourceEvent, SourceState, TableState};
 use engine::torture::{self, Failpoint};
 use futures::FutureExt;
 use tokio::sync::mpsc;
@@ -62,6 +62,8 @@ const NAP: Duration = Duration::from_micros(50);
 pub(super) struct Course {
     /// Highest position handed to the engine, or put into the outbox for it.
     pub(super) handed_over: Lsn,
+    /// What upstream has there.
+    pub(super) milestone: Option<Milestone>,
     pub(super) following: Following,
     pub(super) joins: Joins,
     /// What the engine is still to be told. State that outlives a session changes together with what is put here, so a
@@ -410,7 +412,7 @@ impl<'s> Follower<'s> {
             Event::Commit { end_lsn, commit_time_us } => self.commit(end_lsn, commit_time_us).await,
             Event::KeepAlive { position, time_us } => {
                 if !self.assembler.is_open() && position > self.course.handed_over {
-                    self.idle = Some((position, time_us));
+                    self.note_idle(position, time_us);
                     if self.next_progress <= self.heard_at {
                         self.send_idle().await?;
                     }
@@ -673,31 +675,46 @@ impl<'s> Follower<'s> {
             return Ok(());
         }
         if transaction.changes.is_empty() {
-            self.idle = Some((end_lsn, commit_time_us));
+            self.note_idle(end_lsn, commit_time_us);
             if self.next_progress <= self.heard_at {
                 self.send_idle().await?;
             }
         } else {
+            // What was told before may be later, where the clock was put back.
+            if self.idle.is_some_and(|(_, told_us)| told_us > commit_time_us) {
+                self.send_idle().await?;
+            }
             self.idle = None;
-            self.hand_over(end_lsn, SourceEvent::Transaction(transaction)).await?;
+            let milestone = Milestone::after(self.course.milestone, end_lsn, commit_time_us);
+            self.hand_over(end_lsn, milestone, SourceEvent::Transaction(transaction)).await?;
         }
         self.take_over().await
+    }
+
+    /// Nothing of ours happened up to here. Of those that wait for their turn the latest time is told, which need not be the last.
+    fn note_idle(&mut self, lsn: Lsn, time_us: i64) {
+        let latest_us = self.idle.map_or(time_us, |(_, before_us)| time_us.max(before_us));
+        self.idle = Some((lsn, latest_us));
     }
 
     async fn send_idle(&mut self) -> Result<(), Failure> {
         self.next_progress = Instant::now() + PROGRESS_INTERVAL;
         match self.idle.take() {
-            Some((lsn, time_us)) => self.hand_over(lsn, SourceEvent::Progress { lsn, time_us }).await,
+            Some((lsn, time_us)) => {
+                let milestone = Milestone::told(self.course.milestone, time_us);
+                self.hand_over(lsn, milestone, SourceEvent::Progress { lsn, time_us }).await
+            }
             None => Ok(()),
         }
     }
 
-    async fn hand_over(&mut self, position: Lsn, event: SourceEvent) -> Result<(), Failure> {
+    async fn hand_over(&mut self, position: Lsn, milestone: Milestone, event: SourceEvent) -> Result<(), Failure> {
         // Received is received, whether or not the engine has taken it: only durable positions are acknowledged.
         self.received = self.received.max(position);
         self.link.note_received(self.received);
         self.course.outbox.push_back(event);
         self.course.handed_over = position;
+        self.course.milestone = Some(milestone);
         self.flush().await?;
         self.course.joins.note_main(position, false);
         self.note_caught_up();

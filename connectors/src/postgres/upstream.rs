@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use engine::change::Lsn;
-use engine::source::SourceIdentity;
+use engine::source::{Milestone, SourceIdentity};
 use postgres_types::PgLsn;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
@@ -16,6 +16,7 @@ use super::config::PostgresConfig;
 use super::connect::{replication_session, sql_session};
 use super::error::{Failure, START_OVER};
 use super::following::{Following, Judgement};
+use super::retold;
 use super::signs::{Look, PublicationSigns};
 use super::slot;
 use super::timeline::{self, TimelineHistory};
@@ -77,9 +78,20 @@ pub(super) fn misses_new_members(version: i32) -> bool {
     }
 }
 
+/// Whether a walsender of this version tells a transaction once more that one told before. Before 15 it can remember for its whole
+/// life that a table which became a partition was not published; and see [`misses_new_members`].
+fn tells_again(version: i32) -> bool {
+    version >= 150_000 && !misses_new_members(version)
+}
+
 impl Upstream<'_> {
-    /// Connects, checks that nothing is missing after `start`, and starts the stream there.
-    pub(super) async fn connect(&mut self, start: Lsn, link: &Link) -> Result<Session, Failure> {
+    /// Connects, checks that nothing is missing after `start` and that upstream has what it told before, and starts the stream there.
+    pub(super) async fn connect(
+        &mut self,
+        start: Lsn,
+        milestone: Option<Milestone>,
+        link: &Link,
+    ) -> Result<Session, Failure> {
         let config = self.config;
         let sql = sql_session(config).await?;
         let row = sql.query_one("SELECT pg_is_in_recovery(), current_setting('server_version_num')::int4", &[]).await?;
@@ -92,7 +104,16 @@ impl Upstream<'_> {
         let (mut client, server) = replication_session(config).await?;
         self.check_server(&server, &mut client, start).await?;
         self.check_database(&sql).await?;
-        slot::check_resume(&sql, config, start).await?;
+        let confirmed = slot::check_resume(&sql, config, start).await?;
+        if let Some(milestone) = milestone.filter(|_| confirmed < start) {
+            retold::compare(client, config, milestone, (confirmed, start), tells_again(version)).await?;
+            slot::until_free(&sql, &config.slot).await?;
+            let again = replication_session(config).await?;
+            if (&again.1.system, again.1.timeline) != (&server.system, server.timeline) {
+                return Err(Failure::Transient("another server answers than a moment ago".to_owned()));
+            }
+            client = again.0;
+        }
         slot::keep_on_standbys(&mut client, &sql, config).await?;
         let look = Look::take(&sql, &config.publication, &self.following.ids()).await?;
         self.check_published(look.publication.as_ref())?;

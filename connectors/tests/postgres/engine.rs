@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use connectors::{ConnectorConfig, PostgresConfig};
 use engine::change::{Change, ColumnType, Lsn, OldImage, RowRef, TableId, TableSchema, Transaction, ValueRef};
 use engine::source::{
-    FollowedTable, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
-    SourceStatus, TableState,
+    FollowedTable, Milestone, ResumePoint, SourceCommand, SourceContext, SourceError, SourceEvent, SourceIdentity,
+    SourceState, SourceStatus, TableState,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -42,6 +42,7 @@ pub struct FakeEngine {
     pub unusable: Vec<(String, SourceError)>,
     pub halted: Vec<(TableId, SourceError)>,
     pub notes: Option<String>,
+    pub milestone: Option<Milestone>,
 }
 
 pub fn config(url: &str, tables: &[&str], slot: &str) -> PostgresConfig {
@@ -62,14 +63,14 @@ impl FakeEngine {
         let (sender, events) = mpsc::channel(capacity);
         let (status_sender, status) = watch::channel(SourceStatus::default());
         let mut partitions = BTreeMap::new();
-        let (at, identity, tables, notes, snapshot_done) = match &resume {
-            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), None, false),
-            ResumePoint::Resume { lsn, identity, tables, notes } => {
+        let (at, identity, tables, notes, milestone, snapshot_done) = match &resume {
+            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), None, None, false),
+            ResumePoint::Resume { lsn, identity, tables, notes, milestone } => {
                 for table in tables {
                     partitions.extend(table.partitions.iter().map(|partition| (*partition, table.schema.id)));
                 }
                 let schemas = tables.iter().map(|table| table.schema.clone()).collect();
-                (*lsn, identity.clone(), schemas, notes.clone(), true)
+                (*lsn, identity.clone(), schemas, notes.clone(), *milestone, true)
             }
         };
         let (durable, durable_receiver) = watch::channel(at);
@@ -97,6 +98,7 @@ impl FakeEngine {
             unusable: Vec::new(),
             halted: Vec::new(),
             notes,
+            milestone,
         }
     }
 
@@ -121,7 +123,13 @@ impl FakeEngine {
             ..FollowedTable::new(schema.clone(), standing(schema.id))
         };
         let tables = self.tables.iter().map(table).collect();
-        ResumePoint::Resume { lsn: self.applied, identity: self.identity.clone(), tables, notes: self.notes.clone() }
+        ResumePoint::Resume {
+            lsn: self.applied,
+            identity: self.identity.clone(),
+            tables,
+            notes: self.notes.clone(),
+            milestone: self.milestone,
+        }
     }
 
     pub async fn stop(self) -> ResumePoint {
@@ -240,6 +248,7 @@ impl FakeEngine {
             SourceEvent::Progress { lsn, time_us } => {
                 assert!(self.snapshot_done && lsn > self.applied && time_us > 0);
                 self.applied = lsn;
+                self.milestone = Some(Milestone::told(self.milestone, time_us));
             }
             SourceEvent::TableBegin(schema) => {
                 self.tables.retain(|table| table.qualified_name() != schema.qualified_name());
@@ -292,6 +301,7 @@ impl FakeEngine {
             self.change(change);
         }
         self.applied = transaction.end_lsn;
+        self.milestone = Some(Milestone::after(self.milestone, transaction.end_lsn, transaction.commit_time_us));
         self.transactions.push((transaction.end_lsn, transaction.changes.len()));
     }
 

@@ -1,6 +1,7 @@
 //! A throwaway Postgres with the settings that these tests need, and sessions on it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use connectors::postgres::throwaway::{Stop, ThrowawayPostgres};
@@ -23,6 +24,18 @@ impl Server {
 
     pub fn stop(&mut self, how: Stop) {
         self.0.stop(how);
+    }
+
+    /// Copies what is on the disk of a stopped server.
+    pub fn copy_data(&self, image: &str) {
+        copy(&self.0.socket_directory().join("data"), &self.0.socket_directory().join(image));
+    }
+
+    /// Puts such a copy in place of what is on the disk of a stopped server.
+    pub fn put_back_data(&self, image: &str) {
+        let data = self.0.socket_directory().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&self.0.socket_directory().join(image), &data);
     }
 
     /// `host all all` becomes scram instead of trust.
@@ -71,4 +84,8 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Batch, Store, StoreError, key};
 use crate::change::Lsn;
-use crate::source::SourceIdentity;
+use crate::source::{Milestone, SourceIdentity};
 
 /// The position up to which everything is in the store; always the end of an upstream commit or an idle position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub struct Cursor {
 
 const CURSOR: &str = "cursor";
 const SOURCE: &str = "source";
+const MILESTONE: &str = "milestone";
 const NOTES: &str = "source_notes";
 const NEXT_AGGREGATE: &str = "next_aggregate";
 
@@ -42,9 +43,7 @@ impl Cursor {
 
     /// Adds it to a batch.
     pub fn put(&self, batch: &mut Batch) {
-        let mut bytes = [0u8; 24];
-        let parts = [self.lsn.0.to_be_bytes(), self.commit_time_us.to_be_bytes(), self.sequence.to_be_bytes()];
-        bytes.as_chunks_mut::<8>().0.iter_mut().zip(parts).for_each(|(slot, part)| *slot = part);
+        let bytes = three([self.lsn.0.to_be_bytes(), self.commit_time_us.to_be_bytes(), self.sequence.to_be_bytes()]);
         batch.put(&key::meta(CURSOR), &bytes);
     }
 }
@@ -57,6 +56,32 @@ pub fn read_source(store: &Store) -> Result<Option<SourceIdentity>, StoreError> 
 /// Adds who upstream is to a batch.
 pub fn put_source(batch: &mut Batch, identity: &SourceIdentity) -> Result<(), StoreError> {
     put_json(batch, SOURCE, identity)
+}
+
+/// What upstream has at the cursor; `None` where it told nothing yet, and in stores from before that was kept.
+pub fn read_milestone(store: &Store) -> Result<Option<Milestone>, StoreError> {
+    let Some(bytes) = store.get(&key::meta(MILESTONE))? else { return Ok(None) };
+    match bytes.as_chunks::<8>() {
+        ([end_lsn, commit_time, latest], []) => Ok(Some(Milestone {
+            end_lsn: Lsn(u64::from_be_bytes(*end_lsn)),
+            commit_time_us: i64::from_be_bytes(*commit_time),
+            latest_us: i64::from_be_bytes(*latest),
+        })),
+        _ => Err(StoreError::Damaged(MILESTONE)),
+    }
+}
+
+/// Adds what upstream has at the cursor to the cursor's batch.
+pub fn put_milestone(batch: &mut Batch, milestone: Milestone) {
+    let Milestone { end_lsn, commit_time_us, latest_us } = milestone;
+    let bytes = three([end_lsn.0.to_be_bytes(), commit_time_us.to_be_bytes(), latest_us.to_be_bytes()]);
+    batch.put(&key::meta(MILESTONE), &bytes);
+}
+
+fn three(parts: [[u8; 8]; 3]) -> [u8; 24] {
+    let mut bytes = [0u8; 24];
+    bytes.as_chunks_mut::<8>().0.iter_mut().zip(parts).for_each(|(slot, part)| *slot = part);
+    bytes
 }
 
 /// What the connector noted last.

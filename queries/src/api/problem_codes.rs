@@ -472,6 +472,8 @@ sections! {
         "Name the original one, or start over."
     "ahead_of_server" [503] "Tidemark has read further than the server's log reaches: the server was restored to an older state."
         "Start over with an empty data directory."
+    "server_reverted" [503] "The server was put back to an older state, and has gone on past what Tidemark has read."
+        "Start over with an empty data directory."
     "timeline_diverged" [503] "A standby was promoted that had not received all that Tidemark has read."
         "Start over; from Postgres 17 on `synchronized_standby_slots` prevents it."
     "server_not_understood" [422, 503] "The server does not know a statement of Tidemark's."

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use engine::engine::BuildProgress;
 use engine::materialization::{Aggregate, AggregateState};
 
 use crate::access::Caller;
@@ -15,6 +16,7 @@ pub(super) fn told(caller: &Caller, mut problem: Problem) -> Problem {
     if !caller.is_pinned() {
         return problem;
     }
+    problem.progress = None;
     match problem.status {
         // The nearest name may be one that it does not see.
         404 => problem.hint.clear(),
@@ -34,6 +36,11 @@ pub(super) fn told_of(caller: &Caller, aggregate: Arc<Aggregate>) -> Arc<Aggrega
         }
         _ => aggregate,
     }
+}
+
+/// How far an aggregate is filled, as this caller hears of it: how many rows there are is about everybody's.
+pub(super) fn told_progress(caller: &Caller, progress: Option<BuildProgress>) -> Option<BuildProgress> {
+    progress.filter(|_| !caller.is_pinned())
 }
 
 /// What is said of every problem with this code, and what to do.
@@ -72,6 +79,18 @@ mod tests {
         // Also where nobody has put it into the table.
         let other = told(&pinned(), Problem::new(503, "no_such_code", "table secret").hint("secret"));
         assert!(!format!("{other:?}").contains("secret"), "{other:?}");
+    }
+
+    #[test]
+    fn who_is_pinned_hears_no_numbers_of_rows_that_are_read() {
+        let progress = || Some(BuildProgress { rows_done: 25, rows_estimated: 100, ..BuildProgress::default() });
+        for problem in
+            [Problem::building("monthly", progress()), Problem::not_covered("monthly", "2026".into(), progress())]
+        {
+            assert!(told(&Caller::Anyone, problem.clone()).progress.is_some());
+            assert_eq!(told(&pinned(), problem).progress, None);
+        }
+        assert!(told_progress(&Caller::Anyone, progress()).is_some() && told_progress(&pinned(), progress()).is_none());
     }
 
     #[test]

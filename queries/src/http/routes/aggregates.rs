@@ -14,7 +14,7 @@ use crate::api::{Problem, Warning};
 use crate::http::extract::{Name, Parameters};
 use crate::http::registering::Wanted;
 use crate::http::state::AppState;
-use crate::http::told::told_of;
+use crate::http::told::{told_of, told_progress};
 use crate::query::QueryError;
 use crate::query::suggestion::did_you_mean;
 
@@ -45,7 +45,7 @@ pub(in crate::http) async fn describe(
     caller: Caller,
     Name(name): Name,
 ) -> Result<Response, Problem> {
-    Ok(described(&state, &told_of(&caller, state.aggregate_for(&caller, &name)?), Vec::new()))
+    Ok(described(&state, &caller, &told_of(&caller, state.aggregate_for(&caller, &name)?), Vec::new()))
 }
 
 pub(in crate::http) async fn register(
@@ -61,14 +61,14 @@ pub(in crate::http) async fn register(
     };
     wanted.check_name(&name)?;
     match state.engine.register_or(&name, wanted.definition.clone(), on_change).await {
-        Ok(registered) => answer(&state, &name, &registered, wanted.warnings()),
+        Ok(registered) => answer(&state, &caller, &name, &registered, wanted.warnings()),
         Err(RegisterError::Conflict { differences, .. }) if on_change == OnChange::Refine => {
             Err(would_be_another(&caller, &name, &differences))
         }
         Err(RegisterError::Conflict { differences, .. }) if wanted.leaves_existing() => {
             let message =
                 format!("{name} is there already and was left as it is; it differs in {}", differences.join(", "));
-            Ok(described(&state, &*state.aggregate(&name)?, vec![Warning::new("exists_and_differs", message)]))
+            Ok(described(&state, &caller, &*state.aggregate(&name)?, vec![Warning::new("exists_and_differs", message)]))
         }
         Err(error) => Err(wanted.refusal(&state, &name, error)),
     }
@@ -87,11 +87,12 @@ fn would_be_another(caller: &Caller, name: &str, differences: &[&str]) -> Proble
 /// What became of a registration or a rebuilding.
 pub(super) fn answer(
     state: &AppState,
+    caller: &Caller,
     name: &str,
     registered: &Registered,
     warnings: Vec<Warning>,
 ) -> Result<Response, Problem> {
-    let description = described(state, &*state.aggregate(name)?, warnings);
+    let description = described(state, caller, &*state.aggregate(name)?, warnings);
     Ok(match registered {
         Registered::Created(_) => {
             let location = [(header::LOCATION, format!("/v1/aggregates/{name}"))];
@@ -125,13 +126,14 @@ pub(in crate::http) async fn drop_aggregate(
     state.aggregate(&name).and(Err(Problem::new(404, "unknown_aggregate", format!("{name} was dropped already"))))
 }
 
-fn described(state: &AppState, aggregate: &Aggregate, warnings: Vec<Warning>) -> Response {
+fn described(state: &AppState, caller: &Caller, aggregate: &Aggregate, warnings: Vec<Warning>) -> Response {
     let table = state.table(&aggregate.plan);
-    let progress = state.engine.build_progress(aggregate.id);
+    let progress_of = |id| told_progress(caller, state.engine.build_progress(id));
+    let progress = progress_of(aggregate.id);
     let mut description = Description::of(aggregate, table.as_ref().map(|table| &table.schema), progress);
     let next = state.engine.next_version(&aggregate.name);
     description.next = next.as_ref().map(|next| {
-        let progress = state.engine.build_progress(next.id).map(Progress::from);
+        let progress = progress_of(next.id).map(Progress::from);
         NextVersion { version: next.version, state: state_name(&next.state), definition: &next.definition, progress }
     });
     description.warnings.extend(warnings);

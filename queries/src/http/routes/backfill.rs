@@ -12,6 +12,7 @@ use engine::materialization::{Aggregate, AggregateState};
 use serde_json::json;
 
 use super::aggregates::{answer, refusal};
+use crate::access::Caller;
 use crate::api::Problem;
 use crate::api::description::{Halted, Progress};
 use crate::http::extract::Name;
@@ -56,10 +57,14 @@ pub(in crate::http) async fn cancel(State(state): State<AppState>, Name(name): N
 }
 
 /// Builds the aggregate anew from the rows, under the same definition.
-pub(in crate::http) async fn rebuild(State(state): State<AppState>, Name(name): Name) -> Result<Response, Problem> {
+pub(in crate::http) async fn rebuild(
+    State(state): State<AppState>,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<Response, Problem> {
     state.aggregate(&name)?;
     let rebuilt = state.engine.rebuild(&name).await.map_err(|error| refusal(&name, error))?;
-    answer(&state, &name, &rebuilt, Vec::new())
+    answer(&state, &caller, &name, &rebuilt, Vec::new())
 }
 
 fn newest(state: &AppState, name: &str) -> Result<Arc<Aggregate>, Problem> {

@@ -88,6 +88,8 @@ pub enum OpenError {
         at: u64,
         /// Others follow this file.
         others_follow: bool,
+        /// It may lie in the checkpoint, without which nothing behind it means anything.
+        in_checkpoint: bool,
     },
 }
 
@@ -122,7 +124,8 @@ impl Journal {
             let others_follow = Some(next) != numbers.last();
             contents = Contents::read(&bytes, *next, others_follow, &mut read);
             if contents.is_damaged(&bytes, *next, others_follow) {
-                return Err(OpenError::Damaged { file, at: contents.whole as u64, others_follow });
+                let in_checkpoint = *next != 1 && !contents.has_requests;
+                return Err(OpenError::Damaged { file, at: contents.whole as u64, others_follow, in_checkpoint });
             }
             number = *next;
         }
@@ -220,6 +223,8 @@ struct Contents {
     readable: usize,
     /// All before was on disk, by its notes.
     noted: u64,
+    /// There is more than a checkpoint.
+    has_requests: bool,
 }
 
 impl Contents {
@@ -236,6 +241,7 @@ impl Contents {
             contents.noted = note.map_or(contents.noted, |offset| contents.noted.max(offset).max(end as u64));
             contents.readable = end;
             let ends = !matches!(entry, Some(Entry::Line(_))) || (others_follow && after.is_empty());
+            contents.has_requests |= matches!(entry, Some(Entry::Line(_) | Entry::EndOfRequest | Entry::EndOfSnapshot));
             request.extend(entry);
             if ends {
                 request.drain(..).for_each(&mut *read);

@@ -412,7 +412,7 @@ fn damaged(error: &OpenError, replay: &Replay<'_>, stored: Lsn) -> SourceError {
     let reached = replay.assembly.ledger().position();
     let start_over = "start over with an empty data directory and a new snapshot: tidemark serve --data NEWDIR";
     let remedy = match error {
-        OpenError::Damaged { file, at, others_follow }
+        OpenError::Damaged { file, at, others_follow, in_checkpoint: false }
             if replay.check(stored).is_none() && replay.assembly.ledger().is_streaming() =>
         {
             let others = if *others_follow { ", remove the journal files after it" } else { "" };
@@ -653,9 +653,18 @@ mod tests {
         drop(intake);
         drop(Intake::open(&config, Some(Lsn::ZERO)).unwrap());
         // Cut where a request and its note end.
-        let first = std::fs::OpenOptions::new().write(true).open(config.directory.join("journal-00000001")).unwrap();
-        first.set_len(lengths[2]).unwrap();
+        let first = config.directory.join("journal-00000001");
+        let whole = std::fs::read(&first).unwrap();
+        std::fs::write(&first, &whole[..usize::try_from(lengths[2]).unwrap()]).unwrap();
         assert_eq!(Intake::open(&config, Some(Lsn::ZERO)).err().unwrap().code, "journal_damaged");
+        // The checkpoint itself cannot be done without.
+        std::fs::write(&first, whole).unwrap();
+        let second = config.directory.join("journal-00000002");
+        let mut bytes = std::fs::read(&second).unwrap();
+        bytes[60] ^= 1;
+        std::fs::write(&second, bytes).unwrap();
+        let error = Intake::open(&config, Some(Lsn::ZERO)).err().unwrap();
+        assert!(error.code == "journal_damaged" && error.remedy.starts_with("start over"), "{}", error.remedy);
     }
 
     #[test]

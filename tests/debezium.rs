@@ -51,6 +51,7 @@ struct Row {
 }
 
 /// Lines as they are sent, and the rows at the end.
+#[derive(Clone)]
 struct History {
     lines: Vec<Value>,
     rows: BTreeMap<i64, Row>,
@@ -59,6 +60,8 @@ struct History {
     transaction: i64,
     commit: Option<i64>,
     log: i64,
+    /// When the transaction committed, by a clock that is put back now and then.
+    committed_us: i64,
     next_id: i64,
 }
 
@@ -86,6 +89,7 @@ impl History {
             transaction: 700,
             commit: None,
             log: 0x200_0000,
+            committed_us: 1_559_033_904_863_123,
             next_id: 1,
         }
     }
@@ -133,7 +137,7 @@ impl History {
     fn line(&mut self, op: &str, before: Value, after: Value, lsn: i64, snapshot: &str) -> Value {
         let sequence = json!([self.commit.map(|commit| commit.to_string()), lsn.to_string()]).to_string();
         let id = if after.is_null() { before["id"].clone() } else { after["id"].clone() };
-        let at_us = 1_559_033_904_863_123i64;
+        let at_us = self.committed_us;
         let mut payload = json!({
             "before": before, "after": after, "op": op, "ts_ms": at_us / 1_000 + 17, "transaction": null,
             "source": {
@@ -190,6 +194,8 @@ impl History {
     fn snapshot(&mut self, rows: usize) {
         let lsn = self.log;
         for at in 0..rows {
+            // When the row was read, which is after some of what commits next.
+            self.committed_us += self.rng.random_range(0..2_000);
             let row = self.row(["a", "b", "c"][at % 3], at as i64 * 7 - 300);
             let id = self.next_id;
             self.next_id += 1;
@@ -208,6 +214,7 @@ impl History {
     /// One transaction; its events lie among those of the transactions before.
     fn transact(&mut self) {
         self.transaction += self.rng.random_range(1..3);
+        self.committed_us += self.rng.random_range(-1_500_000..3_000_000);
         let before = self.log;
         let end = before + 5_000;
         let mut lsn = before - self.rng.random_range(0..9_000);
@@ -587,6 +594,42 @@ fn what_does_not_fit_is_refused_with_its_place_and_leaves_no_half_transaction() 
     std::fs::rename(directory.path().join("away"), data.join("events")).unwrap();
     let server = start(&data, &described, 1);
     assert_eq!(answered_cells(&server.get_ok("/v1/aggregates/monthly/data?limit=100000")), history.cells());
+}
+
+#[test]
+fn a_promoted_standby_that_lacked_transactions_halts_the_source() {
+    let settings =
+        Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
+    let mut history = history(3, settings, 5);
+    let mut promoted = history.clone();
+    (0..3).for_each(|_| history.transact());
+    let directory = tempfile::tempdir().unwrap();
+    let described = directory.path().join("tables.json");
+    std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
+    let data = directory.path().join("data");
+    let server = start(&data, &described, 0);
+    assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
+    post(&server, &history.lines, false);
+    post(&server, &history.lines, false);
+    // What Debezium sends again is known. Then comes what the standby did instead of the last three.
+    let known = promoted.lines.len() - 4;
+    promoted.committed_us = history.committed_us + 60_000_000;
+    promoted.rng = ChaCha8Rng::seed_from_u64(4);
+    promoted.transact();
+    let (status, problem) = server.try_post(EVENTS, &body(&promoted.lines[known..], false)).unwrap();
+    assert_eq!((status, problem["code"].as_str()), (422, Some("events_diverged")), "{problem}");
+    assert_eq!((&problem["errors"][0]["line"], &problem["taken"]["accepted"]), (&json!(5), &json!(0)), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("--data"), "{problem}");
+    // Which of the totals are still true, nobody tells; nor does the next start.
+    assert_eq!(halted(&server), "events_diverged");
+    let path = "/v1/aggregates/monthly/data?limit=100000";
+    assert_eq!(server.get(path).0, 503);
+    assert!(server.terminate().success());
+    let server = start(&data, &described, 1);
+    assert_eq!(halted(&server), "events_diverged");
+    assert_eq!(server.get(path).0, 503);
+    let (status, problem) = server.try_post(EVENTS, &body(&history.lines, false)).unwrap();
+    assert_eq!((status, problem["code"].as_str()), (503, Some("events_diverged")), "{problem}");
 }
 
 /// The code of a halted source.

@@ -197,6 +197,8 @@ pub struct Sequencer {
     /// First versions that were registered in this life and have not been filled. Not stored: who gives up another one may
     /// be told no, and what answered once must not go that way.
     never_filled: BTreeSet<AggregateId>,
+    /// The group of the last change that a caller asked for; it is durable once that is committed.
+    asked_for: u64,
     /// Aggregates over tables without row images that fold what is being read.
     folding: BTreeSet<AggregateId>,
     /// Tables without row images that the connector is to read anew.
@@ -244,6 +246,7 @@ impl Sequencer {
             unresolved: stored.aggregates,
             next_aggregate: stored.next_aggregate,
             never_filled: BTreeSet::new(),
+            asked_for: 0,
             folding: BTreeSet::new(),
             to_read: BTreeSet::new(),
             filled_next: VecDeque::new(),

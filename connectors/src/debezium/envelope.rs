@@ -55,6 +55,11 @@ pub struct Event {
     pub lsn: u64,
     /// When it committed, microseconds since 2000-01-01 UTC.
     pub time_us: i64,
+    /// When it committed, or when the row of a snapshot was read, by the clock of there: milliseconds since 1970, which
+    /// every version of Debezium says. `None` where it does not say.
+    pub at_ms: Option<i64>,
+    /// The database, where it is said.
+    pub database: Option<Box<str>>,
     /// Tells events with the same position apart.
     pub identity: u64,
     /// The change itself; exactly one.
@@ -282,7 +287,17 @@ impl Decoder {
             Read::Snapshot(mark) => Origin::Snapshot(mark),
             Read::Incremental => Origin::Incremental { commit },
         };
-        Ok(Message::Event(Event { table: index, origin, lsn, time_us: time(&source), identity, changes, incomplete }))
+        Ok(Message::Event(Event {
+            table: index,
+            origin,
+            lsn,
+            time_us: time(&source),
+            at_ms: source.json.get("ts_ms").and_then(Value::as_i64).filter(|at| *at > 0),
+            database: source.json.get("db").and_then(Value::as_str).map(Box::from),
+            identity,
+            changes,
+            incomplete,
+        }))
     }
 }
 
@@ -602,6 +617,7 @@ mod tests {
         assert_eq!(event.origin, Origin::Stream { transaction: 555, commit: 24_023_119 });
         assert_eq!((event.lsn, event.table, event.incomplete), (24_023_128, 0, false));
         assert_eq!(event.time_us, 1_559_033_904_863_123 - EPOCH_MICROS_AFTER_1970);
+        assert_eq!(event.at_ms, Some(1_559_033_904_863));
         let Some(Change::Insert { table: TableId(7), new }) = event.changes.iter().next() else { panic!() };
         let numeric = ValueRef::Numeric(Numeric::Finite { mantissa: 1250, scale: 2 });
         let since = ValueRef::Timestamp(1_529_507_596_945_000 - EPOCH_MICROS_AFTER_1970);

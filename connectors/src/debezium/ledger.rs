@@ -14,6 +14,13 @@
 //! committed earlier, and not after its own commit, so positions rise as commits do. Positions before `0/1000000`, which no
 //! log has, count what is read of the initial snapshot.
 //!
+//! Nothing says which server an event is from. So where a position was reached before, its time is looked at: Debezium says
+//! when the transaction committed (of a snapshot's row: when it was read), and says the same whenever it sends the event
+//! again. A repeated event is then not later than the latest that was taken, whatever the clock there did. One that is later
+//! has never been here, at a position that others had: a promoted standby lacked them, or it is another server. The same
+//! holds for another time of the very transaction that was seen last. What this server's log has behind that is not told by
+//! any event, so the source ends ([`DIVERGED`]).
+//!
 //! A transaction ends with its END marker if a BEGIN marker announced it; otherwise with the first event of the next one,
 //! and with the end of the request that brought it. One that goes on in a later request is then visible in parts.
 
@@ -27,6 +34,9 @@ use super::envelope::{Event, Mark, Message, Origin};
 
 /// The initial snapshot is complete, and nothing followed it yet.
 pub const SNAPSHOT_COMPLETE: Lsn = Lsn(0xFF_FFFF);
+
+/// Code of the refusal that ends the source: the log has another history than what was taken from it.
+pub const DIVERGED: &str = "events_diverged";
 
 /// Transactions that were announced and have not ended, at most.
 const MAX_ANNOUNCED: usize = 32;
@@ -65,6 +75,16 @@ struct SnapshotRead {
     marked: bool,
 }
 
+/// What is known of when things committed. Ledgers of earlier versions know nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Times {
+    /// What was taken before this position is not counted in `newest_ms`.
+    from: Lsn,
+    newest_ms: i64,
+    /// Of the transaction seen last.
+    last_ms: Option<i64>,
+}
+
 /// What was seen so far; small, and stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -82,6 +102,14 @@ pub struct Ledger {
     snapshot: Option<SnapshotRead>,
     /// The table whose row the last event removed; a row may appear in its place.
     removed: Option<usize>,
+    #[serde(default)]
+    times: Option<Times>,
+    /// When the latest row of the initial snapshot was read, those of an interrupted one included.
+    #[serde(default)]
+    read_ms: Option<i64>,
+    /// The database that all of it is of.
+    #[serde(default)]
+    database: Option<Box<str>>,
 }
 
 /// What is to be done with a message.
@@ -151,22 +179,45 @@ impl Ledger {
                 }
                 _ => Ok(Verdict::default()),
             },
-            Message::Event(event) => match event.origin {
-                Origin::Snapshot(mark) => self.snapshot(event, mark),
-                Origin::Incremental { commit } => {
-                    self.check_snapshot()?;
-                    let ends_snapshot = self.leave_snapshot();
-                    // Rows read again belong to no transaction; they are visible with the next that ends.
-                    if event.incomplete {
-                        return Err(unavailable(event));
-                    }
-                    let new = follows(event, commit, self.position) || !self.has_streamed();
-                    self.removed = None;
-                    let kind = if new { Kind::New } else { Kind::Duplicate };
-                    Ok(Verdict { ends_snapshot, kind, ..Verdict::default() })
+            Message::Event(event) => self.event(event),
+        }
+    }
+
+    fn event(&mut self, event: &Event) -> Result<Verdict, Refusal> {
+        self.check_database(event)?;
+        match event.origin {
+            Origin::Snapshot(mark) => self.snapshot(event, mark),
+            Origin::Incremental { commit } => {
+                self.check_snapshot()?;
+                let ends_snapshot = self.leave_snapshot();
+                // Rows read again belong to no transaction; they are visible with the next that ends.
+                if event.incomplete {
+                    return Err(unavailable(event));
                 }
-                Origin::Stream { transaction, commit } => self.stream(event, transaction, commit),
-            },
+                let new = follows(event, commit, self.position) || !self.has_streamed();
+                self.removed = None;
+                let kind = if new { Kind::New } else { Kind::Duplicate };
+                Ok(Verdict { ends_snapshot, kind, ..Verdict::default() })
+            }
+            Origin::Stream { transaction, commit } => self.stream(event, transaction, commit),
+        }
+    }
+
+    /// Positions of two databases may be of two servers, and their tables have the same names.
+    fn check_database(&mut self, event: &Event) -> Result<(), Refusal> {
+        match (&self.database, &event.database) {
+            (Some(ours), Some(other)) if ours != other => Err(Refusal::new(
+                "other_database",
+                "/source/db",
+                format!("the event is of database {other}, and what was taken is of {ours}"),
+                "post the events of one database only; for another one, or where it was renamed, start over with an empty \
+                 data directory and a new snapshot: tidemark serve --data NEWDIR",
+            )),
+            (None, Some(first)) => {
+                self.database = Some(first.clone());
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -217,8 +268,15 @@ impl Ledger {
         let lsn = event.lsn;
         let read = self.snapshot.as_ref();
         let came_before = read.is_some_and(|read| read.tables.contains_key(&event.table));
+        let came_any = read.is_some();
         match read {
-            Some(read) if lsn < read.lsn => return Ok(Verdict { kind: Kind::Duplicate, ..Verdict::default() }),
+            Some(read) if lsn < read.lsn => {
+                // Of an earlier snapshot, which was interrupted; on one server a later one does not lie before it.
+                return match (event.at_ms, self.read_ms) {
+                    (Some(at), Some(latest)) if at > latest => Err(diverged(event, at, latest)),
+                    _ => Ok(Verdict { kind: Kind::Duplicate, ..Verdict::default() }),
+                };
+            }
             Some(read) if self.streaming && lsn == read.lsn && came_before => {
                 return Ok(Verdict { kind: Kind::Duplicate, ..Verdict::default() });
             }
@@ -236,6 +294,10 @@ impl Ledger {
         let restarts_snapshot = read.is_some_and(|read| lsn > read.lsn);
         if restarts_snapshot {
             self.snapshot = None;
+        }
+        // A ledger of an earlier version may have rows whose times it does not know.
+        if self.read_ms.is_some() || !came_any {
+            self.read_ms = self.read_ms.max(event.at_ms);
         }
         let read = self.snapshot.get_or_insert_with(|| SnapshotRead { lsn, ..SnapshotRead::default() });
         read.marked |= matches!(mark, Mark::First | Mark::LastOfTable);
@@ -278,6 +340,12 @@ impl Ledger {
     fn stream(&mut self, event: &Event, transaction: u64, commit: u64) -> Result<Verdict, Refusal> {
         let reached = self.tables.get(&event.table).copied();
         if self.transaction == Some(transaction) {
+            let last = self.times.and_then(|times| times.last_ms);
+            if let (Some(at), Some(last)) = (event.at_ms, last)
+                && at != last
+            {
+                return Err(diverged(event, at, last));
+            }
             if let Some(open) = &mut self.open {
                 *open.counts.entry(event.table).or_default() += 1;
             }
@@ -294,6 +362,7 @@ impl Ledger {
             // After its end was taken for reached: the rest of it is a part of its own.
             let announced = self.announced.contains(&transaction);
             self.open.get_or_insert_with(|| Open { announced, ..Open::default() });
+            self.note_time(event);
             self.advance(event, transaction, self.commit);
             return Ok(Verdict { kind: Kind::New, ..Verdict::default() });
         }
@@ -303,6 +372,12 @@ impl Ledger {
                 true => r.lsn >= event.lsn,
                 false => r.commit >= commit,
             });
+            if let (true, Some(at), Some(times)) = (known, event.at_ms, self.times)
+                && at > times.newest_ms
+                && follows(event, commit, times.from)
+            {
+                return Err(diverged(event, at, times.newest_ms));
+            }
             return seen_before(known, event);
         }
         if event.incomplete {
@@ -313,10 +388,25 @@ impl Ledger {
         let ends_before = if self.open.is_some() { self.close(None) } else { None };
         self.open =
             Some(Open { announced: self.announced.contains(&transaction), counts: BTreeMap::from([(event.table, 1)]) });
+        self.note_time(event);
         self.transaction = Some(transaction);
         self.lsn = 0;
         self.advance(event, transaction, commit);
         Ok(Verdict { ends_before, ends_snapshot, kind: Kind::New, ..Verdict::default() })
+    }
+
+    /// Before the event is taken.
+    fn note_time(&mut self, event: &Event) {
+        let from = if self.transaction.is_some() { self.next_position() } else { Lsn::ZERO };
+        match (&mut self.times, event.at_ms) {
+            (Some(times), Some(at)) => {
+                times.newest_ms = times.newest_ms.max(at);
+                times.last_ms = Some(at);
+            }
+            (Some(times), None) => times.last_ms = None,
+            (None, Some(at)) => self.times = Some(Times { from, newest_ms: at, last_ms: Some(at) }),
+            (None, None) => {}
+        }
     }
 
     fn advance(&mut self, event: &Event, transaction: u64, commit: u64) {
@@ -387,6 +477,21 @@ fn out_of_order(reason: &str) -> Refusal {
     Refusal::new("out_of_order", "/source/lsn", reason, remedy)
 }
 
+fn diverged(event: &Event, at_ms: i64, known_ms: i64) -> Refusal {
+    let time = |ms| {
+        let time = chrono::DateTime::from_timestamp_millis(ms).unwrap_or_default();
+        time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    };
+    let reason = format!(
+        "the event at {} is of {}, at a position that was reached by {}: it is another server's, or one that lost transactions",
+        Lsn(event.lsn),
+        time(at_ms),
+        time(known_ms),
+    );
+    let remedy = "start over with an empty data directory and a new snapshot of the Debezium connector: tidemark serve --data NEWDIR";
+    Refusal::new(DIVERGED, "/source/ts_ms", reason, remedy)
+}
+
 fn unavailable(event: &Event) -> Refusal {
     Refusal::new(
         "unavailable_value",
@@ -409,7 +514,23 @@ mod tests {
     fn event(table: usize, origin: Origin, lsn: u64, identity: u64) -> Message {
         let mut changes = Changes::default();
         changes.truncate(TableId(1));
-        Message::Event(Event { table, origin, lsn, time_us: 0, identity, changes, incomplete: false })
+        Message::Event(Event {
+            table,
+            origin,
+            lsn,
+            time_us: 0,
+            at_ms: None,
+            database: None,
+            identity,
+            changes,
+            incomplete: false,
+        })
+    }
+
+    /// At this time.
+    fn at(at_ms: i64, message: Message) -> Message {
+        let Message::Event(event) = message else { panic!() };
+        Message::Event(Event { at_ms: Some(at_ms), ..event })
     }
 
     /// An event of transaction `transaction`, after a commit that ended at `commit`.
@@ -597,24 +718,136 @@ mod tests {
         assert_eq!(kind(&mut ledger, &change(false, LOG + 1)), Kind::New);
     }
 
-    /// Transactions in commit order: events at rising positions, some of them before the commit of the one before.
-    fn log() -> impl Strategy<Value = Vec<Message>> {
-        prop::collection::vec((0u64..80, prop::collection::vec((0u64..3, 0usize..2), 1..5)), 1..12).prop_map(|all| {
-            let (mut end, mut messages) = (LOG, Vec::new());
-            for (number, (overlap, events)) in all.iter().enumerate() {
-                let (commit, mut lsn) = (if number == 0 { 0 } else { end }, end - overlap);
-                for (at, (step, table)) in events.iter().enumerate() {
-                    lsn += step;
-                    let origin = Origin::Stream { transaction: 900 - number as u64, commit };
-                    messages.push(event(*table, origin, lsn, at as u64));
-                }
-                end = end.max(lsn) + 40;
+    #[test]
+    fn what_committed_after_all_that_came_is_no_repetition() {
+        let mut ledger = Ledger::default();
+        // The clock goes back between the two.
+        assert_eq!(kind(&mut ledger, &at(70, of(5, LOG, LOG + 1))), Kind::New);
+        assert_eq!(kind(&mut ledger, &at(50, of(6, LOG + 9, LOG + 10))), Kind::New);
+        ledger.end_of_request();
+        for repeated in [at(70, of(5, LOG, LOG + 1)), at(50, of(6, LOG + 9, LOG + 10)), of(5, LOG, LOG + 1)] {
+            assert_eq!(kind(&mut ledger, &repeated), Kind::Duplicate);
+        }
+        // A standby that lacked the second is promoted, and its next transaction has the same id.
+        assert_eq!(code(&mut ledger.clone(), &at(80, of(6, LOG + 9, LOG + 10))), DIVERGED);
+        assert_eq!(code(&mut ledger.clone(), &at(80, of(6, LOG + 40, LOG + 50))), DIVERGED);
+        assert_eq!(code(&mut ledger.clone(), &at(71, of(7, LOG + 9, LOG + 12))), DIVERGED);
+        assert_eq!(code(&mut ledger.clone(), &at(71, of(7, LOG - 9, LOG - 8))), DIVERGED);
+        assert_eq!(kind(&mut ledger.clone(), &at(71, of(7, LOG + 40, LOG + 12))), Kind::New);
+        // Rows that are read again have the time of their reading.
+        let again = at(99, event(0, Origin::Incremental { commit: LOG }, LOG + 5, 1));
+        assert_eq!(kind(&mut ledger, &again), Kind::Duplicate);
+        // It still counts as what it was.
+        assert_eq!(code(&mut ledger, &at(71, of(7, LOG - 9, LOG - 8))), DIVERGED);
+    }
+
+    #[test]
+    fn of_what_came_before_times_were_kept_nothing_is_said() {
+        let mut ledger = Ledger::default();
+        kind(&mut ledger, &of(5, LOG, LOG + 1));
+        kind(&mut ledger, &at(20, of(6, LOG + 9, LOG + 10)));
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &at(30, of(5, LOG, LOG + 1))), Kind::Duplicate);
+        kind(&mut ledger, &at(25, of(7, LOG + 19, LOG + 20)));
+        assert_eq!(code(&mut ledger, &at(30, of(8, LOG + 9, LOG + 10))), DIVERGED);
+        // A ledger as it was stored then.
+        let mut stored = serde_json::to_value(&ledger).unwrap();
+        ["times", "read_ms", "database"].iter().for_each(|field| drop(stored.as_object_mut().unwrap().remove(*field)));
+        let mut ledger: Ledger = serde_json::from_value(stored).unwrap();
+        assert_eq!(kind(&mut ledger, &at(30, of(8, LOG + 9, LOG + 10))), Kind::Duplicate);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_read_later_does_not_lie_before() {
+        let mut ledger = Ledger::default();
+        kind(&mut ledger, &at(50, snapshot(0, LOG, Mark::First)));
+        kind(&mut ledger, &at(40, snapshot(0, LOG + 10, Mark::First)));
+        assert_eq!(kind(&mut ledger, &at(50, snapshot(0, LOG, Mark::First))), Kind::Duplicate);
+        kind(&mut ledger, &at(41, snapshot(0, LOG + 10, Mark::Last)));
+        assert_eq!(kind(&mut ledger, &at(50, snapshot(0, LOG, Mark::First))), Kind::Duplicate);
+        assert_eq!(code(&mut ledger, &at(51, snapshot(0, LOG, Mark::First))), DIVERGED);
+    }
+
+    #[test]
+    fn another_database_is_another_log() {
+        let of = |database: Option<&str>, lsn| {
+            let Message::Event(event) = of(5, LOG, lsn) else { panic!() };
+            Message::Event(Event { database: database.map(Box::from), ..event })
+        };
+        let mut ledger = Ledger::default();
+        assert_eq!(kind(&mut ledger, &of(None, LOG + 1)), Kind::New);
+        assert_eq!(kind(&mut ledger, &of(Some("shop"), LOG + 2)), Kind::New);
+        assert_eq!(code(&mut ledger, &of(Some("staging"), LOG + 3)), "other_database");
+        assert_eq!(kind(&mut ledger, &of(Some("shop"), LOG + 3)), Kind::New);
+        assert_eq!(kind(&mut ledger, &of(None, LOG + 4)), Kind::New);
+    }
+
+    /// What a transaction is: how far before the commit of the one before it begins, what its clock did, and its events.
+    type Made = (u64, i64, Vec<(u64, usize)>);
+
+    fn transactions(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Made>> {
+        let events = prop::collection::vec((0u64..3, 0usize..2), 1..5);
+        prop::collection::vec((0u64..80, -30i64..60, events), length)
+    }
+
+    /// A log that goes on behind `end`, where a transaction `number` committed at `ms`: events at rising positions, some of
+    /// them before the commit of the one before.
+    fn go_on(all: &[Made], mut end: u64, mut number: u64, mut ms: i64) -> Vec<(u64, i64, Vec<Message>)> {
+        let made = all.iter().map(|(overlap, clock, events)| {
+            let (commit, mut lsn) = (if end == LOG { 0 } else { end }, end - overlap);
+            // Their ids say nothing of their order.
+            number -= 1;
+            ms += clock;
+            let mut messages = Vec::new();
+            for (place, (step, table)) in events.iter().enumerate() {
+                lsn += step;
+                let origin = Origin::Stream { transaction: number, commit };
+                messages.push(at(ms, event(*table, origin, lsn, place as u64)));
             }
-            messages
-        })
+            end = end.max(lsn) + 40;
+            (end, ms, messages)
+        });
+        made.collect()
+    }
+
+    fn log() -> impl Strategy<Value = Vec<Message>> {
+        let messages = |all: Vec<Made>| go_on(&all, LOG, 900, 1_000).into_iter().flat_map(|(.., messages)| messages);
+        transactions(1..12).prop_map(move |all| messages(all).collect())
     }
 
     proptest! {
+        /// A standby that lacks the last transactions is promoted, and its log goes on in its own way. Nothing of it that
+        /// lies where others did is taken for them.
+        #[test]
+        fn nothing_of_another_history_is_taken_for_a_repetition(
+            old in transactions(2..9), new in transactions(1..5), from in any::<prop::sample::Index>(), gap in 0u64..200,
+        ) {
+            let mut ledger = Ledger::default();
+            let old = go_on(&old, LOG, 900, 1_000);
+            for message in old.iter().flat_map(|(.., messages)| messages) {
+                prop_assert_eq!(ledger.admit(message).unwrap().kind, Kind::New);
+            }
+            ledger.end_of_request();
+            let kept = from.index(old.len() - 1);
+            // It is promoted after all of that, and from there on its clock goes on.
+            let latest = old.iter().map(|(_, ms, _)| *ms).max().unwrap_or_default();
+            let new: Vec<Made> = new.into_iter().map(|(overlap, clock, events)| (overlap, clock.abs() + 1, events)).collect();
+            let again = old[..=kept].iter().map(|(.., messages)| (false, messages.clone()));
+            let other = go_on(&new, old[kept].0 + gap, 899 - kept as u64, latest);
+            let other = other.into_iter().map(|(.., messages)| (true, messages));
+            'all: for (is_other, messages) in again.chain(other) {
+                for message in messages {
+                    match ledger.admit(&message) {
+                        Ok(verdict) => prop_assert_eq!(verdict.kind == Kind::New, is_other),
+                        Err(refusal) => {
+                            prop_assert!(is_other && matches!(refusal.code, DIVERGED | "out_of_order"), "{}", refusal);
+                            break 'all;
+                        }
+                    }
+                }
+            }
+        }
+
         /// However requests cut the log, and from wherever it is sent again: each event is new once.
         #[test]
         fn every_event_counts_once(messages in log(), sends in prop::collection::vec((any::<prop::sample::Index>(), 1usize..12), 0..40)) {

@@ -4,6 +4,9 @@
 //! survives a crash, what was not may be sent again: events that were seen before are skipped and counted. Requests are
 //! taken one after another.
 //!
+//! Where an event shows that the log has another history than what was taken, the source ends, also for every later start: what
+//! was taken and is there no more, nobody tells.
+//!
 //! The source is live once the initial snapshot is complete: with the row marked as the last, with the first event of the
 //! log where no row of a snapshot came, or when a caller says so. Until then nothing is answered from it.
 
@@ -22,9 +25,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::body::Item;
-use self::journal::{Entry, Journal};
+use self::journal::{Entry, Journal, OpenError};
 use crate::acknowledge::note_durable;
-use crate::debezium::ledger::{Kind, Ledger};
+use crate::debezium::ledger::{DIVERGED, Kind, Ledger};
 use crate::debezium::{Assembly, Decoder, Message, Refusal};
 use crate::tables::{TableFile, are_described};
 
@@ -171,6 +174,9 @@ async fn serve(
         if let Some((reply, answer)) = intake.answer.take() {
             let _ = reply.send(answer);
         }
+        if let Some(why) = intake.diverged.take() {
+            return Err(diverged(why));
+        }
         let Some(request) = requests.recv().await else { return Ok(()) };
         let durable = *durable.borrow();
         intake = blocking(move || {
@@ -247,6 +253,8 @@ struct Intake {
     assembly: Assembly,
     journal: Journal,
     answer: Option<Answer>,
+    /// Another history was posted: why that is known.
+    diverged: Option<String>,
 }
 
 impl Intake {
@@ -257,8 +265,15 @@ impl Intake {
         let ids: Vec<_> = config.tables.tables.iter().map(|table| table.id).collect();
         let mut replay = Replay::new(&decoder, ids);
         let opened = Journal::open(&config.directory, |entry| replay.take(entry));
-        let mut journal = opened.map_err(|error| failed(&error))?;
-        let wrong = replay.check(resumed.unwrap_or_default());
+        let stored = resumed.unwrap_or_default();
+        let mut journal = opened.map_err(|error| match error {
+            OpenError::Io(error) => failed(&error),
+            OpenError::Damaged { .. } => damaged(&error, &replay, stored),
+        })?;
+        if let Some(why) = replay.diverged {
+            return Err(diverged(why));
+        }
+        let wrong = replay.check(stored);
         let assembly = replay.assembly;
         journal.read_up_to(assembly.ledger().position());
         if let Some(what) = wrong {
@@ -270,7 +285,7 @@ impl Intake {
                         .to_owned(),
             });
         }
-        Ok(Intake { decoder, assembly, journal, answer: None })
+        Ok(Intake { decoder, assembly, journal, answer: None, diverged: None })
     }
 
     /// Takes one request; the answer is left in `answer`. An error ends the source.
@@ -298,17 +313,26 @@ impl Intake {
                 }
             }
         }
-        let plan = self.assembly.plan(&messages, refused.is_some());
+        let mut plan = self.assembly.plan(&messages, refused.is_some());
         if let Some((index, refusal)) = plan.refused {
+            if refusal.code == DIVERGED {
+                // Nobody knows where the other history began, so nothing more is taken.
+                plan.length = 0;
+                self.diverged = Some(refusal.reason.clone());
+            }
             refused = items.get(index).map(|item| (item.line, at(item, refusal)));
         }
         messages.truncate(plan.length);
         let receipt =
             self.accept(&items, messages, snapshot_done && refused.is_none()).map_err(|error| failed(&error))?;
-        self.journal
-            .turn(self.assembly.ledger().position(), || checkpoint(&self.assembly))
-            .and_then(|()| self.journal.forget(durable))
-            .map_err(|error| failed(&error))?;
+        let written = match &self.diverged {
+            Some(why) => self.journal.append(&[Entry::Diverged(why.clone().into_bytes())]),
+            None => self
+                .journal
+                .turn(self.assembly.ledger().position(), || checkpoint(&self.assembly))
+                .and_then(|()| self.journal.forget(durable)),
+        };
+        written.map_err(|error| failed(&error))?;
         let answer = match refused {
             Some((line, refusal)) => Err(PostError::Refused { receipt, line, refusal: Box::new(refusal) }),
             None => Ok(receipt),
@@ -383,6 +407,42 @@ fn failed(error: &io::Error) -> SourceError {
     }
 }
 
+/// Something that was answered cannot be read any more. What came before it can be gone on from, unless more is stored.
+fn damaged(error: &OpenError, replay: &Replay<'_>, stored: Lsn) -> SourceError {
+    let reached = replay.assembly.ledger().position();
+    let start_over = "start over with an empty data directory and a new snapshot: tidemark serve --data NEWDIR";
+    let remedy = match error {
+        OpenError::Damaged { file, at, others_follow, in_checkpoint: false }
+            if replay.check(stored).is_none() && replay.assembly.ledger().is_streaming() =>
+        {
+            let others = if *others_follow { ", remove the journal files after it" } else { "" };
+            format!(
+                "stop tidemark and the sender; truncate -s {at} {}{others}; start tidemark; and have everything sent \
+                 again from before source.lsn {} ({reached}) on, in order and before anything newer. What is not sent \
+                 again is missing for good; where that cannot be, {start_over}",
+                file.display(),
+                reached.0,
+            )
+        }
+        _ => start_over.to_owned(),
+    };
+    SourceError {
+        code: "journal_damaged",
+        message: format!("{error}: events after {reached} that were answered with 200 are lost"),
+        remedy,
+    }
+}
+
+fn diverged(why: String) -> SourceError {
+    SourceError {
+        code: DIVERGED,
+        message: why,
+        remedy: "start over with an empty data directory and a new snapshot of the Debezium connector: tidemark serve \
+                 --data NEWDIR"
+            .to_owned(),
+    }
+}
+
 /// Takes the journal's entries as they were taken before.
 struct Replay<'a> {
     decoder: &'a Decoder,
@@ -393,13 +453,14 @@ struct Replay<'a> {
     from: Lsn,
     /// Lines of a later checkpoint, which were read already, are passed over.
     passing: bool,
+    diverged: Option<String>,
     wrong: Option<String>,
 }
 
 impl<'a> Replay<'a> {
     fn new(decoder: &'a Decoder, tables: Vec<TableId>) -> Self {
         let assembly = Assembly::new(tables.clone(), Ledger::default());
-        Replay { decoder, assembly, tables, entries: 0, from: Lsn::ZERO, passing: false, wrong: None }
+        Replay { decoder, assembly, tables, entries: 0, from: Lsn::ZERO, passing: false, diverged: None, wrong: None }
     }
 
     fn take(&mut self, entry: Entry) {
@@ -412,9 +473,9 @@ impl<'a> Replay<'a> {
                     self.assembly = Assembly::new(self.tables.clone(), ledger);
                 })
                 .map_err(|error| error.to_string()),
-            Entry::Checkpoint(_) => {
+            Entry::Checkpoint(text) => {
                 self.passing = true;
-                Ok(())
+                self.check_reached(&text)
             }
             Entry::Waiting(_) if self.passing => Ok(()),
             Entry::Waiting(line) => self.decode(&line).map(|message| {
@@ -423,7 +484,13 @@ impl<'a> Replay<'a> {
                 }
             }),
             Entry::Line(line) => self.decode(&line).and_then(|message| {
-                self.assembly.push(message, &line).map(drop).map_err(|refusal| refusal.to_string())
+                self.assembly.push(message, &line).map(drop).map_err(|refusal| {
+                    // An earlier version may have taken what shows it.
+                    if refusal.code == DIVERGED {
+                        self.diverged.get_or_insert(refusal.reason.clone());
+                    }
+                    refusal.to_string()
+                })
             }),
             Entry::EndOfRequest => {
                 self.assembly.end_of_request();
@@ -433,10 +500,21 @@ impl<'a> Replay<'a> {
                 self.assembly.end_snapshot();
                 Ok(())
             }
+            Entry::Diverged(why) => {
+                self.diverged = Some(String::from_utf8_lossy(&why).into_owned());
+                Ok(())
+            }
         };
         if let Err(what) = taken {
             self.wrong.get_or_insert_with(|| format!("entry {}: {what}", self.entries));
         }
+    }
+
+    /// A later checkpoint is where the files before it lead to, or they are not what they were.
+    fn check_reached(&self, checkpoint: &[u8]) -> Result<(), String> {
+        let ledger = serde_json::from_slice::<Ledger>(checkpoint).map_err(|error| error.to_string())?;
+        let (reached, was) = (self.assembly.ledger().position(), ledger.position());
+        if reached == was { Ok(()) } else { Err(format!("the files before go to {reached}, and went to {was}")) }
     }
 
     fn decode(&self, line: &[u8]) -> Result<Message, String> {
@@ -528,6 +606,85 @@ mod tests {
         let ended = intake.assembly.take_ended();
         assert_eq!(ended.last().map(|ended| (ended.end_lsn, ended.changes.len())), Some((Lsn(LOG + 900_000), 600)));
         assert_eq!(intake.assembly.waiting(), 0);
+    }
+
+    #[test]
+    fn damage_of_what_was_answered_says_from_where_to_send_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let first = take(&mut intake, &event(1, "a"), Lsn::ZERO).unwrap().lsn;
+        let file = config.directory.join("journal-00000001");
+        let length = std::fs::metadata(&file).unwrap().len();
+        let third = [event(2, "b"), event(3, "c")].map(|body| take(&mut intake, &body, Lsn::ZERO).unwrap().lsn)[1];
+        drop(intake);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[usize::try_from(length).unwrap() + 40] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+
+        let error = Intake::open(&config, Some(first)).err().unwrap();
+        assert_eq!(error.code, "journal_damaged");
+        assert!(error.message.contains(&format!("at byte {length}")), "{}", error.message);
+        assert!(error.remedy.contains(&format!("truncate -s {length}")), "{}", error.remedy);
+        assert!(error.remedy.contains(&format!("source.lsn {} ({first})", first.0)), "{}", error.remedy);
+        // Where more is stored than can be read, nothing can go on.
+        let error = Intake::open(&config, Some(third)).err().unwrap();
+        assert!(error.remedy.starts_with("start over"), "{}", error.remedy);
+        assert_eq!(std::fs::read(&file).unwrap(), bytes);
+
+        // The remedy.
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length).unwrap();
+        let mut intake = Intake::open(&config, Some(first)).unwrap();
+        let again = take(&mut intake, &[event(1, "a"), event(2, "b"), event(3, "c")].concat(), first).unwrap();
+        assert_eq!((again.duplicates, again.accepted), (1, 2));
+    }
+
+    #[test]
+    fn a_file_that_lacks_its_end_does_not_lead_to_the_checkpoint_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let mut lengths = Vec::new();
+        for id in 0..6 {
+            take(&mut intake, &event(id, &"x".repeat(1_000_000)), Lsn::ZERO).unwrap();
+            lengths.push(std::fs::metadata(config.directory.join("journal-00000001")).unwrap().len());
+        }
+        assert!(config.directory.join("journal-00000002").exists());
+        drop(intake);
+        drop(Intake::open(&config, Some(Lsn::ZERO)).unwrap());
+        // Cut where a request and its note end.
+        let first = config.directory.join("journal-00000001");
+        let whole = std::fs::read(&first).unwrap();
+        std::fs::write(&first, &whole[..usize::try_from(lengths[2]).unwrap()]).unwrap();
+        assert_eq!(Intake::open(&config, Some(Lsn::ZERO)).err().unwrap().code, "journal_damaged");
+        // The checkpoint itself cannot be done without.
+        std::fs::write(&first, whole).unwrap();
+        let second = config.directory.join("journal-00000002");
+        let mut bytes = std::fs::read(&second).unwrap();
+        bytes[60] ^= 1;
+        std::fs::write(&second, bytes).unwrap();
+        let error = Intake::open(&config, Some(Lsn::ZERO)).err().unwrap();
+        assert!(error.code == "journal_damaged" && error.remedy.starts_with("start over"), "{}", error.remedy);
+    }
+
+    #[test]
+    fn another_history_ends_the_source_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let at = |body: String, ms: i64| body.replace("946684800000", &ms.to_string());
+        let position = take(&mut intake, &at(event(1, "a"), 1_000), Lsn::ZERO).unwrap().lsn;
+        let body = at(event(2, "b"), 1_000) + &at(event(1, "c"), 1_001);
+        let Err(PostError::Refused { receipt, line: 2, refusal }) = take(&mut intake, &body, Lsn::ZERO) else {
+            panic!()
+        };
+        assert_eq!((receipt.accepted, receipt.lsn, refusal.code), (0, position, "events_diverged"));
+        assert_eq!(intake.diverged.as_ref(), Some(&refusal.reason));
+        drop(intake);
+        for _ in 0..2 {
+            let error = Intake::open(&config, Some(position)).err().unwrap();
+            assert_eq!((error.code, &error.message), ("events_diverged", &refusal.reason));
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! group p      Remove the version before; Promote name+next     name answers by the next one
 //! ```
 //!
+//! What is so already is not durable already: whoever asks again for what somebody is waiting for waits, too.
+//!
 //! The surprise: whether a version is exact is known only once the group that ends its filling is committed, so its place is
 //! another group's.
 
@@ -70,11 +72,18 @@ impl Sequencer {
         let plan = match self.check(&name, &definition, newest, on_change) {
             Ok(Some(plan)) => plan,
             Ok(None) => {
-                let existing = newest.map(|newest| newest.name.clone()).unwrap_or_default();
-                let existing = self.shared.published.catalog().aggregates.get(&existing).or(newest).cloned();
-                if let Some(existing) = existing {
-                    let _ = reply.send(Ok(Registered::Unchanged(existing)));
+                if let Some(newest) = newest.cloned() {
+                    let shared = Arc::clone(&self.shared);
+                    self.answer_once_durable(reply, RegisterError::Unavailable, move || {
+                        let committed = shared.published.catalog().aggregates.get(&newest.name).cloned();
+                        Ok(Registered::Unchanged(committed.unwrap_or(newest)))
+                    });
                 }
+                return Ok(());
+            }
+            // To some callers it is as good as a yes: there is one of this name.
+            Err(error @ RegisterError::Conflict { .. }) => {
+                self.answer_once_durable(reply, RegisterError::Unavailable, || Err(error));
                 return Ok(());
             }
             Err(error) => {
@@ -139,6 +148,7 @@ impl Sequencer {
             before.into_iter().map(|before| RegistryChange::Drop(before, None)).collect();
         registry.push(RegistryChange::Register { aggregate, fill, reply: Some(done) });
         self.mint_alone(commands, registry)?;
+        self.asked_for = self.sequence;
         tokio::spawn(async move {
             let answer = match committed.await {
                 Ok(aggregate) => Ok(Registered::Created(aggregate)),
@@ -160,7 +170,7 @@ impl Sequencer {
             self.never_filled.contains(&first.id) && self.state_of(first) == Some(AggregateState::Building)
         };
         if self.aggregates.get(name).is_some_and(|first| !first_filling(first)) {
-            let _ = reply.send(Ok(false));
+            self.answer_once_durable(reply, |stopped| stopped, || Ok(false));
             return Ok(());
         }
         self.drop_aggregate(name, reply)
@@ -233,8 +243,11 @@ impl Sequencer {
     ) -> Result<(), End> {
         let Some(aggregate) = self.aggregates.remove(name) else {
             // Stored, and not installed before the tables are known.
-            let waits = self.unresolved.iter().any(|stored| stored.name == name);
-            let _ = reply.send(if waits { Err(not_announced()) } else { Ok(false) });
+            if self.unresolved.iter().any(|stored| stored.name == name) {
+                let _ = reply.send(Err(not_announced()));
+            } else {
+                self.answer_once_durable(reply, |stopped| stopped, || Ok(false));
+            }
             return Ok(());
         };
         self.never_filled.remove(&aggregate.id);
@@ -244,10 +257,33 @@ impl Sequencer {
         let mut registry: Vec<RegistryChange> = next.into_iter().map(|next| RegistryChange::Drop(next, None)).collect();
         registry.push(RegistryChange::Drop(aggregate, Some(done)));
         self.mint_alone(commands, registry)?;
+        self.asked_for = self.sequence;
         tokio::spawn(async move {
             let _ = reply.send(committed.await.map(|()| true).map_err(|_| stopped()));
         });
         Ok(())
+    }
+
+    /// Answers that something is so already, once it is so after a crash, too: who is told that nothing changed does not ask again.
+    fn answer_once_durable<T: Send + 'static, E: Send + 'static>(
+        &self,
+        mut reply: oneshot::Sender<Result<T, E>>,
+        unavailable: fn(Unavailable) -> E,
+        answer: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) {
+        let (mut committed, asked_for) = (self.committed.clone(), self.asked_for);
+        if committed.borrow().sequence >= asked_for {
+            let _ = reply.send(answer());
+            return;
+        }
+        tokio::spawn(async move {
+            let is_durable = tokio::select! {
+                reached = committed.wait_for(|as_of| as_of.sequence >= asked_for) => reached.is_ok(),
+                // Who asked has gone, or learned that nobody answers any more.
+                () = reply.closed() => return,
+            };
+            let _ = reply.send(if is_durable { answer() } else { Err(unavailable(stopped())) });
+        });
     }
 
     /// An aggregate is filled by the group that is minted next: it answers from then on, or waits for its place. One that was given

@@ -620,10 +620,14 @@ sections! {
         "Send all of it in order; `?snapshot=done` says that it is complete."
     "second_snapshot" [422] "Another snapshot began after the first was complete: what changed between the two is not told."
         "Start over with an empty data directory, and let Debezium read its snapshot again."
+    "other_database" [422] "The event is of another database than those before it."
+        "Post the events of one database; for another one, or where it was renamed, start over with an empty data directory."
+    "events_diverged" [422, 503] "An event shows that the log has another history than what was taken: another server, or one that lost transactions."
+        "Start over with an empty data directory, and let Debezium read its snapshot again."
     "journal_failed" [503] "The journal of posted events cannot be written or read."
         "See that the disk works, restart, and send again what was not answered with 200."
-    "journal_damaged" [503] "The journal does not belong to the data."
-        "Restore the whole data directory and have everything posted since sent again, or start over with an empty one."
+    "journal_damaged" [503] "The journal cannot be read where events were answered already, or does not belong to the data."
+        "The remedy says from which position to have events sent again, where that is enough; else start over with an empty data directory."
 }
 "The demo's story" "Of `tidemark demo` only." {
     "unknown_step" [404] "The story has no such step."

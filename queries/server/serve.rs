@@ -171,6 +171,7 @@ async fn start(config: &ServeConfig) -> Result<Started, Failure> {
             let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
             let mut postgres = named(&format!("tidemark_{instance}"))?
                 .with_failover(config.failover_slot)
+                .with_backups(&config.backup_dir)
                 .with_max_transaction_bytes(size(config.max_transaction_bytes))
                 .with_message_limit(size(config.max_row_bytes));
             if let Some(readers) = config.snapshot_readers {

@@ -145,6 +145,9 @@ fn a_backup_under_load_goes_on_exactly_where_its_log_was_held_and_says_so_where_
     let server = start(&database, &new, &[]);
     server.get_ok("/readyz");
     assert!(applied(&server) > lsn);
+    // From its start on the new directory knows what its store must not lack, as the old one does: nobody has asked it anything yet.
+    let answered = |data: &Path| fs::read_to_string(data.join("ANSWERED")).unwrap();
+    assert_eq!(answered(&new), answered(&data));
     stop.store(true, Ordering::SeqCst);
     database.runtime.block_on(writer).unwrap();
     assert_exact(&server, &database);

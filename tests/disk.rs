@@ -12,7 +12,7 @@ use rustix::fs::statvfs;
 use serde_json::{Value, json};
 
 use crate::support::database::Database;
-use crate::support::server::Server;
+use crate::support::server::{Server, serve};
 
 /// Room for two of the largest transactions in logs, memory written out and table files at once.
 const SIZE_MIB: u64 = 400;
@@ -71,6 +71,13 @@ impl SmallDisk {
                 return;
             }
         }
+    }
+
+    /// To the last page.
+    fn fill_entirely(&self) {
+        self.fill(0);
+        let mut file = File::options().append(true).open(self.ballast()).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
     }
 
     fn free(&self) {
@@ -264,4 +271,29 @@ fn a_write_that_finds_the_disk_full_waits_and_no_number_is_wrong() {
         assert_exact(&server, &database);
     }
     assert!(server.terminate().success());
+}
+
+/// It did not get as far as holding its source: a start that finds no space is tried again, and loses nothing.
+#[test]
+fn a_start_that_finds_the_disk_full_is_worth_another_try() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let start = || {
+        let mut command = serve(&disk.data());
+        command.args(["--generator", "1", "--listen", "127.0.0.1:0"]);
+        command
+    };
+    let refused = |what: &str| {
+        disk.fill_entirely();
+        let ended = start().output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(4), "{what}: {said}");
+        assert!(said.contains("make space there") && said.contains("No space left"), "{what}: {said}");
+        disk.free();
+    };
+    refused("a new directory");
+    let server = Server::listen(serve(&disk.data()).args(["--generator", "1"]));
+    server.get_ok("/readyz");
+    assert!(server.terminate().success());
+    refused("one in use");
+    assert!(Server::listen(serve(&disk.data()).args(["--generator", "1"])).terminate().success());
 }

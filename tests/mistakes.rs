@@ -3,7 +3,8 @@
 //! arrive over HTTP, what was registered before keeps answering the same exact totals.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,8 +20,18 @@ const SECRET: &str = "hunter2";
 /// How long a mistake may take to be told.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Runs a command that has to be refused: exit code 2, one message with all of these words, soon.
+/// What somebody has to put right ends with this, and is not tried again by a supervisor.
+const MISTAKE: i32 = 2;
+/// What may pass by itself ends with this.
+const NOT_NOW: i32 = 4;
+
+/// Runs a command that has to be refused as a mistake: one message with all of these words, soon.
 fn refused(mistake: &str, command: &mut Command, words: &[&str]) -> String {
+    ends(mistake, command, MISTAKE, words)
+}
+
+/// The same with another exit code.
+fn ends(mistake: &str, command: &mut Command, code: i32, words: &[&str]) -> String {
     let started = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
@@ -41,7 +52,7 @@ fn refused(mistake: &str, command: &mut Command, words: &[&str]) -> String {
         }
     };
     let said = reader.join().unwrap();
-    assert_eq!(status.code(), Some(2), "{mistake}: {said}");
+    assert_eq!(status.code(), Some(code), "{mistake}: {said}");
     let errors = said.lines().filter(|line| line.starts_with("error:")).count();
     assert_eq!(errors, 1, "{mistake}: not one message: {said}");
     for noise in ["panicked", "RUST_BACKTRACE", SECRET, "Error {", "Os {"] {
@@ -113,26 +124,11 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
     let socket = database.postgres.socket_directory().display().to_string();
     let right = ["payments"];
 
-    let wrong_urls: [(&str, String, &[&str]); 12] = [
+    let wrong_urls: [(&str, String, &[&str]); 9] = [
         ("no URL", "payments database".to_owned(), &["postgres://user:password@host:5432/database"]),
         ("another scheme", format!("mysql://u:{SECRET}@h/db"), &["postgres://user:password@host:5432/database"]),
         ("a bad port", format!("postgres://u:{SECRET}@h:54x32/db"), &["postgres://user:password@host:5432/database"]),
         ("an @ in the password", format!("postgres://u:a@{SECRET}@h/db"), &["%40"]),
-        (
-            "nobody at the port",
-            format!("postgres://u:{SECRET}@127.0.0.1:1/db"),
-            &["127.0.0.1:1/db", "check that Postgres runs there"],
-        ),
-        (
-            "no such host",
-            format!("postgres://u:{SECRET}@no-such-host.invalid/db"),
-            &["no-such-host.invalid", "check that Postgres runs there"],
-        ),
-        (
-            "no such socket",
-            "postgres://u@/db?host=/nowhere".to_owned(),
-            &["/nowhere", "check that Postgres runs there"],
-        ),
         (
             "no such database",
             database.postgres.url_of("paymentz"),
@@ -162,6 +158,27 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
     for (mistake, wrong, words) in &wrong_urls {
         refused(mistake, &mut serve_from(&data, wrong, &right), words);
     }
+    // Nobody can tell a wrong name from a server that is not up yet.
+    let nobody_there: [(&str, String, &[&str]); 3] = [
+        (
+            "nobody at the port",
+            format!("postgres://u:{SECRET}@127.0.0.1:1/db"),
+            &["127.0.0.1:1/db", "check that Postgres runs there"],
+        ),
+        (
+            "no such host",
+            format!("postgres://u:{SECRET}@no-such-host.invalid/db"),
+            &["no-such-host.invalid", "check that Postgres runs there"],
+        ),
+        (
+            "no such socket",
+            "postgres://u@/db?host=/nowhere".to_owned(),
+            &["/nowhere", "check that Postgres runs there"],
+        ),
+    ];
+    for (mistake, wrong, words) in &nobody_there {
+        ends(mistake, &mut serve_from(&data, wrong, &right), NOT_NOW, words);
+    }
     for (table, words) in [
         ("paymets", &["public.paymets does not exist", "did you mean public.payments?"][..]),
         ("mixed", &["did you mean public.Mixed?"]),
@@ -184,11 +201,11 @@ fn mistakes_at_the_start_are_told_and_leave_nothing_behind() {
     assert_eq!(database.left_behind(), "1 1");
 
     // Beside it nobody gets in, and it does not notice.
-    refused("data in use", &mut serve_from(&data, &url, &right), &["in use", "--data"]);
+    ends("data in use", &mut serve_from(&data, &url, &right), NOT_NOW, &["in use", "--data"]);
     let other = parent.path().join("other");
     let mut taken = serve(&other);
     taken.args(["--listen", server.address(), "--table", "payments"]).env("TIDEMARK_POSTGRES", &url);
-    refused("port taken", &mut taken, &[server.address(), "--listen"]);
+    ends("port taken", &mut taken, NOT_NOW, &[server.address(), "--listen"]);
     database.sql("UPDATE payments SET amount = amount + 1 WHERE id % 3 = 0");
     totals_are_exact(&database, &server, "by_day");
     assert_eq!(database.left_behind(), "1 1");
@@ -238,13 +255,54 @@ fn a_server_without_logical_replication_is_told_how_to_get_it() {
     let full = Database::start(&["max_replication_slots=1"], TABLES);
     full.sql("SELECT pg_create_physical_replication_slot('standby')");
     let mut command = serve_from(data.path(), &full.url(), &["payments"]);
-    refused("no free slot", &mut command, &["max_replication_slots = 6", "restart"]);
+    ends("no free slot", &mut command, NOT_NOW, &["max_replication_slots = 6", "restart"]);
     assert_eq!(full.left_behind(), "1 0");
     // The data directory, twice refused, serves once the server can.
     full.sql("SELECT pg_drop_replication_slot('standby')");
     let server = Server::start(data.path(), &full.url(), &["payments"], &[]);
     assert_eq!(server.put("/v1/aggregates/by_day", &by_day()).0, 202);
     totals_are_exact(&full, &server, "by_day");
+}
+
+/// A server that refuses every session with this; ends with the test.
+fn refusing(state: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut session in listener.incoming().map_while(Result::ok) {
+            // The start-up packet, whatever is in it.
+            let _ = session.read(&mut [0; 1024]);
+            let fields = format!("SFATAL\0VFATAL\0C{state}\0Mnot now\0\0");
+            let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+            let _ = session.write_all(&[&b"E"[..], &length, fields.as_bytes()].concat());
+        }
+    });
+    format!("postgres://u:{SECRET}@127.0.0.1:{port}/db?sslmode=disable")
+}
+
+/// What a supervisor tries again, and what it does not: told by what Postgres and the system refuse, not by words.
+#[test]
+fn what_may_pass_by_itself_ends_with_a_code_of_its_own() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    // Starting up, shutting down, no place for a session, out of memory.
+    for state in ["57P03", "57P01", "53300", "53200"] {
+        ends(state, &mut serve_from(&data, &refusing(state), &["t"]), NOT_NOW, &[state]);
+    }
+    for state in ["28P01", "28000", "3D000", "42501"] {
+        refused(state, &mut serve_from(&data, &refusing(state), &["t"]), &[state]);
+    }
+    let mut starved = Command::new("prlimit");
+    starved.args(["--nofile=4", env!("CARGO_BIN_EXE_tidemark"), "serve", "--generator", "1", "--data"]).arg(&data);
+    ends("no open files", &mut starved, NOT_NOW, &["cannot be started"]);
+
+    // Whether to start over is for somebody to decide.
+    let damaged = parent.path().join("damaged");
+    let generator = ["--generator", "1"];
+    assert!(Server::start_source(&damaged, &generator).terminate().success());
+    fs::write(damaged.join("store/CURRENT"), "MANIFEST-000099\n").unwrap();
+    let words = ["cannot open the store", "empty directory"];
+    refused("damaged", serve(&damaged).args(["--listen", "127.0.0.1:0"]).args(generator), &words);
 }
 
 #[test]

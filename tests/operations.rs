@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::database::Database;
-use crate::support::server::{Server, serve};
+use crate::support::server::{Server, serve, tidemark};
 
 const TABLES: &str = "
     CREATE TABLE payments (id bigint PRIMARY KEY, currency text, amount numeric(14,2), created_at timestamptz);
@@ -148,6 +148,83 @@ fn every_alert_is_explained_and_the_dashboard_can_be_read() {
         assert!(panel["datasource"]["uid"] == "${datasource}", "{} asks a fixed source", panel["title"]);
         assert!(panel["targets"].as_array().is_some_and(|targets| !targets.is_empty()), "{} is empty", panel["title"]);
     }
+}
+
+/// Tokens are made before there is data, or after: where unit and settings put them, neither keeps the other from being made.
+#[test]
+fn tokens_and_data_of_the_package_have_a_place_each() {
+    let unit = read("tidemark.service");
+    let settings = read("tidemark.toml");
+    let named = |text: &str, before: &str| text.lines().find_map(|line| line.strip_prefix(before)).unwrap().to_owned();
+    let data = named(&unit, "Environment=TIDEMARK_DATA=");
+    let tokens = named(&settings, "# tokens = ").trim_matches('"').to_owned();
+    // The unit makes it, for its user alone.
+    let state = format!("/var/lib/{}/", named(&unit, "StateDirectory="));
+    assert_eq!(named(&unit, "StateDirectoryMode="), "0700");
+    let root = tempfile::tempdir().unwrap();
+    let within = |path: &str| root.path().join(path.strip_prefix(&state).unwrap());
+    let (data, tokens) = (within(&data), within(&tokens));
+    let make_tokens = || {
+        let mut command = tidemark();
+        command.args(["token", "create", "--scope", "admin", "--tokens"]).arg(&tokens);
+        assert!(command.output().unwrap().status.success());
+    };
+    let starts = || {
+        let mut command = serve(&data);
+        command.args(["--generator", "1", "--tokens"]).arg(&tokens);
+        let server = Server::listen(&mut command);
+        assert_eq!(server.get("/v1/aggregates").0, 401);
+        assert!(server.terminate().success());
+    };
+    make_tokens();
+    starts();
+    std::fs::remove_file(&tokens).unwrap();
+    make_tokens();
+    starts();
+    // The guide names the same places.
+    let guide = read("README.md");
+    assert!(
+        guide.contains(" --tokens /var/lib/tidemark/tokens.json ") && guide.contains(" --data /var/lib/tidemark/data")
+    );
+}
+
+/// What the unit tries again is what the table of exit codes says may pass by itself.
+#[test]
+fn the_unit_tries_again_all_but_mistakes() {
+    let unit = read("tidemark.service");
+    let never: Vec<&str> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("RestartPreventExitStatus="))
+        .flat_map(str::split_whitespace)
+        .collect();
+    assert!(unit.contains("\nRestart=on-failure\n") && unit.contains("\nStartLimitIntervalSec=0\n"), "{unit}");
+    let guide = read("README.md");
+    let table = guide.split("## Exit codes").nth(1).unwrap().split("\n## ").next().unwrap();
+    let of_serve: Vec<(&str, &str)> = table
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+            let [code, of, means] = cells.as_slice() else { return None };
+            (of.contains("serve") || of.starts_with("all")).then_some((*code, *means))
+        })
+        .collect();
+    let help = tidemark().args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let told = help.split("Exit codes:").nth(1).unwrap();
+    let told: Vec<(&str, &str)> = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_once("  "))
+        .filter(|(code, _)| !code.is_empty())
+        .collect();
+    let codes = |told: &[(&str, &str)]| told.iter().map(|(code, _)| (*code).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        (codes(&of_serve), codes(&told)),
+        (vec!["0".into(), "1".into(), "2".into(), "4".into()], codes(&of_serve))
+    );
+    assert_eq!(never, ["2"]);
+    let wrong = of_serve.iter().find(|(code, _)| *code == "2").unwrap().1;
+    let later = of_serve.iter().find(|(code, _)| *code == "4").unwrap().1;
+    assert!(wrong.contains("configuration is wrong") && later.contains("may succeed later"), "{wrong} / {later}");
 }
 
 #[test]

@@ -102,6 +102,32 @@ impl Registry {
     }
 }
 
+/// Whoever pastes what a description prints has a zone of their own; the totals are those of the server all the same, and what is
+/// registered again with it is the same.
+#[test]
+fn what_is_printed_gives_the_same_in_every_zone() {
+    let registry = Registry::start(
+        "CREATE TABLE payments (id bigint PRIMARY KEY, at timestamptz, local timestamp, amount numeric(14,2));
+         INSERT INTO payments SELECT i, t, t AT TIME ZONE 'UTC', i FROM (
+           SELECT i, timestamptz '2025-12-30Z' + i * interval '1 hour' AS t FROM generate_series(1, 200) AS i) AS rows;",
+        &["public.payments"],
+    );
+    let statement =
+        "CREATE MATERIALIZED VIEW sold AS SELECT date_trunc('month', at, 'UTC') AS time, sum(amount) AS amount,
+        count(*) FILTER (WHERE at < timestamp '2026-01-02 12:00') AS early,
+        count(*) FILTER (WHERE local >= timestamptz '2026-01-01 00:00:00+02') AS late
+        FROM payments WHERE at >= '2026-01-01' AND at NOT IN (date '2026-01-03') GROUP BY 1";
+    registry.register("sold", statement);
+    for zone in ["UTC", "Asia/Tokyo", "America/New_York"] {
+        registry.sql(&format!("SET TimeZone = '{zone}'"));
+        assert_eq!(registry.compare("sold"), 1, "{zone}");
+    }
+    let (status, body) = registry.send("PUT", "/v1/aggregates/sold", statement);
+    assert_eq!(status, 200, "as it was written first: {body}");
+    let (status, preview) = registry.send("POST", "/v1/aggregates:preview?name=sold", statement);
+    assert_eq!((status, &preview["registered"]["state"]), (200, &json!("same")), "{preview}");
+}
+
 const PAYMENTS: &str = "src_acct varchar, dst_acct varchar, amount double precision, PRIMARY KEY (pmt_id";
 
 /// Sections 1.4 and 1.7. Two of its statements do not say what the text around them means; they are told so, with the

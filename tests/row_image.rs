@@ -82,11 +82,11 @@ async fn totals_without_row_images_are_exact_or_say_why_not() {
     sql::run(&client, TABLES).await;
     // What the log lacks is told before anything is read, with the statements that put it right.
     let connector = connectors::ConnectorConfig::Postgres(config(&postgres, &["t", "p"]));
-    let refused = connectors::preflight(&connector).await.unwrap_err();
+    let refused = connectors::preflight(&connector).await.unwrap_err().error;
     assert_eq!(refused.code, "replica_identity_not_full");
     assert_eq!(refused.remedy, "ALTER TABLE \"public\".\"t\" REPLICA IDENTITY FULL;");
     sql::run(&client, &refused.remedy).await;
-    let refused = connectors::preflight(&connector).await.unwrap_err();
+    let refused = connectors::preflight(&connector).await.unwrap_err().error;
     assert!(refused.remedy.contains("\"p1\"") && refused.remedy.contains("\"p\" "), "{}", refused.remedy);
     sql::run(&client, &refused.remedy).await;
 

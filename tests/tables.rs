@@ -242,7 +242,7 @@ async fn a_row_counts_for_one_table() {
     // Not both from the start.
     let tables = ["hot".to_owned(), "hot_2".to_owned()];
     let config = connectors::PostgresConfig::new(&postgres.url(), &tables, "tidemark_both").unwrap();
-    let refused = connectors::preflight(&connectors::ConnectorConfig::Postgres(config)).await.unwrap_err();
+    let refused = connectors::preflight(&connectors::ConnectorConfig::Postgres(config)).await.unwrap_err().error;
     assert_eq!(refused.code, "table_overlaps");
     assert!(refused.message.contains("public.hot_2 is a partition of table public.hot"), "{}", refused.message);
 

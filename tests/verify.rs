@@ -116,6 +116,77 @@ fn odd_values_are_the_same_to_both() {
     assert!(cells > 1_000, "seed {seed}: hardly anything was compared: {cells}");
 }
 
+/// What a role or a database has set for its sessions changes no cell: not while the table is read, not in the stream, and not in
+/// the recount, whose values come as text.
+#[test]
+fn what_sessions_are_given_by_default_changes_no_cell() {
+    let seed = 20_261_131;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let database = Database::start(&[], "CREATE ROLE tide SUPERUSER LOGIN");
+    let mut table =
+        database.runtime.block_on(async { Table::create(&sql::connect(&database.url()).await, seed).await });
+    // Its session began before the defaults changed, so what is written is the same.
+    let writing = database.runtime.block_on(sql::connect(&database.url()));
+    let mut write = |table: &mut Table| {
+        database.runtime.block_on(async {
+            for _ in 0..20 {
+                table.transaction(&writing, &mut rng).await;
+            }
+        });
+    };
+    write(&mut table);
+    let mut definitions = ChaCha8Rng::seed_from_u64(seed);
+    let definitions: Vec<Value> = (0..30)
+        .map(|_| serde_json::to_value(Spec::random(&mut definitions).definition(&table.name)).unwrap())
+        .collect();
+    let name = table.name.clone();
+    let tables = [name.as_str()];
+    let start = |data: &std::path::Path| {
+        let server = Server::start(data, &database.url_as("tide"), &tables, &[]);
+        for (number, definition) in definitions.iter().enumerate() {
+            server.register(&format!("a{number}"), definition);
+        }
+        server
+    };
+    let (plain, odd) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let before = start(plain.path());
+    let answers = |server: &Server, at: &str| -> Vec<Value> {
+        let answer = |number| server.get_ok(&format!("/v1/aggregates/a{number}/data?min_lsn={at}&wait=20s"));
+        (0..definitions.len()).map(|number| answer(number)["data"].take()).collect()
+    };
+    answers(&before, &database.value("SELECT pg_current_wal_lsn()"));
+    for whose in ["ROLE tide", "DATABASE postgres"] {
+        for setting in [
+            "DateStyle = 'SQL, DMY'",
+            "IntervalStyle = 'sql_standard'",
+            "TimeZone = 'Asia/Kolkata'",
+            "extra_float_digits = -15",
+            "bytea_output = 'escape'",
+            "standard_conforming_strings = off",
+            "client_encoding = 'LATIN1'",
+        ] {
+            database.sql(&format!("ALTER {whose} SET {setting}"));
+        }
+    }
+    // One that was running, one that reads the table under them, and one that goes on under them.
+    let after = start(odd.path());
+    write(&mut table);
+    let at = database.value("SELECT pg_current_wal_lsn()");
+    let expected = answers(&before, &at);
+    assert_eq!(answers(&after, &at), expected);
+    assert!(before.terminate().success());
+    let again = Server::start(plain.path(), &database.url_as("tide"), &tables, &[]);
+    write(&mut table);
+    let at = database.value("SELECT pg_current_wal_lsn()");
+    let expected = answers(&again, &at);
+    assert!(expected.iter().any(|rows| rows.as_array().is_some_and(|rows| rows.len() > 3)), "{expected:?}");
+    assert_eq!(answers(&after, &at), expected);
+    for server in [&again, &after] {
+        let found = verify(server, &json!({}));
+        assert_eq!((&found["equal"], &found["skipped"]), (&json!(true), &json!([])), "{found}");
+    }
+}
+
 fn command(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command: Command = tidemark();
     command.arg("verify").args(arguments).args(["--server", &format!("http://{}", server.address())]);

@@ -22,6 +22,7 @@ pub use generator::GeneratorConfig;
 pub use postgres::PostgresConfig;
 pub use replay::ReplayConfig;
 
+use engine::hindrance::Hindrance;
 use engine::source::{SourceContext, SourceError};
 
 /// A source and its settings.
@@ -50,12 +51,29 @@ impl ConnectorConfig {
     }
 }
 
+/// Why a source cannot be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct NotStarted {
+    /// What is wrong, and what to do.
+    pub error: SourceError,
+    /// Whether trying again may be enough.
+    pub hindrance: Hindrance,
+}
+
+/// What somebody has to mend.
+impl From<SourceError> for NotStarted {
+    fn from(error: SourceError) -> Self {
+        NotStarted { error, hindrance: Hindrance::Standing }
+    }
+}
+
 /// Finds start-up mistakes before anything starts.
-pub async fn preflight(config: &ConnectorConfig) -> Result<(), SourceError> {
+pub async fn preflight(config: &ConnectorConfig) -> Result<(), NotStarted> {
     match config {
         ConnectorConfig::Postgres(config) => postgres::preflight(config).await,
         ConnectorConfig::Generator(_) | ConnectorConfig::Events(_) => Ok(()),
-        ConnectorConfig::Replay(config) => replay::preflight(config),
+        ConnectorConfig::Replay(config) => Ok(replay::preflight(config)?),
     }
 }
 

@@ -67,6 +67,14 @@ if [ "$1" = configure ]; then
     elif ! getent passwd tidemark > /dev/null; then
         adduser --quiet --system --group --home /var/lib/tidemark --no-create-home tidemark
     fi
+    # Tokens go here before the service has ever run.
+    install -d -o tidemark -g tidemark -m 0700 /var/lib/tidemark
+    # Packages before this one had the data right there: it goes on there.
+    overrides=/etc/systemd/system/tidemark.service.d
+    if [ -e /var/lib/tidemark/FORMAT ] && [ ! -e $overrides/data.conf ]; then
+        install -d $overrides
+        printf '[Service]\nEnvironment=TIDEMARK_DATA=/var/lib/tidemark\n' > $overrides/data.conf
+    fi
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
         # A new version goes on where the one before was.
@@ -84,8 +92,8 @@ if [ "$1" = remove ]; then
     if [ -d /run/systemd/system ]; then
         systemctl disable --now tidemark.service || true
     fi
-    if [ -d /var/lib/tidemark ]; then
-        echo "tidemark: Postgres keeps its log for the replication slot of /var/lib/tidemark until you drop it;"
+    if [ -e /var/lib/tidemark/data/FORMAT ] || [ -e /var/lib/tidemark/FORMAT ]; then
+        echo "tidemark: Postgres keeps its log for the replication slot of the data in /var/lib/tidemark until you drop it;"
         echo "tidemark: docs/operations says how, also once this package is gone"
     fi
 fi

@@ -178,6 +178,31 @@ pub fn check_vacant(backups: &Path, name: &str) -> Result<(), BackupError> {
     }
 }
 
+/// Whether a slot that keeps log for a backup of this name has that backup: there, under whatever name it has now, or being taken.
+#[must_use]
+pub fn wants_slot(backups: &Path, name: &str, held_slot: &str) -> bool {
+    let wants = |entry: fs::DirEntry| {
+        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            return entry.file_name().to_string_lossy().ends_with(&format!("-{name}"));
+        }
+        let manifest = fs::read(entry.path().join(MANIFEST)).ok();
+        let manifest = manifest.and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+        manifest.is_some_and(|manifest| manifest.held_slot.as_deref() == Some(held_slot))
+    };
+    fs::read_dir(backups).into_iter().flatten().flatten().any(wants)
+}
+
+/// Removes what a process that was killed left of a backup of this store. Nobody is taking one yet.
+pub(crate) fn remove_leftovers(data: &Path, backups: &Path) {
+    let Ok(Some(instance)) = format::instance(data) else { return };
+    match remove_partial(backups, &partial_of(&instance)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "what is left of a backup that was cut short cannot be removed now");
+        }
+        _ => {}
+    }
+}
+
 /// Takes a backup of an open store; one at a time of a store.
 pub(crate) fn take(
     store: &Store,
@@ -196,7 +221,7 @@ pub(crate) fn take(
         .map_err(|error| BackupError::failed(store.data(), error))?;
     fs::create_dir_all(backups).map_err(|error| BackupError::failed(backups, error))?;
     // Of this store only: others may be taking theirs into the same directory.
-    let ours = format!("{PARTIAL}{instance}-");
+    let ours = partial_of(&instance);
     remove_partial(backups, &ours).map_err(|error| BackupError::failed(backups, error))?;
     let partial = backups.join(format!("{ours}{name}"));
     let taken = Copying { store, partial: &partial, format: &text, instance, held_slot }.run();
@@ -249,6 +274,11 @@ pub(crate) fn nothing_yet() -> BackupError {
         "the existing rows are still being read, so there is nothing to back up yet",
         "try again once /readyz answers 200",
     )
+}
+
+/// How the names of those begin that this store's backups have until they are complete.
+fn partial_of(instance: &str) -> String {
+    format!("{PARTIAL}{instance}-")
 }
 
 fn remove_partial(backups: &Path, ours: &str) -> io::Result<()> {
@@ -397,7 +427,8 @@ fn check(backup: &Path) -> Result<(Manifest, BTreeMap<PathBuf, String>), BackupE
 fn check_empty(data: &Path) -> Result<(), BackupError> {
     let failed = |error: io::Error| BackupError::failed(data, error);
     fs::create_dir_all(data).map_err(failed)?;
-    if fs::read_dir(data).map_err(failed)?.next().is_some() {
+    let mut entries = fs::read_dir(data).map_err(failed)?;
+    if entries.any(|entry| !entry.is_ok_and(|entry| format::came_with_the_disk(&entry))) {
         return Err(BackupError::refused(
             "not_empty",
             format!("{} is not empty", data.display()),

@@ -26,6 +26,8 @@ pub mod engine;
 pub mod fill;
 /// Space on the disk of the store.
 pub mod free_space;
+/// What keeps something from starting.
+pub mod hindrance;
 /// What a user asked us to keep.
 pub mod materialization;
 /// Threads and channels.

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
+use crate::backup;
 use crate::change::Lsn;
 use crate::commit::{Committer, NumbersGiven, ToCommit};
 use crate::commit_group::Position;
@@ -117,7 +118,7 @@ pub(crate) fn assemble(
         },
         commit_in.clone(),
     )
-    .map_err(|error| OpenError::new("cannot_start", error.to_string(), "try again; lower --workers"))?;
+    .map_err(|error| OpenError::cannot_start(error.to_string(), "try again; lower --workers"))?;
     let given = NumbersGiven { next_aggregate: stored.next_aggregate, answered };
     let committer = Committer::new(store.clone(), Arc::clone(&shared), workers, commits, fill_in, stopped_in, given);
     let (context, commands) = SourceContext::new(resume, events_in, shared.published.durable(), status);
@@ -150,6 +151,7 @@ pub(crate) fn hand_over(committer: sync_mpsc::Sender<ToCommit>) -> impl Fn(Write
 
 /// Starts everything; see [`Engine::start`].
 pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
+    backup::remove_leftovers(&config.data, &config.backups);
     let parts = assemble(config, |dataflow, written| Dataflow::start(dataflow, hand_over(written)))?;
     let Parts { store, shared, requests, commands, context, sequencer, committer, committing, workers, .. } = parts;
     let (dirty_in, dirty, fills, filled_in) = (parts.dirty_in, parts.dirty, parts.fills, parts.filled_in);
@@ -163,9 +165,7 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
                 run();
             })
             .map(|thread| threads.push(thread))
-            .map_err(|error| {
-                OpenError::new("cannot_start", format!("no thread: {error}"), "raise the limit of threads")
-            })
+            .map_err(|error| OpenError::cannot_start(format!("no thread: {error}"), "raise the limit of threads"))
     };
     spawn(
         "commit",
@@ -202,9 +202,10 @@ pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError
 
 /// What runs the futures of one thread.
 fn one_thread() -> Result<tokio::runtime::Runtime, OpenError> {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
-        OpenError::new("cannot_start", format!("no runtime: {error}"), "raise the limit of open files")
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| OpenError::cannot_start(format!("no runtime: {error}"), "raise the limit of open files"))
 }
 
 /// Gives the calling engine thread less weight than the connector's. Between Postgres and us lies a socket buffer of a few
@@ -234,7 +235,7 @@ fn stored_catalog(stored: &Stored) -> Catalog {
 /// Reads what the store holds, and clears away what an earlier process left unfinished.
 fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
     // Before anything is removed that an unfinished beginning would have left.
-    let answered = Answered::read(store)?;
+    let mut answered = Answered::read(store)?;
     let stored_cursor = Cursor::read(store)?;
     let mut next_aggregate = cursor::read_next_aggregate(store)?;
     let mut aggregates = registry::read_aggregates(store)?;
@@ -268,6 +269,7 @@ fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
         next_aggregate,
         notes: cursor::read_notes(store)?,
     };
+    answered.catch_up(store)?;
     Ok((stored, answered))
 }
 

@@ -43,7 +43,9 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
                 PostgresConfig::new(url, tables, slot).and_then(|config| config.with_row_images_off(row_images_off))
             }
         };
-        config.map(|config| config.with_failover(upstream.failover_slot)).map_err(|error| usage(&error))
+        config
+            .map(|config| config.with_failover(upstream.failover_slot).with_backups(&upstream.backup_dir))
+            .map_err(|error| usage(&error))
     };
     // What cannot work leaves no data directory behind.
     of(upstream.url.reveal(), UNNAMED)?;

@@ -20,7 +20,15 @@ ends it at once. SIGHUP reads certificates and tokens anew.
 Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  the engine failed, or was stopped by a second signal
-  2  the usage or the configuration is wrong, or something needed to start is not there";
+  2  the usage or the configuration is wrong, or the database or the data directory is not as it has to be
+  4  something needed to start is not to be had now: Postgres does not answer or has no place, another process has the
+     data directory or the address, the disk is full or fails, no thread can be started; try again";
+
+const DEMO_HELP: &str = "Exit codes:
+  0  stopped
+  1  the server or the engine failed
+  2  the usage is wrong, or something needed to start is not there
+  4  something needed to start is not to be had now; try again";
 
 const LIVE_HELP: &str = "On a terminal it draws a chart that moves; otherwise, and with --output json or csv, it writes a line for each change. A lost \
 connection is made again and goes on where it was. It ends with Ctrl-C, or when nobody reads its output any more.
@@ -107,7 +115,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(Box<ServeArguments>),
     /// Watch totals move: a private Postgres with live payments, three aggregates, a page
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = DEMO_HELP)]
     Demo {
         /// Address to serve HTTP on
         #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN", default_value = "127.0.0.1:7171")]

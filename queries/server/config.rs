@@ -123,6 +123,8 @@ pub struct UpstreamConfig {
     pub no_row_image: Vec<String>,
     /// The slot shall be one that standbys copy.
     pub failover_slot: bool,
+    /// Where its backups are.
+    pub backup_dir: PathBuf,
     /// The data directory.
     pub data: PathBuf,
     /// It was named, so it is meant even where it does not exist yet.
@@ -143,9 +145,14 @@ impl UpstreamConfig {
             no_row_image: file.no_row_image,
             failover_slot: file.failover_slot,
             data_named: data.is_some(),
-            data: data.unwrap_or_else(|| PathBuf::from(DEFAULT_DATA)),
+            backup_dir: file.backup_dir.unwrap_or_else(|| data_or_default(&data).join(BACKUPS)),
+            data: data_or_default(&data),
         })
     }
+}
+
+fn data_or_default(data: &Option<PathBuf>) -> PathBuf {
+    data.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA))
 }
 
 /// The configuration file.

@@ -92,7 +92,7 @@ async fn demonstrate(
     let listener = bind(listen).await?;
     // The port may have been left to the system.
     let listen = listener.local_addr().unwrap_or(listen);
-    let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let shutdown = stop_on_signal().map_err(|error| Failure::NotNow(format!("{error:#}")))?;
     let mut sessions = JoinSet::new();
     let mut upstream = None;
     let (kill, mut kills) = mpsc::channel(1);

@@ -1,6 +1,7 @@
 //! `tidemark serve`: starts the engine with its source, serves HTTP over it, and stops both in that order.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = bind(config.listen).await?;
-        let shutdown = stop_on_signal().map_err(|error| Failure::Usage(format!("{error:#}")))?;
+        let shutdown = stop_on_signal().map_err(|error| Failure::NotNow(format!("{error:#}")))?;
         let Started { running, source_name, inlet, upstream } = start(&config).await?;
         let mut state = state_of(&running, source_name)?
             .with_gate(gate)
@@ -64,13 +65,13 @@ pub fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Usage(format!("the runtime cannot be started: {error}")))
+        .map_err(|error| Failure::NotNow(format!("the runtime cannot be started: {error}")))
 }
 
 /// What handlers share, over a running engine.
 pub fn state_of(running: &Running, source_name: &str) -> Result<AppState, Failure> {
     AppState::new(running.engine.clone(), source_name)
-        .map_err(|error| Failure::Usage(format!("no threads can be started: {error}")))
+        .map_err(|error| Failure::NotNow(format!("no threads can be started: {error}")))
 }
 
 /// An engine and the connector that feeds it.
@@ -84,12 +85,12 @@ impl Running {
     /// Starts the engine over its data directory, and the connector where the engine stands. A new data directory has its
     /// source checked first, so that a mistake is told at once; one in use goes on even while its source is away.
     pub async fn start(engine: &EngineConfig, connector: ConnectorConfig) -> Result<Running, Failure> {
-        let (engine, context) = Engine::start(engine).map_err(|error| Failure::Usage(error.to_string()))?;
+        let (engine, context) = Engine::start(engine)?;
         if matches!(context.resume, ResumePoint::Fresh)
             && let Err(error) = connectors::preflight(&connector).await
         {
             engine.stop().await;
-            return Err(Failure::Usage(error.to_string()));
+            return Err(error.into());
         }
         // Of the highest level, so that it is there whatever RUST_LOG leaves.
         let source = tracing::error_span!("source", source = connector.name());
@@ -166,10 +167,11 @@ async fn start(config: &ServeConfig) -> Result<Started, Failure> {
             };
             // A URL that cannot work leaves no data directory behind.
             named("tidemark")?;
-            let instance = claim(&config.data).map_err(|error| usage(&error))?;
+            let instance = claim(&config.data)?;
             let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
             let mut postgres = named(&format!("tidemark_{instance}"))?
                 .with_failover(config.failover_slot)
+                .with_backups(&config.backup_dir)
                 .with_max_transaction_bytes(size(config.max_transaction_bytes))
                 .with_message_limit(size(config.max_row_bytes));
             if let Some(readers) = config.snapshot_readers {
@@ -239,9 +241,11 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
         socket.listen(BACKLOG)
     };
     listen().map_err(|error| {
-        Failure::Usage(format!(
+        let said = format!(
             "cannot listen on {address}: {error}\n  remedy: stop what listens there, or name another address with --listen"
-        ))
+        );
+        // Privileges do not come by themselves; a process goes, and an address comes with its network.
+        if error.kind() == ErrorKind::PermissionDenied { Failure::Usage(said) } else { Failure::NotNow(said) }
     })
 }
 

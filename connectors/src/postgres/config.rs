@@ -3,6 +3,7 @@
 //! Owns the secrecy of the password: nothing here prints the URL, only `user@host:port/database`.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct PostgresConfig {
     pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
     pub(super) max_message_bytes: usize,
+    /// Where the backups are that slots hold log for.
+    pub(super) backups: Option<PathBuf>,
     pub(super) tls: Box<TlsSettings>,
 }
 
@@ -109,6 +112,7 @@ impl PostgresConfig {
             max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            backups: None,
             tls: Box::new(tls),
         })
     }
@@ -181,6 +185,13 @@ impl PostgresConfig {
         Ok(self)
     }
 
+    /// Where backups are: a slot that holds log for one that is not there is told.
+    #[must_use]
+    pub fn with_backups(mut self, directory: &Path) -> Self {
+        self.backups = Some(directory.to_owned());
+        self
+    }
+
     /// One row change of more bytes than this halts the source with `row_too_large`. It is held in memory at least twice.
     #[must_use]
     pub fn with_message_limit(mut self, bytes: usize) -> Self {
@@ -230,6 +241,7 @@ impl fmt::Debug for PostgresConfig {
             .field("max_transaction_rows", &self.max_transaction_rows)
             .field("snapshot_readers", &self.snapshot_readers)
             .field("max_message_bytes", &self.max_message_bytes)
+            .field("backups", &self.backups)
             .field("tls", &self.tls)
             .finish()
     }

@@ -13,7 +13,8 @@ use super::transport::{CopySession, Established, ReplicationClient, ServerIdenti
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
                                -c idle_session_timeout=0 \
                                -c standard_conforming_strings=on \
-                               -c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
+                               -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
+                               -c bytea_output=hex \
                                -c search_path=pg_catalog";
 
 /// PG 17 has one more timeout; naming it in the options would keep older servers from letting us in.

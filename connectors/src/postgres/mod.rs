@@ -55,6 +55,7 @@ pub use preflight::{Finding, Stage, check, repair};
 pub use recount::Recount;
 pub use slot::{Dropped, Orphan, drop_slot};
 
+use crate::NotStarted;
 use config::TableName;
 use error::{Failure, source_error};
 use following::Following;
@@ -70,7 +71,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Reports start-up mistakes. Changes nothing upstream.
-pub async fn preflight(config: &PostgresConfig) -> Result<(), SourceError> {
+pub async fn preflight(config: &PostgresConfig) -> Result<(), NotStarted> {
     preflight::preflight(config).await
 }
 

@@ -149,6 +149,37 @@ async fn every_remedy_repairs_its_mistake() {
     drop_slot(&PostgresConfig::server(&server.url(), "tidemark_gone").unwrap(), false).await.unwrap();
     assert!(named(&of("payments"), Stage::Fresh, "slots_left_behind").await.is_empty());
 
+    // Slots that hold log for backups: of one that is there, of one that is being taken, of none.
+    let backups = tempfile::tempdir().unwrap();
+    let slot = of("payments").slot().to_owned();
+    let with_backups = || of("payments").with_backups(backups.path());
+    let make = async |backup: &str| {
+        let make = format!("SELECT pg_create_logical_replication_slot('{slot}_{backup}', 'pgoutput')");
+        admin.batch_execute(&make).await.unwrap();
+    };
+    make("nightly").await;
+    let left = wrong(&with_backups(), "held_log").await;
+    assert!(left.check.remedy.ends_with(&format!("tidemark drop-slot --slot {slot}_nightly")), "{left:?}");
+    assert!(named(&with_backups(), Stage::Fresh, "slots_left_behind").await.is_empty(), "they are of this directory");
+    let partial = backups.path().join(".partial-4f0c93ab-nightly");
+    std::fs::create_dir(&partial).unwrap();
+    let held = async || named(&with_backups(), Stage::Fresh, "held_log").await.remove(0).check;
+    assert_eq!(held().await.outcome, CheckOutcome::Ok, "it is being taken");
+    std::fs::remove_dir(&partial).unwrap();
+    let kept = backups.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    let manifest = format!(
+        r#"{{"layout":1,"format":1,"version":"0.1.0","instance":"4f0c93ab","lsn":"0/1","commit_time":"","taken_at":"",
+            "source":{},"held_slot":"{slot}_nightly","aggregates":[],"files":1}}"#,
+        serde_json::to_string(&::engine::source::SourceIdentity::default()).unwrap()
+    );
+    std::fs::write(kept.join("backup.json"), manifest).unwrap();
+    assert!(held().await.message.contains("backups that are there"), "under another name");
+    std::fs::remove_dir_all(&kept).unwrap();
+    assert_eq!(held().await.outcome, CheckOutcome::Warning, "it was removed");
+    drop_slot(&PostgresConfig::server(&server.url(), &format!("{slot}_nightly")).unwrap(), false).await.unwrap();
+    assert_eq!(held().await.outcome, CheckOutcome::Ok);
+
     // Transactions that a new slot would wait for.
     let writer = server.client().await;
     writer
@@ -209,7 +240,7 @@ async fn all_mistakes_are_told_at_once_and_the_first_one_stops_the_start() {
     // What stands on the command line cannot be changed from inside.
     let timeout = findings.iter().find(|found| found.check.name == "wal_sender_timeout").unwrap();
     assert!(timeout.check.remedy.contains("started with -c wal_sender_timeout"), "{timeout:?}");
-    let refused = connectors::preflight(&ConnectorConfig::Postgres(settings)).await.unwrap_err();
+    let refused = connectors::preflight(&ConnectorConfig::Postgres(settings)).await.unwrap_err().error;
     assert_eq!(refused.code, "wal_level_not_logical");
 
     // Hosted servers are recognised by settings that only they have.
@@ -327,7 +358,7 @@ async fn poolers_are_told_from_postgres() {
         let finding = wrong(&settings, name).await;
         assert_eq!(finding.code, "pooler", "{finding:?}");
         assert!(finding.check.remedy.contains("direct host"), "{finding:?}");
-        let error = connectors::preflight(&ConnectorConfig::Postgres(settings)).await.unwrap_err();
+        let error = connectors::preflight(&ConnectorConfig::Postgres(settings)).await.unwrap_err().error;
         assert_eq!(error.code, "pooler");
     }
 }

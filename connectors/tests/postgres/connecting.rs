@@ -36,7 +36,7 @@ async fn preflight_names_every_mistake() {
     client.batch_execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0").await.unwrap();
     let of = async |settings: PostgresConfig| connectors::preflight(&ConnectorConfig::Postgres(settings)).await;
     let code = async |url: &str, table: &str| {
-        let error = of(config(url, &[table], "tidemark_pre")).await.expect_err(table);
+        let error = of(config(url, &[table], "tidemark_pre")).await.expect_err(table).error;
         assert!(!error.message.is_empty() && !error.remedy.is_empty());
         error
     };
@@ -70,7 +70,7 @@ async fn preflight_names_every_mistake() {
     assert_eq!(code("postgres://postgres@/postgres?host=/nonexistent", "payments").await.code, "cannot_connect");
     for publication in wrong {
         let settings = config(&url, &["payments"], "tidemark_pre").with_publication(publication).unwrap();
-        assert_eq!(of(settings).await.unwrap_err().code, "publication_mismatch", "{publication}");
+        assert_eq!(of(settings).await.unwrap_err().error.code, "publication_mismatch", "{publication}");
     }
     client.batch_execute("SELECT pg_create_physical_replication_slot('tidemark_pre')").await.unwrap();
     assert_eq!(code(&url, "payments").await.code, "slot_not_ours");
@@ -103,7 +103,7 @@ async fn passwords_and_tcp() {
     let url = |password: &str| format!("postgres://anna{password}@127.0.0.1:{port}/postgres?sslmode=prefer");
     for password in ["", ":wr%40ng-one"] {
         let settings = ConnectorConfig::Postgres(config(&url(password), &["payments"], "tidemark_tcp"));
-        let error = connectors::preflight(&settings).await.unwrap_err();
+        let error = connectors::preflight(&settings).await.unwrap_err().error;
         assert_eq!(error.code, "authentication_failed");
         assert!(!format!("{error:?}").contains("wr@ng"));
     }

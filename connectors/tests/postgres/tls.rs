@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ::engine::change::Lsn;
 use ::engine::source::ResumePoint;
-use connectors::ConnectorConfig;
+use connectors::{ConnectorConfig, NotStarted};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio_postgres::Client;
 
@@ -128,7 +128,7 @@ impl Encrypted {
         let settings = config(&self.url(user, host, query), &["payments"], "tidemark_tls");
         match connectors::preflight(&ConnectorConfig::Postgres(settings)).await {
             Ok(()) => "ok".to_owned(),
-            Err(error) => {
+            Err(NotStarted { error, .. }) => {
                 assert!(!error.remedy.is_empty() && !error.to_string().contains("right"), "{error}");
                 error.code.to_owned()
             }

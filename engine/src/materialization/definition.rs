@@ -4,9 +4,11 @@
 use chrono::{DateTime, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
+use super::any_zone::in_any_zone;
 use super::bucket::Granularity;
 use super::date_codec::DateCodec;
 use super::filter;
+use crate::change::TableSchema;
 use crate::change::value::EPOCH_UNIX_US;
 
 /// One registered aggregate: table, filter, dimensions, time bucket, measures.
@@ -92,7 +94,17 @@ impl Definition {
     /// [`super::condition`] writes them, rollups in order, no more said than has an effect.
     #[must_use]
     pub fn canonical(&self) -> Definition {
-        let condition = |text: &String| filter::canonical(text).unwrap_or_else(|| text.clone());
+        self.with_conditions(filter::canonical)
+    }
+
+    /// The same, with times in conditions that mean the same in every session.
+    #[must_use]
+    pub fn in_any_zone(&self, schema: &TableSchema) -> Definition {
+        self.with_conditions(|text| in_any_zone(text, schema))
+    }
+
+    fn with_conditions(&self, written: impl Fn(&str) -> Option<String>) -> Definition {
+        let condition = |text: &String| written(text).unwrap_or_else(|| text.clone());
         let mut rollups = self.rollups.clone();
         rollups.sort_unstable();
         let measures = self
@@ -110,10 +122,14 @@ impl Definition {
         }
     }
 
-    /// The fields in which two definitions differ, for the answer to a second, different registration.
+    /// The fields in which two definitions differ, for the answer to a second, different registration. Where the table is known,
+    /// a time without zone is the same as with the one that it is read in.
     #[must_use]
-    pub fn differences(&self, other: &Definition) -> Vec<&'static str> {
-        let (own, other) = (self.canonical(), other.canonical());
+    pub fn differences(&self, other: &Definition, schema: Option<&TableSchema>) -> Vec<&'static str> {
+        let words = |definition: &Definition| {
+            schema.map_or_else(|| definition.canonical(), |schema| definition.in_any_zone(schema))
+        };
+        let (own, other) = (words(self), words(other));
         let mut fields = Vec::new();
         let mut note = |differs: bool, field| {
             if differs {
@@ -168,15 +184,15 @@ mod tests {
             r#""table":"public.payments","where":"status = 'settled' AND x > 1","rollups":["month","year"],
                "time":{"column":"ts","granularity":"PT15M","origin":"2024-01-01T01:05:00+01:00","time_zone":"UTC"}"#,
         );
-        assert!(one.differences(&other).is_empty(), "{:?}", one.differences(&other));
+        assert!(one.differences(&other, None).is_empty(), "{:?}", one.differences(&other, None));
         let third = definition(
             r#""table":"public.payments","where":"status = 'settled' AND x > 2","rollups":["month"],
                "time":{"column":"ts","granularity":"PT15M","origin":"2024-01-01T00:05:00+01:00"}"#,
         );
-        assert_eq!(one.differences(&third), ["time", "rollups", "where"]);
+        assert_eq!(one.differences(&third, None), ["time", "rollups", "where"]);
         let filtered = definition(r#""table":"payments""#);
         let mut with = filtered.clone();
         with.measures[0].filter = Some("x = 1".to_owned());
-        assert_eq!(filtered.differences(&with), ["measures"]);
+        assert_eq!(filtered.differences(&with, None), ["measures"]);
     }
 }

@@ -273,7 +273,7 @@ fn compile(expression: &Expr, schema: &TableSchema) -> Result<Filter, FilterErro
     }
 }
 
-fn column_of(expression: &Expr, schema: &TableSchema) -> Result<Option<usize>, FilterError> {
+pub(super) fn column_of(expression: &Expr, schema: &TableSchema) -> Result<Option<usize>, FilterError> {
     let identifier = match expression {
         Expr::Nested(inner) => return column_of(inner, schema),
         Expr::Identifier(identifier) => identifier,
@@ -462,7 +462,7 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 }
 
 /// A date, or a date and a time, without an offset.
-fn clock_reading(text: &str) -> Option<NaiveDateTime> {
+pub(super) fn clock_reading(text: &str) -> Option<NaiveDateTime> {
     if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         return date.and_hms_opt(0, 0, 0);
     }

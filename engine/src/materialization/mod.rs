@@ -1,5 +1,7 @@
 //! What a user asked us to keep, and the shape of its result.
 
+/// Times that mean the same in every session.
+mod any_zone;
 /// Granularities, time buckets, and which nest in which.
 pub mod bucket;
 /// The aggregates that exist, and their state.

@@ -191,7 +191,8 @@ impl Sequencer {
             return Err(RegisterError::Unavailable(not_announced()));
         }
         if let Some(existing) = newest {
-            let differences = existing.definition.differences(definition);
+            let table = self.tables.get(&definition.qualified_table());
+            let differences = existing.definition.differences(definition, table.map(|table| &table.schema));
             if differences.is_empty() {
                 return Ok(None);
             }

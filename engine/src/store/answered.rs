@@ -19,7 +19,11 @@ const ANSWERED: &str = "answered";
 const FILE: &str = "ANSWERED";
 
 /// How many answers were given that a crash must not undo.
-pub struct Answered(u64);
+pub struct Answered {
+    stored: u64,
+    /// As the file has it, where it can be read.
+    noted: u64,
+}
 
 impl Answered {
     /// Of a store that was opened; fails where it lacks an answer that was given.
@@ -28,25 +32,39 @@ impl Answered {
             Some(bytes) => u64::from_be_bytes(bytes.try_into().map_err(|_| StoreError::Damaged(ANSWERED))?),
             None => 0,
         };
-        let given = fs::read_to_string(store.data().join(FILE)).ok().and_then(|text| parse(&text)).unwrap_or(0);
-        if given > stored {
+        let noted = fs::read_to_string(store.data().join(FILE)).ok().and_then(|text| parse(&text)).unwrap_or(0);
+        if noted > stored {
             return Err(StoreError::Damaged("store: its end is missing, and with it what callers were answered"));
         }
-        Ok(Answered(stored))
+        Ok(Answered { stored, noted })
+    }
+
+    /// Has the file say what the store holds, of which a backup has none and a crash may have kept it: until the next answer nobody
+    /// would notice that the store loses its end.
+    pub fn catch_up(&mut self, store: &Store) -> Result<(), StoreError> {
+        if self.noted < self.stored {
+            // What is noted the store must never lack.
+            store.sync()?;
+            self.note(store);
+        }
+        Ok(())
     }
 
     /// Puts the next answer into the batch that it is about.
     pub fn next(&mut self, batch: &mut Batch) {
-        self.0 += 1;
-        batch.put(&key::meta(ANSWERED), &self.0.to_be_bytes());
+        self.stored += 1;
+        batch.put(&key::meta(ANSWERED), &self.stored.to_be_bytes());
     }
 
     /// The store has all of them for good: from now on it has to. Where that cannot be written the answer is as right as it was, so
     /// it is given.
-    pub fn note(&self, store: &Store) {
-        let text = format!("{0} {0}\n", self.0);
-        if let Err(error) = format::replace(store.data(), FILE, &text) {
-            tracing::warn!(%error, "cannot write how many answers were given: losing the newest would not be noticed");
+    pub fn note(&mut self, store: &Store) {
+        let text = format!("{0} {0}\n", self.stored);
+        match format::replace(store.data(), FILE, &text) {
+            Ok(()) => self.noted = self.stored,
+            Err(error) => {
+                tracing::warn!(%error, "cannot write how many answers were given: losing the newest would not be noticed");
+            }
         }
     }
 }
@@ -74,7 +92,7 @@ mod tests {
             store.write(batch).unwrap();
             answered.note(&store);
         }
-        assert_eq!(Answered::read(&store).unwrap().0, 12);
+        assert_eq!(Answered::read(&store).unwrap().stored, 12);
         let reads = |text: &str| {
             fs::write(directory.path().join(FILE), text).unwrap();
             Answered::read(&store).is_ok()
@@ -84,6 +102,9 @@ mod tests {
             assert!(reads(spoilt), "{spoilt:?}");
         }
         fs::remove_file(directory.path().join(FILE)).unwrap();
-        assert_eq!(Answered::read(&store).unwrap().0, 12);
+        let mut restored = Answered::read(&store).unwrap();
+        assert_eq!((restored.stored, restored.noted), (12, 0));
+        restored.catch_up(&store).unwrap();
+        assert_eq!(fs::read_to_string(directory.path().join(FILE)).unwrap(), "12 12\n");
     }
 }

@@ -9,10 +9,13 @@
 //! ```
 
 use std::hash::{BuildHasher, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
-use super::OpenError;
+use rustix::io::Errno;
+
+use super::{OpenError, disk_failed, disk_full};
 
 /// Raised whenever an older binary could misread what a newer one wrote.
 pub const FORMAT_VERSION: u32 = 1;
@@ -21,16 +24,16 @@ pub const FORMAT_VERSION: u32 = 1;
 /// that tell this directory's replication slot from that of another.
 pub fn claim(directory: &Path) -> Result<String, OpenError> {
     let shown = directory.display().to_string();
-    fs::create_dir_all(directory).map_err(|error| not_writable(&shown, &error))?;
+    fs::create_dir_all(directory).map_err(|error| not_usable(directory, &error))?;
     let marker = directory.join("FORMAT");
     match fs::read_to_string(&marker) {
         Ok(text) => return check(&text, &shown),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(not_writable(&shown, &error)),
+        Err(error) => return Err(not_usable(directory, &error)),
     }
-    let mut entries = fs::read_dir(directory).map_err(|error| not_writable(&shown, &error))?;
+    let mut entries = fs::read_dir(directory).map_err(|error| not_usable(directory, &error))?;
     let half_made = |entry: &fs::DirEntry| entry.file_name() == "FORMAT.new";
-    if entries.any(|entry| !entry.is_ok_and(|entry| half_made(&entry))) {
+    if entries.any(|entry| !entry.is_ok_and(|entry| half_made(&entry) || came_with_the_disk(&entry))) {
         return Err(OpenError::new(
             "foreign_directory",
             format!("{shown} is not empty and not a Tidemark data directory"),
@@ -40,8 +43,19 @@ pub fn claim(directory: &Path) -> Result<String, OpenError> {
     // Keys of hash maps are the randomness that the standard library has.
     let instance = format!("{:08x}", std::hash::RandomState::new().build_hasher().finish() as u32);
     replace(directory, "FORMAT", &format!("tidemark {FORMAT_VERSION} {instance}\n"))
-        .map_err(|error| not_writable(&shown, &error))?;
+        .map_err(|error| not_usable(directory, &error))?;
     Ok(instance)
+}
+
+/// What a new file system has in it: root's directory for what a repair may find. One that holds something is somebody's.
+pub(crate) fn came_with_the_disk(entry: &fs::DirEntry) -> bool {
+    const ROOT: u32 = 0;
+    let is_roots = || entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == ROOT);
+    let holds_nothing = || match fs::read_dir(entry.path()) {
+        Ok(mut inside) => inside.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    };
+    entry.file_name() == "lost+found" && is_roots() && holds_nothing()
 }
 
 /// Writes a file whole or not at all, and for good.
@@ -59,7 +73,7 @@ pub fn instance(directory: &Path) -> Result<Option<String>, OpenError> {
     match fs::read_to_string(directory.join("FORMAT")) {
         Ok(text) => check(&text, &shown).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(not_writable(&shown, &error)),
+        Err(error) => Err(not_usable(directory, &error)),
     }
 }
 
@@ -86,12 +100,24 @@ pub(crate) fn check(text: &str, shown: &str) -> Result<String, OpenError> {
 
 /// Makes the names in a data directory survive a crash of the machine.
 pub fn sync_names(directory: &Path) -> Result<(), OpenError> {
-    fs::File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| not_writable(&directory.display().to_string(), &error))
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| not_usable(directory, &error))
 }
 
-pub(super) fn not_writable(shown: &str, error: &io::Error) -> OpenError {
+/// Why the system does not let us use a directory. What it has run out of may come back; what it forbids stays forbidden.
+pub(super) fn not_usable(directory: &Path, error: &io::Error) -> OpenError {
+    let shown = directory.display().to_string();
+    let message = format!("cannot use {shown}: {error}");
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => disk_full(message),
+        Some(Errno::IO) => disk_failed(message),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+            OpenError::cannot_start(message, "raise the limit of open files, or give it more memory")
+        }
+        _ => not_writable(&shown, error),
+    }
+}
+
+pub(super) fn not_writable(shown: &str, error: impl std::fmt::Display) -> OpenError {
     OpenError::new(
         "data_not_writable",
         format!("cannot use {shown}: {error}"),
@@ -128,5 +154,34 @@ mod tests {
         fs::write(foreign.join("CURRENT"), "MANIFEST-000001\n").unwrap();
         assert_eq!(claim(&foreign).unwrap_err().code, "foreign_directory");
         assert_eq!(fs::read_dir(&foreign).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_new_disk_comes_with_does_not_make_it_foreign() {
+        const NOBODY: u32 = 65_534;
+        let disk = tempfile::tempdir().unwrap();
+        let lost_and_found = disk.path().join("lost+found");
+        let foreign = || claim(disk.path()).unwrap_err().code == "foreign_directory";
+        // Only a directory, only of root, only with nothing in it.
+        fs::write(&lost_and_found, "").unwrap();
+        assert!(foreign());
+        fs::remove_file(&lost_and_found).unwrap();
+        fs::create_dir(&lost_and_found).unwrap();
+        fs::write(lost_and_found.join("#12"), "somebody's").unwrap();
+        assert!(foreign());
+        fs::remove_file(lost_and_found.join("#12")).unwrap();
+        if std::os::unix::fs::chown(&lost_and_found, Some(NOBODY), None).is_err() {
+            // Ours, as only root can give it away or have it.
+            assert!(foreign());
+            return;
+        }
+        assert!(foreign());
+        std::os::unix::fs::chown(&lost_and_found, Some(0), None).unwrap();
+        fs::write(disk.path().join("thesis.tex"), "").unwrap();
+        assert!(foreign());
+        fs::remove_file(disk.path().join("thesis.tex")).unwrap();
+        let instance = claim(disk.path()).unwrap();
+        assert_eq!(claim(disk.path()).unwrap(), instance);
+        assert!(lost_and_found.is_dir());
     }
 }

@@ -30,6 +30,7 @@ use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Options, WriteBatch, WriteOptions, properties,
 };
 
+use crate::hindrance::Hindrance;
 pub use answered::Answered;
 use chain::Chain;
 pub use cursor::Cursor;
@@ -52,11 +53,23 @@ pub struct OpenError {
     pub message: String,
     /// What to do.
     pub remedy: String,
+    /// Whether trying again may be enough.
+    pub hindrance: Hindrance,
 }
 
 impl OpenError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        OpenError { code, message: message.into(), remedy: remedy.into() }
+        OpenError { code, message: message.into(), remedy: remedy.into(), hindrance: Hindrance::Standing }
+    }
+
+    /// The same where it may pass by itself.
+    pub(crate) fn passing(self) -> Self {
+        OpenError { hindrance: Hindrance::Passing, ..self }
+    }
+
+    /// Threads, memory or open files that the system does not give now.
+    pub(crate) fn cannot_start(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        OpenError::new("cannot_start", message, remedy).passing()
     }
 }
 
@@ -84,8 +97,8 @@ impl From<std::io::Error> for StoreError {
 impl From<rocksdb::Error> for StoreError {
     fn from(error: rocksdb::Error) -> Self {
         let text = error.into_string();
-        // How the system itself names ENOSPC; the wrapper does not tell it apart.
-        if text.contains("No space left on device") { StoreError::NoSpace(text) } else { StoreError::Io(text) }
+        // The wrapper does not tell it apart.
+        if text.contains(NO_SPACE) { StoreError::NoSpace(text) } else { StoreError::Io(text) }
     }
 }
 
@@ -125,29 +138,10 @@ impl Store {
     /// Opens or creates the store in a data directory.
     pub fn open(directory: &Path, memory: StoreMemory) -> Result<Store, OpenError> {
         format::claim(directory)?;
-        let shown = directory.display();
         let path = directory.join("store");
-        log::mend(&path).map_err(|error| format::not_writable(&shown.to_string(), &error))?;
+        log::mend(&path).map_err(|error| format::not_usable(directory, &error))?;
         let cache = cache(memory);
-        let db = DB::open(&options(memory, &cache), path).map_err(|error| {
-            let text = error.into_string();
-            // Not just "lock": of a damaged file RocksDB says that a block mismatches.
-            if text.contains("lock file") || text.contains("lock hold") {
-                OpenError::new(
-                    "data_in_use",
-                    format!("{shown} is in use by another process"),
-                    "stop the other Tidemark, or name another directory with --data",
-                )
-            } else if text.contains("Permission denied") || text.contains("Read-only") || text.contains("No space") {
-                OpenError::new(
-                    "data_not_writable",
-                    format!("cannot use {shown}: {text}"),
-                    "name a directory that this user can create and write, with --data",
-                )
-            } else {
-                damaged(directory, text)
-            }
-        })?;
+        let db = DB::open(&options(memory, &cache), path).map_err(|error| not_opened(directory, error))?;
         // RocksDB syncs what is in its directory, not that directory's name in ours. Without the name all of it is gone.
         format::sync_names(directory)?;
         let store = Store { db: Arc::new(db), chain: Arc::default(), cache };
@@ -272,19 +266,56 @@ impl Store {
     }
 }
 
+/// Why RocksDB did not open the store. It says so in words only: the wrapper passes on no number.
+fn not_opened(data: &Path, error: rocksdb::Error) -> OpenError {
+    let text = error.into_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    // The system's own refusals come before the lock: a lock file that cannot be made is not held by anybody.
+    if says(&["Permission denied", "Read-only"]) {
+        return format::not_writable(&data.display().to_string(), text);
+    }
+    if says(&["Too many open files", "Cannot allocate memory"]) {
+        let message = format!("cannot open the store in {}: {text}", data.display());
+        return OpenError::cannot_start(message, "raise the limit of open files, or give it more memory");
+    }
+    // Not just "lock": of a damaged file RocksDB says that a block mismatches.
+    if !says(&[NO_SPACE]) && says(&["lock file", "lock hold"]) {
+        return OpenError::new(
+            "data_in_use",
+            format!("{} is in use by another process", data.display()),
+            "stop the other Tidemark, or name another directory with --data",
+        )
+        .passing();
+    }
+    damaged(data, text)
+}
+
+/// How the system itself names ENOSPC.
+const NO_SPACE: &str = "No space left on device";
+
 /// The store in a data directory cannot be used.
 pub(crate) fn damaged(data: &Path, what: impl std::fmt::Display) -> OpenError {
     let message = format!("cannot open the store in {}: {what}", data.display());
     if message.contains("Input/output error") {
-        let remedy =
-            "see that the disk works, then start tidemark again: nothing says yet that what is on it is damaged";
-        return OpenError::new("disk_failed", message, remedy);
+        return disk_failed(message);
+    }
+    if message.contains(NO_SPACE) {
+        return disk_full(message);
     }
     OpenError::new(
         "data_damaged",
         message,
         "start over with an empty directory (--data NEWDIR): everything is derived and is read from upstream again",
     )
+}
+
+fn disk_failed(message: String) -> OpenError {
+    let remedy = "see that the disk works, then start tidemark again: nothing says yet that what is on it is damaged";
+    OpenError::new("disk_failed", message, remedy).passing()
+}
+
+fn disk_full(message: String) -> OpenError {
+    OpenError::new("disk_full", message, "make space there, then start tidemark again: nothing is lost").passing()
 }
 
 /// Changes that happen together.
@@ -371,7 +402,7 @@ mod tests {
     use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
     use rocksdb::{BottommostLevelCompaction, CompactOptions};
 
-    use super::{Batch, Store, StoreMemory};
+    use super::{Batch, Hindrance, Store, StoreMemory};
 
     #[test]
     fn a_disk_that_does_not_answer_is_no_reason_to_start_over() {
@@ -381,6 +412,40 @@ mod tests {
             "disk_failed"
         );
         assert_eq!(code("Corruption: block checksum mismatch"), "data_damaged");
+        assert_eq!(code("IO error: No space left on device: While appending to file"), "disk_full");
+    }
+
+    /// What a supervisor tries again is told from what it had better not.
+    #[test]
+    fn what_passes_by_itself_is_told_apart() {
+        use std::io::{Error, ErrorKind};
+        let directory = std::path::Path::new("data");
+        let met = |number: i32| {
+            let error = super::format::not_usable(directory, &Error::from_raw_os_error(number));
+            (error.code, error.hindrance)
+        };
+        let (standing, passing) = (Hindrance::Standing, Hindrance::Passing);
+        assert_eq!(met(rustix::io::Errno::NOSPC.raw_os_error()), ("disk_full", passing));
+        assert_eq!(met(rustix::io::Errno::DQUOT.raw_os_error()), ("disk_full", passing));
+        assert_eq!(met(rustix::io::Errno::IO.raw_os_error()), ("disk_failed", passing));
+        assert_eq!(met(rustix::io::Errno::MFILE.raw_os_error()), ("cannot_start", passing));
+        assert_eq!(met(rustix::io::Errno::NOMEM.raw_os_error()), ("cannot_start", passing));
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::NotADirectory, ErrorKind::ReadOnlyFilesystem] {
+            let error = super::format::not_usable(directory, &Error::from(kind));
+            assert_eq!((error.code, error.hindrance), ("data_not_writable", standing), "{kind}");
+        }
+        let damaged = |what: &str| super::damaged(directory, what).hindrance;
+        assert_eq!(damaged("Corruption: block checksum mismatch"), standing);
+        assert_eq!(damaged("IO error: Input/output error: While pread"), passing);
+
+        let data = tempfile::tempdir().unwrap();
+        let open = Store::open(data.path(), StoreMemory::default()).unwrap();
+        let error = Store::open(data.path(), StoreMemory::default()).err().unwrap();
+        assert_eq!((error.code, error.hindrance), ("data_in_use", passing));
+        drop(open);
+        std::fs::write(data.path().join("store/CURRENT"), "MANIFEST-000099\n").unwrap();
+        let error = Store::open(data.path(), StoreMemory::default()).err().unwrap();
+        assert_eq!((error.code, error.hindrance), ("data_damaged", standing));
     }
 
     #[test]

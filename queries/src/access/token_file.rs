@@ -1,5 +1,5 @@
-//! The file that tokens are kept in: JSON, readable by its owner only, replaced whole. The surprise: the new file stands
-//! beside it while it is written, and by being there holds off a second writer.
+//! The file that tokens are kept in: JSON, readable by its owner only, replaced whole. The surprises: the new file stands
+//! beside it while it is written, and by being there holds off a second writer; and root may let a group read it.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
@@ -14,6 +14,12 @@ use super::token::{Token, id_of};
 /// Nobody but the owner.
 const MODE: u32 = 0o600;
 
+/// And what root may let its group do: that is how Kubernetes hands a secret to a process that is not root (0440, of the pod's
+/// `fsGroup`), and an administrator a file to a service. Nobody else can have given it away.
+const LETS_GROUP_READ: u32 = 0o040;
+
+const ROOT: u32 = 0;
+
 /// All tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,8 +33,8 @@ impl TokenFile {
     pub fn read(path: &Path) -> Result<TokenFile, String> {
         let place = path.display();
         let failed = |error: std::io::Error| format!("the tokens {place} cannot be read: {error}");
-        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-        if mode & 0o077 != 0 {
+        let found = std::fs::metadata(path).map_err(failed)?;
+        if is_open_to_others(found.permissions().mode(), found.uid()) {
             let word = shell::word(&place.to_string());
             return Err(format!("the tokens {place} are open to others\n  remedy: chmod 600 {word}"));
         }
@@ -78,10 +84,12 @@ impl TokenFile {
         new.set_permissions(Permissions::from_mode(MODE))?;
         new.write_all(&text)?;
         // Who runs the command may be another than the server, which has to read what was revoked.
-        if let (Ok(old), own) = (std::fs::metadata(path), new.metadata()?)
-            && (old.uid(), old.gid()) != (own.uid(), own.gid())
-        {
-            fchown(&new, Some(old.uid()), Some(old.gid()))?;
+        if let Ok(old) = std::fs::metadata(path) {
+            let own = new.metadata()?;
+            if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
+                fchown(&new, Some(old.uid()), Some(old.gid()))?;
+            }
+            new.set_permissions(Permissions::from_mode(MODE | (old.mode() & LETS_GROUP_READ)))?;
         }
         new.sync_all()?;
         std::fs::rename(beside, path)?;
@@ -97,6 +105,12 @@ impl TokenFile {
     }
 }
 
+/// Whether somebody may read or change a file of this mode and owner who is not meant to.
+fn is_open_to_others(mode: u32, owner: u32) -> bool {
+    let allowed = if owner == ROOT { LETS_GROUP_READ } else { 0 };
+    mode & 0o077 & !allowed != 0
+}
+
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
@@ -109,6 +123,8 @@ mod tests {
     use super::super::scope::Scope;
     use super::*;
 
+    const NOBODY: u32 = 65_534;
+
     fn add(path: &Path) -> Result<String, String> {
         TokenFile::change(path, |file| {
             let (text, token) = Token::create(Scope::Read, Vec::new(), String::new(), 0, None).unwrap();
@@ -120,7 +136,6 @@ mod tests {
     /// As root changes it with `sudo`, and a server of another user reads it.
     #[test]
     fn the_file_stays_its_owners() {
-        const NOBODY: u32 = 65_534;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.json");
         add(&path).unwrap();
@@ -152,8 +167,43 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("tokens.json");
         add(&path).unwrap();
+        for mode in [0o644, 0o604, 0o660, 0o620, 0o610] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(TokenFile::read(&path).unwrap_err().contains("chmod 600"), "{mode:o}");
+        }
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(TokenFile::read(&path).unwrap_err().contains("chmod 600"));
+        if std::os::unix::fs::chown(&path, Some(NOBODY), None).is_ok()
+            || std::fs::metadata(&path).unwrap().uid() != ROOT
+        {
+            assert!(TokenFile::read(&path).unwrap_err().contains("chmod 600"), "who owns it need not share it");
+        }
+    }
+
+    /// As Kubernetes mounts a secret for a pod with an `fsGroup`: of root, and readable by that group.
+    #[test]
+    fn root_may_let_a_group_read_it() {
+        for mode in [0o100_440, 0o100_640, 0o100_400, 0o100_600] {
+            assert!(!is_open_to_others(mode, ROOT), "{mode:o}");
+        }
+        for mode in [0o100_444, 0o100_460, 0o100_450, 0o100_442, 0o100_660] {
+            assert!(is_open_to_others(mode, ROOT), "{mode:o}");
+        }
+        assert!(is_open_to_others(0o100_440, NOBODY));
+        assert!(!is_open_to_others(0o100_600, NOBODY));
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        add(&path).unwrap();
+        if std::os::unix::fs::chown(&path, Some(ROOT), Some(NOBODY)).is_err() {
+            // Only root can.
+            return;
+        }
+        std::fs::set_permissions(&path, Permissions::from_mode(0o440)).unwrap();
+        assert_eq!(TokenFile::read(&path).unwrap().tokens.len(), 1);
+        // Who may read it still may after the next token.
+        add(&path).unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.permissions().mode() & 0o777), (ROOT, NOBODY, 0o640));
     }
 
     #[test]

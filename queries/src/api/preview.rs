@@ -1,5 +1,6 @@
 //! What an aggregate would be, before it is registered.
 
+use engine::change::TableSchema;
 use engine::materialization::{Aggregate, Definition, Granularity};
 use engine::sample::{LevelSize, Preview};
 use serde::Serialize;
@@ -89,9 +90,9 @@ impl From<&Preview> for SizeBody {
 impl RegisteredBody {
     /// Compares a definition with what is registered.
     #[must_use]
-    pub fn of(existing: Option<&Aggregate>, definition: &Definition) -> Self {
+    pub fn of(existing: Option<&Aggregate>, definition: &Definition, schema: &TableSchema) -> Self {
         let Some(existing) = existing else { return RegisteredBody { state: "absent", differences: Vec::new() } };
-        let differences = existing.definition.differences(definition);
+        let differences = existing.definition.differences(definition, Some(schema));
         RegisteredBody { state: if differences.is_empty() { "same" } else { "different" }, differences }
     }
 }

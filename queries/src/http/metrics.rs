@@ -2,6 +2,7 @@
 //!
 //! No label ever holds a value of a dimension. Names are never reused.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,6 +239,7 @@ fn families(source: &str, status: &Status, aggregates: &[Arc<Aggregate>]) -> Vec
         },
         source_states(source, &status.source.state),
         checks(source, &status.source.checks),
+        each_check(source, &status.source.checks),
         plain("transactions", "Upstream transactions applied", Number::Counter(counters.transactions)),
         plain("commits", "Batches written", Number::Counter(counters.commits)),
         plain("cells_written", "Cells written", Number::Counter(counters.cells_written)),
@@ -326,6 +328,22 @@ fn source_states(source: &str, state: &SourceState) -> MetricFamily {
     one_of("source_state", "1 for the state the source is in", source, "state", &STATES, freshness(state))
 }
 
+/// One series per check: alerts can then name what they are about. One that is made of several things is in order where all are.
+fn each_check(source: &str, checks: &[Check]) -> MetricFamily {
+    let mut in_order: BTreeMap<&str, bool> = BTreeMap::new();
+    for check in checks {
+        *in_order.entry(check.name).or_insert(true) &= check.outcome == CheckOutcome::Ok;
+    }
+    let series = in_order
+        .into_iter()
+        .map(|(name, ok)| {
+            let labels = vec![("source", source.to_owned()), ("check", name.to_owned())];
+            (labels, Number::Gauge(i64::from(ok)))
+        })
+        .collect();
+    MetricFamily { name: "source_check_ok", help: "1 where a check of upstream found nothing to do", series }
+}
+
 fn slot_states(source: &str, wal_status: &str) -> MetricFamily {
     const STATES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
     let help = "1 for how upstream holds the slot's log";
@@ -392,7 +410,11 @@ mod tests {
             state: SourceState::Live,
             retained_wal_bytes: Some(4_096),
             slot_status: Some(slot),
-            checks: vec![check(CheckOutcome::Warning), check(CheckOutcome::Ok), check(CheckOutcome::Ok)],
+            checks: vec![
+                check(CheckOutcome::Warning),
+                check(CheckOutcome::Ok),
+                Check { name: "held_log", ..check(CheckOutcome::Ok) },
+            ],
             ..SourceStatus::default()
         };
         metrics.registry.register_collector(Box::new(Fixed(Status {
@@ -421,6 +443,8 @@ mod tests {
             "tidemark_source_state{source=\"payments_db\",state=\"live\"} 1",
             "tidemark_source_state{source=\"payments_db\",state=\"halted\"} 0",
             "tidemark_source_checks{source=\"payments_db\",outcome=\"failed\"} 0",
+            "tidemark_source_check_ok{source=\"payments_db\",check=\"wal_level\"} 0",
+            "tidemark_source_check_ok{source=\"payments_db\",check=\"held_log\"} 1",
             "tidemark_source_checks{source=\"payments_db\",outcome=\"ok\"} 2",
             "tidemark_source_changes_total{source=\"payments_db\",op=\"insert\"} 5",
             "tidemark_commits_total 3",

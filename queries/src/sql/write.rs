@@ -1,6 +1,8 @@
 //! A definition as the SQL that Postgres would need for the same rows: for people to read, to check an answer with, and to
 //! register again, on this server or another.
 //!
+//! A time in it means the same in every session: one without zone is written with the zone that it was read in.
+//!
 //! What Postgres has no words for stands after `WITH`: rollups, and the zone of steps of fixed length. Without it the statement
 //! runs in Postgres as it is.
 
@@ -11,7 +13,7 @@ use engine::materialization::{DateCodec, Definition, Granularity, MeasureDefinit
 /// `CREATE MATERIALIZED VIEW ... AS SELECT ... GROUP BY ...`
 #[must_use]
 pub fn create_statement(name: &str, definition: &Definition, schema: Option<&TableSchema>) -> String {
-    let definition = definition.canonical();
+    let definition = schema.map_or_else(|| definition.canonical(), |schema| definition.in_any_zone(schema));
     let time = definition.time.as_ref().map(|time| TimeExpression::of(time, schema));
     let mut columns: Vec<String> = time.iter().map(|time| format!("{} AS time", time.expression)).collect();
     columns.extend(definition.dimensions.iter().map(|dimension| quote(dimension)));
@@ -250,6 +252,7 @@ mod tests {
             "status IN ('a', 'it''s -- no comment')",
             "\"Order\" is not null",
             "at < timestamptz '2026-01-01 00:00:00+01'",
+            "at >= '2026-01-01'",
             "day BETWEEN '2024-01-01' AND date '2024-12-31'",
             "id <> 3 /* why */",
             "\"select\" > 0",
@@ -326,8 +329,8 @@ mod tests {
             let read = Registration::parse(&sql, &Table).map_err(|error| TestCaseError::fail(format!("{sql}: {error}")))?;
             prop_assert_eq!(&read.name, "odd name");
             prop_assert!(read.warnings.is_empty());
-            prop_assert_eq!(&read.definition, &definition.canonical(), "{}", sql);
-            prop_assert!(definition.differences(&read.definition).is_empty());
+            prop_assert_eq!(&read.definition, &definition.in_any_zone(&schema), "{}", sql);
+            prop_assert!(definition.differences(&read.definition, Some(&schema)).is_empty());
             prop_assert_eq!(create_statement("odd name", &read.definition, Some(&schema)), sql.clone());
             prop_assert_eq!(Plan::resolve(&read.definition, &schema), Plan::resolve(&definition.canonical(), &schema), "{}", sql);
         }

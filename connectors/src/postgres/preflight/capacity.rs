@@ -3,11 +3,12 @@
 //! The surprise: either setting of `max_slot_wal_keep_size` can hurt. Without a limit a stopped tidemark fills the
 //! primary's disk; with a small one its slot is lost and everything is read anew. So both are warned of.
 
+use engine::backup::wants_slot;
 use tokio_postgres::Client;
 
 use super::super::config::PostgresConfig;
 use super::super::error::{Failure, START_OVER};
-use super::super::slot;
+use super::super::slot::{self, Orphan};
 use super::Stage;
 use super::finding::Finding;
 use super::server::ServerFacts;
@@ -31,7 +32,7 @@ pub(super) async fn look(
     if ours.is_none() {
         findings.extend(free_places(client).await?);
     }
-    findings.extend(left_behind(client, config).await?);
+    findings.extend(unread(client, config).await?);
     findings.extend(kept_log(client, config, server).await?);
     Ok(findings)
 }
@@ -167,24 +168,69 @@ async fn free_places(client: &Client) -> Result<Vec<Finding>, Failure> {
         Finding::failed(name, code, format!("all {limit} {what} of the server are in use"))
             .repaired_by(vec![format!("ALTER SYSTEM SET {setting} = {}", limit + 5)])
             .then_restart(", or drop one that nobody needs")
+            // Those of others end, too: a copy of a table holds one for as long as it takes.
+            .passing()
     };
     Ok(places.map(judge).to_vec())
 }
 
-/// A slot that a data directory left behind keeps log for ever.
-async fn left_behind(client: &Client, config: &PostgresConfig) -> Result<Option<Finding>, Failure> {
+/// Slots that nobody reads keep log for ever: those that other data directories left behind, and those that hold log for backups.
+async fn unread(client: &Client, config: &PostgresConfig) -> Result<Vec<Finding>, Failure> {
+    let ours = format!("{}_", config.slot);
     let orphans = slot::orphans(client, &config.slot).await?;
+    let (held, orphans): (Vec<Orphan>, Vec<Orphan>) =
+        orphans.into_iter().partition(|orphan| orphan.name.starts_with(&ours));
+    let mut findings = vec![held_log(config, &ours, held).await];
+    findings.extend(left_behind(&orphans));
+    Ok(findings)
+}
+
+fn left_behind(orphans: &[Orphan]) -> Option<Finding> {
     if orphans.is_empty() {
-        return Ok(None);
+        return None;
     }
-    let shown: Vec<String> = orphans.iter().map(ToString::to_string).collect();
-    let command = |name: &str| format!("tidemark drop-slot --slot {}", engine::shell::word(name));
-    let commands: Vec<String> = orphans.iter().map(|slot| command(&slot.name)).collect();
-    let message = format!("slots of other data directories that nobody reads: {}", shown.join("; "));
-    Ok(Some(
-        Finding::warning("slots_left_behind", message)
-            .remedy(format!("where the data directory is gone: {}", commands.join("; "))),
-    ))
+    let message = format!("slots of other data directories that nobody reads: {}", shown(orphans));
+    let remedy = format!("where the data directory is gone: {}", drop_commands(orphans));
+    Some(Finding::warning("slots_left_behind", message).remedy(remedy))
+}
+
+/// A backup that was cut short leaves its slot, and so does one that is removed. One that was carried away needs it still, which
+/// nobody can see from here.
+async fn held_log(config: &PostgresConfig, ours: &str, held: Vec<Orphan>) -> Finding {
+    const NAME: &str = "held_log";
+    let (wanted, unwanted) = with_backup(config, ours, held).await;
+    if unwanted.is_empty() {
+        return match wanted.is_empty() {
+            true => Finding::ok(NAME, "no slot holds log for a backup"),
+            false => Finding::ok(NAME, format!("slots hold log for backups that are there: {}", shown(&wanted))),
+        };
+    }
+    let place = config.backups.as_deref().map(|backups| format!(" in {}", backups.display())).unwrap_or_default();
+    let message = format!(
+        "slots hold log for backups that are not{place}, cut short, removed or carried away: {}",
+        shown(&unwanted)
+    );
+    let remedy = format!("unless such a backup is kept elsewhere and is to be restored: {}", drop_commands(&unwanted));
+    Finding::warning(NAME, message).remedy(remedy)
+}
+
+/// Those whose backup is there, and the others. Our own disk is looked at, which may not answer.
+async fn with_backup(config: &PostgresConfig, ours: &str, held: Vec<Orphan>) -> (Vec<Orphan>, Vec<Orphan>) {
+    let Some(backups) = config.backups.clone() else { return (Vec::new(), held) };
+    let ours = ours.to_owned();
+    let has_backup =
+        move |slot: &Orphan| wants_slot(&backups, slot.name.strip_prefix(&ours).unwrap_or_default(), &slot.name);
+    // It ends otherwise only with the runtime.
+    tokio::task::spawn_blocking(move || held.into_iter().partition(has_backup)).await.unwrap_or_default()
+}
+
+fn shown(slots: &[Orphan]) -> String {
+    slots.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn drop_commands(slots: &[Orphan]) -> String {
+    let command = |slot: &Orphan| format!("tidemark drop-slot --slot {}", engine::shell::word(&slot.name));
+    slots.iter().map(command).collect::<Vec<_>>().join("; ")
 }
 
 async fn kept_log(client: &Client, config: &PostgresConfig, server: &ServerFacts) -> Result<Vec<Finding>, Failure> {

@@ -3,9 +3,11 @@
 //! The surprise: what repairs a check and what may be run without asking are two things. `remedy` is for people and may
 //! need a decision; `repair` holds statements that lose nothing, and is empty where there are none.
 
+use engine::hindrance::Hindrance;
 use engine::source::{Check, CheckOutcome, SourceError};
 
 use super::super::error::source_error;
+use crate::NotStarted;
 
 /// A check, and what only this connector knows about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Finding {
     pub repair: Vec<String>,
     /// The repair counts only once Postgres was restarted.
     pub needs_restart: bool,
+    /// Of one that failed: whether it may pass by itself.
+    pub hindrance: Hindrance,
 }
 
 impl Finding {
@@ -40,7 +44,13 @@ impl Finding {
 
     fn new(name: &'static str, outcome: CheckOutcome, code: &'static str, message: String) -> Self {
         let check = Check { name, outcome, message, remedy: String::new() };
-        Finding { check, code, repair: Vec::new(), needs_restart: false }
+        Finding { check, code, repair: Vec::new(), needs_restart: false, hindrance: Hindrance::Standing }
+    }
+
+    /// It may pass by itself.
+    pub(super) fn passing(mut self) -> Self {
+        self.hindrance = Hindrance::Passing;
+        self
     }
 
     /// What someone has to do.
@@ -91,6 +101,13 @@ pub(super) fn first_failure(findings: &[Finding]) -> Option<SourceError> {
     findings.iter().find(|finding| finding.is_failed()).map(Finding::error)
 }
 
+/// What keeps a source from starting, where somebody has to do something before all else: what passes by itself is no reason to
+/// try again while that is so.
+pub(super) fn hindered(findings: &[Finding]) -> Option<NotStarted> {
+    let first = findings.iter().filter(|finding| finding.is_failed()).min_by_key(|finding| finding.hindrance)?;
+    Some(NotStarted { error: first.error(), hindrance: first.hindrance })
+}
+
 /// As they are shown: failed ones first, then warnings.
 pub(super) fn failed_first(findings: &mut [Finding]) {
     findings.sort_by_key(|finding| match finding.check.outcome {
@@ -122,5 +139,14 @@ mod tests {
         let names: Vec<&str> = findings.iter().map(|finding| finding.check.name).collect();
         assert_eq!(names, ["c", "d", "b", "a"]);
         assert_eq!(first_failure(&[Finding::warning("b", "")]), None);
+    }
+
+    #[test]
+    fn what_somebody_has_to_mend_comes_before_what_passes() {
+        let told = |findings: &[Finding]| hindered(findings).map(|told| (told.error.code, told.hindrance));
+        let (passing, standing) = (Finding::failed("a", "full", "").passing(), Finding::failed("b", "wrong", ""));
+        assert_eq!(told(&[passing.clone(), standing.clone()]), Some(("wrong", Hindrance::Standing)));
+        assert_eq!(told(&[passing]), Some(("full", Hindrance::Passing)));
+        assert_eq!(told(&[Finding::warning("c", "")]), None);
     }
 }

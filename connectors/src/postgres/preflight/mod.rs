@@ -28,6 +28,7 @@ use super::catalog::{CatalogTable, shape};
 use super::config::{PostgresConfig, Wanted};
 use super::connect::sql_session;
 use super::error::{Failure, source_error};
+use crate::NotStarted;
 use capacity::OurSlot;
 use server::ServerFacts;
 use table::{Generated, TableFacts};
@@ -55,8 +56,8 @@ pub enum Stage {
 }
 
 /// Refuses what a new source could not start with.
-pub(super) async fn preflight(config: &PostgresConfig) -> Result<(), SourceError> {
-    finding::first_failure(&look(config, Stage::Fresh).await).map_or(Ok(()), Err)
+pub(super) async fn preflight(config: &PostgresConfig) -> Result<(), NotStarted> {
+    finding::hindered(&look(config, Stage::Fresh).await).map_or(Ok(()), Err)
 }
 
 /// All checks, failed ones first.
@@ -190,7 +191,7 @@ async fn look(config: &PostgresConfig, stage: Stage) -> Vec<Finding> {
     let looked = timeout(PATIENCE, look_into(config, stage, &mut findings)).await;
     let took_too_long = || Failure::Transient(format!("the checks took longer than {} s", PATIENCE.as_secs()));
     if let Err(failure) = looked.unwrap_or_else(|_| Err(took_too_long())) {
-        findings.push(Finding::of("connection", unreachable(config, failure)));
+        findings.push(unreachable(config, failure));
     }
     for finding in &mut findings {
         finding.check.remedy = finding.check.remedy.replace("<slot>", &config.slot);
@@ -198,16 +199,20 @@ async fn look(config: &PostgresConfig, stage: Stage) -> Vec<Finding> {
     findings
 }
 
-fn unreachable(config: &PostgresConfig, failure: Failure) -> SourceError {
+fn unreachable(config: &PostgresConfig, failure: Failure) -> Finding {
+    const NAME: &str = "connection";
     match failure {
-        Failure::Definite(error) if error.code == "pooler" => session::at_pooler(config, &error.message),
-        Failure::Definite(error) => error,
-        Failure::Transient(message) => source_error(
-            "cannot_connect",
-            format!("cannot work with Postgres at {}: {message}", config.display()),
-            "check that Postgres runs there and that host, port and network let this machine in",
-        ),
-        Failure::Closed => source_error("cannot_connect", "the session was closed", "try again"),
+        Failure::Definite(error) if error.code == "pooler" => {
+            Finding::of(NAME, session::at_pooler(config, &error.message))
+        }
+        Failure::Definite(error) => Finding::of(NAME, error),
+        Failure::Transient(message) => {
+            let message = format!("cannot work with Postgres at {}: {message}", config.display());
+            Finding::failed(NAME, "cannot_connect", message)
+                .remedy("check that Postgres runs there and that host, port and network let this machine in")
+                .passing()
+        }
+        Failure::Closed => session::closed(NAME),
     }
 }
 

@@ -31,16 +31,24 @@ pub(super) async fn try_replication(config: &PostgresConfig) -> Finding {
         Failure::Definite(error) => Finding::of(NAME, error),
         Failure::Transient(said) if said.contains("max_wal_senders") => Finding::failed(NAME, "no_free_sender", said)
             .statements(&["ALTER SYSTEM SET max_wal_senders = 20".to_owned()])
-            .then_restart(", or end one that nobody needs"),
-        Failure::Transient(said) if looks_like_pooler(config) => Finding::of(NAME, at_pooler(config, &said)),
+            .then_restart(", or end one that nobody needs")
+            .passing(),
+        // A guess: it may be over the next time as well.
+        Failure::Transient(said) if looks_like_pooler(config) => Finding::of(NAME, at_pooler(config, &said)).passing(),
         Failure::Transient(said) => Finding::failed(
             NAME,
             "cannot_connect",
             format!("ordinary sessions get in at {}, replication sessions do not: {said}", config.display()),
         )
-        .remedy("check that nothing between tidemark and Postgres refuses replication sessions"),
-        Failure::Closed => Finding::failed(NAME, "cannot_connect", "the session was closed").remedy("try again"),
+        .remedy("check that nothing between tidemark and Postgres refuses replication sessions")
+        .passing(),
+        Failure::Closed => closed(NAME),
     }
+}
+
+/// The session that a check needs has ended.
+pub(super) fn closed(name: &'static str) -> Finding {
+    Finding::failed(name, "cannot_connect", "the session was closed").remedy("try again").passing()
 }
 
 /// The same error, with the host that is to be named instead where it can be known.

@@ -41,7 +41,7 @@ pub(in crate::http) async fn preview(
     let definition = wanted.definition.canonical();
     let plan = Plan::resolve(&definition, &table.schema).map_err(|error| wanted.invalid(&state, error))?;
     let existing = name.as_ref().and_then(|name| state.engine.aggregates().into_iter().find(|a| a.name == *name));
-    let registered = name.as_ref().map(|_| RegisteredBody::of(existing.as_deref(), &definition));
+    let registered = name.as_ref().map(|_| RegisteredBody::of(existing.as_deref(), &definition, &table.schema));
     let aggregate = Arc::new(Aggregate {
         id: AggregateId(0),
         version: 1,

@@ -409,7 +409,7 @@ impl World<'_> {
     }
 
     fn number(&self, definition: &Definition) -> Result<usize, String> {
-        let known = self.definitions.iter().position(|known| known.differences(definition).is_empty());
+        let known = self.definitions.iter().position(|known| known.differences(definition, None).is_empty());
         known.ok_or_else(|| format!("nobody asked for {definition:?}"))
     }
 

@@ -192,7 +192,7 @@ pub fn wants_slot(backups: &Path, name: &str, held_slot: &str) -> bool {
     fs::read_dir(backups).into_iter().flatten().flatten().any(wants)
 }
 
-/// Removes what a process that was killed left of a backup of this store. Nobody is taking one yet.
+/// Removes what a process that was killed left of a backup of this store, which is open, and of which nobody takes one yet.
 pub(crate) fn remove_leftovers(data: &Path, backups: &Path) {
     let Ok(Some(instance)) = format::instance(data) else { return };
     match remove_partial(backups, &partial_of(&instance)) {

@@ -151,8 +151,9 @@ pub(crate) fn hand_over(committer: sync_mpsc::Sender<ToCommit>) -> impl Fn(Write
 
 /// Starts everything; see [`Engine::start`].
 pub fn start(config: &EngineConfig) -> Result<(Engine, SourceContext), OpenError> {
-    backup::remove_leftovers(&config.data, &config.backups);
     let parts = assemble(config, |dataflow, written| Dataflow::start(dataflow, hand_over(written)))?;
+    // The store is ours alone from here on: nobody else is taking one.
+    backup::remove_leftovers(&config.data, &config.backups);
     let Parts { store, shared, requests, commands, context, sequencer, committer, committing, workers, .. } = parts;
     let (dirty_in, dirty, fills, filled_in) = (parts.dirty_in, parts.dirty, parts.fills, parts.filled_in);
 

@@ -104,6 +104,9 @@ mod scrub;
 /// Cells compared with Postgres while everyone writes.
 mod verify;
 
+/// Clock readings without a zone, and the instants that they are.
+mod clocks;
+
 /// Who may do what.
 mod access;
 

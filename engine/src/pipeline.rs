@@ -23,7 +23,7 @@ use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill::{self, FillMessage, FillRequest};
 use crate::free_space::FreeSpaceWatch;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, ClockReading, Registration};
 use crate::published::Published;
 use crate::requests::Requests;
 use crate::row_image::RowImages;
@@ -275,7 +275,8 @@ fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
 }
 
 /// An aggregate that was being filled begins anew under another number, so that nothing of the first try can count. So does a next
-/// version that is stored as live: nobody would put it in its place.
+/// version that is stored as live: nobody would put it in its place. So does one whose cells a Tidemark of before filled by another
+/// reading of its clock: until it is filled it answers nothing.
 fn restart_fillings(
     store: &Store,
     batch: &mut Batch,
@@ -284,7 +285,7 @@ fn restart_fillings(
 ) -> Result<(), StoreError> {
     let unfinished = |aggregate: &&mut Registration| match aggregate.state {
         AggregateState::Building => true,
-        AggregateState::Live => Registration::final_name(&aggregate.name).is_some(),
+        AggregateState::Live => Registration::final_name(&aggregate.name).is_some() || aggregate.was_read_otherwise(),
         AggregateState::Halted { .. } => false,
     };
     for aggregate in aggregates.iter_mut().filter(unfinished) {
@@ -293,7 +294,12 @@ fn restart_fillings(
             registry::put_aggregate(batch, aggregate)?;
             continue;
         }
+        if aggregate.was_read_otherwise() {
+            let name = &aggregate.name;
+            tracing::warn!(%name, "filled anew: clock readings that come twice or are skipped are now read as Postgres reads them");
+        }
         aggregate.state = AggregateState::Building;
+        aggregate.clock_reading = ClockReading::Postgres;
         batch.delete(&key::aggregate(aggregate.id));
         for kind in [KeyKind::RowIndex, KeyKind::Cell, KeyKind::Control] {
             store.delete_range(batch, &key::of_aggregate(kind, aggregate.id))?;

@@ -68,6 +68,16 @@ impl Tamper {
         self.put(stored, Some(cell));
     }
 
+    /// Leaves the record of an aggregate as one was written before it said how clock readings became instants.
+    pub fn forget_how_clocks_were_read(&self, aggregate: u32) {
+        let stored = key::aggregate(AggregateId(aggregate));
+        let mut record: serde_json::Value = serde_json::from_slice(&self.0.get(&stored).unwrap().unwrap()).unwrap();
+        record.as_object_mut().unwrap().remove("clock_reading").unwrap();
+        let mut batch = Batch::default();
+        batch.put(&stored, record.to_string().as_bytes());
+        self.write(batch);
+    }
+
     /// Makes a row image into what is none.
     pub fn spoil_a_row(&self) {
         let mut stored = None;

@@ -1,12 +1,14 @@
 //! Granularities and time buckets: half-open intervals `[start, end)` of instants.
 //!
-//! Three things surprise here.
+//! Four things surprise here.
 //! - A local day may have no midnight, or two. A bucket starts at the *first instant whose local date has reached* the
 //!   civil date; where the clock is set back across midnight the earlier crossing counts, so buckets stay contiguous.
 //! - Postgres knows years to 294276, chrono to 262142, and the compiled zone tables end in 2037. Civil dates are
 //!   therefore computed here (Howard Hinnant, "chrono-compatible low-level date algorithms"), chrono-tz is asked only for
 //!   the offset from UTC, and for later years in the year before 2038 that has the same calendar, because rules of the
 //!   zone tables no longer change then.
+//! - A clock reading can be two instants, or none. A row's is read as Postgres reads it, a bucket begins where the reading was
+//!   first reached: two methods, and neither is the other's special case.
 //! - Instants count microseconds from 2000-01-01T00:00:00Z, as in Postgres; from 1970 its last timestamp would not fit.
 
 use std::collections::BTreeMap;
@@ -297,8 +299,8 @@ impl Calendar {
             .map_or(0, |utc| i64::from(self.zone.offset_from_utc_datetime(&utc.naive_utc()).fix().local_minus_utc()))
     }
 
-    /// The instant at which a local clock reading happens: the first where there are two, the first after the gap where
-    /// there is none.
+    /// The instant at which a local clock reading is reached: the first where there are two, the first after the gap where
+    /// there is none. Where buckets begin; a row's reading is [`Self::instant_of_reading`].
     #[must_use]
     pub fn instant_of_local(&self, local_us: i64) -> i64 {
         if self.zone == Tz::UTC {
@@ -324,6 +326,36 @@ impl Calendar {
             }
         }
         high
+    }
+
+    /// The instant that a row's clock reading stands for, which is Postgres' `reading AT TIME ZONE 'zone'`: the later one where the
+    /// clock shows it twice; where it is skipped, by the offset from before.
+    #[must_use]
+    pub fn instant_of_reading(&self, local_us: i64) -> i64 {
+        if self.zone == Tz::UTC {
+            return local_us;
+        }
+        // Postgres takes the first change after the day before the reading, and the offset after it where the reading by that is
+        // not before the change. No zone has two changes within three days, so the days around it have both offsets.
+        let before = self.offset_s(local_us.saturating_sub(DAY_US));
+        let after = self.offset_s(local_us.saturating_add(DAY_US));
+        let by_after = local_us.saturating_sub(after * SECOND_US);
+        if before == after || self.offset_s(by_after) == after {
+            return by_after;
+        }
+        local_us.saturating_sub(before * SECOND_US)
+    }
+
+    /// Whether the clock was ever set, so that a reading may have been shown twice or skipped.
+    #[must_use]
+    pub fn was_ever_set(&self) -> bool {
+        /// Before any zone left its local mean time.
+        const FROM: i64 = 1_840;
+        /// Summer times last longer.
+        const STEP: usize = 30;
+        let days = days_from_civil(FROM, 1, 1)..days_from_civil(LAST_TABLED_YEAR + 1, 1, 1);
+        let first = self.offset_s(days.start * DAY_US);
+        days.step_by(STEP).any(|day| self.offset_s(day * DAY_US) != first)
     }
 
     /// The local civil date of an instant.
@@ -689,6 +721,60 @@ mod tests {
         assert_eq!(day.end - day.start, 23 * HOUR_US);
     }
 
+    /// What Postgres 15 answers to `extract(epoch FROM timestamp '...' AT TIME ZONE '...')`, in hours and minutes of UTC.
+    #[test]
+    fn a_row_s_reading_is_the_instant_that_postgres_takes() {
+        let minute = |(day, hour, minute): (u32, i64, i64), (year, month): (i64, u32)| {
+            days_from_civil(year, month, day) * DAY_US + hour * HOUR_US + minute * MINUTE_US
+        };
+        for (zone, month, reading, instant) in [
+            // 02:00 to 03:00 does not exist on the 29th: the offset from before.
+            ("Europe/Madrid", (2026, 3), (29, 1, 59), (29, 0, 59)),
+            ("Europe/Madrid", (2026, 3), (29, 2, 0), (29, 1, 0)),
+            ("Europe/Madrid", (2026, 3), (29, 2, 30), (29, 1, 30)),
+            ("Europe/Madrid", (2026, 3), (29, 3, 0), (29, 1, 0)),
+            // 02:00 to 03:00 is shown twice on the 25th: the later one.
+            ("Europe/Madrid", (2026, 10), (25, 1, 59), (24, 23, 59)),
+            ("Europe/Madrid", (2026, 10), (25, 2, 0), (25, 1, 0)),
+            ("Europe/Madrid", (2026, 10), (25, 2, 59), (25, 1, 59)),
+            ("Europe/Madrid", (2026, 10), (25, 3, 0), (25, 2, 0)),
+            ("America/New_York", (2026, 3), (8, 2, 30), (8, 7, 30)),
+            ("America/New_York", (2026, 11), (1, 0, 59), (1, 4, 59)),
+            ("America/New_York", (2026, 11), (1, 1, 0), (1, 6, 0)),
+            ("America/New_York", (2026, 11), (1, 1, 59), (1, 6, 59)),
+            // Half an hour.
+            ("Australia/Lord_Howe", (2026, 4), (5, 1, 29), (4, 14, 29)),
+            ("Australia/Lord_Howe", (2026, 4), (5, 1, 30), (4, 15, 0)),
+            ("Australia/Lord_Howe", (2026, 4), (5, 2, 0), (4, 15, 30)),
+            ("Australia/Lord_Howe", (2026, 10), (4, 2, 15), (3, 15, 45)),
+            ("Australia/Lord_Howe", (2026, 10), (4, 2, 30), (3, 15, 30)),
+            // Another standard time, no summer time.
+            ("Europe/Moscow", (2014, 10), (26, 0, 59), (25, 20, 59)),
+            ("Europe/Moscow", (2014, 10), (26, 1, 30), (25, 22, 30)),
+            ("Asia/Pyongyang", (2015, 8), (14, 23, 45), (14, 15, 15)),
+            ("Asia/Pyongyang", (2018, 5), (4, 23, 45), (4, 15, 15)),
+            // A day that never was.
+            ("Pacific/Apia", (2011, 12), (29, 23, 59), (30, 9, 59)),
+            ("Pacific/Apia", (2011, 12), (30, 12, 0), (30, 22, 0)),
+            ("Pacific/Apia", (2011, 12), (31, 0, 0), (30, 10, 0)),
+        ] {
+            let calendar = Calendar::new(zone.parse().unwrap(), 0);
+            let read = calendar.instant_of_reading(minute(reading, month));
+            assert_eq!(read, minute(instant, month), "{zone} {month:?} {reading:?}");
+        }
+    }
+
+    #[test]
+    fn clocks_that_were_never_set_are_told_from_others() {
+        let was_ever_set = |zone: &str| Calendar::new(zone.parse().unwrap(), 0).was_ever_set();
+        for zone in ["UTC", "Etc/GMT+5", "Etc/GMT-14", "Etc/UCT", "GMT"] {
+            assert!(!was_ever_set(zone), "{zone}");
+        }
+        for zone in ["Europe/Madrid", "Asia/Kolkata", "America/Phoenix", "Australia/Lord_Howe", "Asia/Pyongyang"] {
+            assert!(was_ever_set(zone), "{zone}");
+        }
+    }
+
     /// Postgres sends none beyond its own range, but who asks can write any.
     #[test]
     fn an_instant_that_postgres_does_not_have_is_no_overflow() {
@@ -814,6 +900,23 @@ mod tests {
             prop_assert_eq!(calendar.local_date(instant), (i64::from(local.year()), local.month(), local.day()));
             let hour = calendar.interval(Granularity::Hour, instant);
             prop_assert_eq!((instant - hour.start) / MINUTE_US, i64::from(local.minute()));
+        }
+
+        /// Of any reading that a clock shows, the instant shows it, and no later one does; of another the clock is set over it.
+        #[test]
+        fn a_reading_is_shown_at_its_instant_or_skipped(
+            zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+            local in (days_from_civil(1971, 1, 1) * DAY_US)..(days_from_civil(2037, 12, 1) * DAY_US),
+        ) {
+            let calendar = Calendar::new(zone, 0);
+            let shown = |instant: i64| instant + calendar.offset_s(instant) * SECOND_US;
+            let (first, read) = (calendar.instant_of_local(local), calendar.instant_of_reading(local));
+            if shown(first) == local {
+                prop_assert!(shown(read) == local && first <= read, "{zone} {local}: {read}");
+            } else {
+                // As far after the change as the reading is beyond it.
+                prop_assert!(read >= first && shown(first) - (shown(first - 1) + 1) == shown(read) - local, "{zone} {local}: {read}");
+            }
         }
 
         #[test]

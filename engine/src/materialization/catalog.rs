@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::bucket::Calendar;
 use super::definition::Definition;
 use super::plan::Plan;
 use crate::source::{FollowedTable, TableState};
@@ -44,6 +45,18 @@ impl AggregateState {
 /// Ends the name of a version that is built beside the one that answers. No name of a user contains it.
 const NEXT: &str = "+next";
 
+/// How clock readings without a zone became instants when the cells of an aggregate were filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockReading {
+    /// The first instant where the clock shows a reading twice, the end of what it skips: not Postgres' cells. So is a record that
+    /// says nothing.
+    #[default]
+    First,
+    /// [`Calendar::instant_of_reading`].
+    Postgres,
+}
+
 /// A registered aggregate as it is stored. Its plan is resolved anew at every start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
@@ -58,6 +71,9 @@ pub struct Registration {
     pub definition: Definition,
     /// Whether it can answer.
     pub state: AggregateState,
+    /// By which its cells were filled, where they were.
+    #[serde(default)]
+    pub clock_reading: ClockReading,
 }
 
 fn first() -> u32 {
@@ -75,6 +91,14 @@ impl Registration {
     #[must_use]
     pub fn final_name(name: &str) -> Option<&str> {
         name.strip_suffix(NEXT)
+    }
+
+    /// Whether cells may be others than rows are read into now. Of a clock that was never set every reading is one instant.
+    #[must_use]
+    pub fn was_read_otherwise(&self) -> bool {
+        let assumed = self.definition.time.as_ref().and_then(|time| time.assume_time_zone.as_deref());
+        let was_set = |zone: &str| zone.parse().is_ok_and(|zone| Calendar::new(zone, 0).was_ever_set());
+        self.clock_reading != ClockReading::Postgres && assumed.is_some_and(was_set)
     }
 }
 
@@ -100,7 +124,7 @@ impl Aggregate {
     /// whose tables are not known yet waits as `Building`.
     #[must_use]
     pub fn restore(stored: Registration, tables: &BTreeMap<String, Arc<FollowedTable>>) -> Aggregate {
-        let Registration { id, name, version, definition, state } = stored;
+        let Registration { id, name, version, definition, state, clock_reading: _ } = stored;
         if tables.is_empty() {
             let plan = Arc::new(Plan::unresolved());
             return Aggregate { id, name, version, definition, plan, state: AggregateState::Building };
@@ -133,7 +157,7 @@ impl Aggregate {
         Aggregate { id, name, version, definition, plan: Arc::new(plan), state }
     }
 
-    /// As it is stored.
+    /// As it is stored. What was read otherwise was given up at the start, or is halted and answers only once it is filled anew.
     #[must_use]
     pub fn registration(&self) -> Registration {
         Registration {
@@ -142,6 +166,7 @@ impl Aggregate {
             version: self.version,
             definition: self.definition.clone(),
             state: self.state.clone(),
+            clock_reading: ClockReading::Postgres,
         }
     }
 
@@ -184,6 +209,26 @@ mod tests {
     use crate::change::{Column, ColumnType, TableId, TableSchema};
 
     #[test]
+    fn a_record_that_does_not_say_how_clocks_were_read_is_of_before() {
+        let stored = |time: &str| -> Registration {
+            let definition = format!(r#"{{"table":"t","measures":[{{"name":"n","count":"*"}}],"time":{time}}}"#);
+            serde_json::from_str(&format!(
+                r#"{{"id":1,"name":"a","definition":{definition},"state":{{"state":"live"}}}}"#
+            ))
+            .unwrap()
+        };
+        let of = |zone: &str| stored(&format!(r#"{{"column":"at","granularity":"day","assume_time_zone":"{zone}"}}"#));
+        assert!(of("Europe/Madrid").was_read_otherwise());
+        for same in ["UTC", "Etc/GMT+5"] {
+            assert!(!of(same).was_read_otherwise(), "{same}");
+        }
+        assert!(!stored(r#"{"column":"at","granularity":"day","time_zone":"Europe/Madrid"}"#).was_read_otherwise());
+        let again = Aggregate::restore(of("Europe/Madrid"), &BTreeMap::new()).registration();
+        let written: Registration = serde_json::from_slice(&serde_json::to_vec(&again).unwrap()).unwrap();
+        assert!(!written.was_read_otherwise());
+    }
+
+    #[test]
     fn nothing_is_live_over_a_table_that_halted() {
         let restored = |standing: TableState, state: AggregateState| {
             let schema = TableSchema {
@@ -196,7 +241,14 @@ mod tests {
             };
             let tables = BTreeMap::from([("public.t".to_owned(), Arc::new(FollowedTable::new(schema, standing)))]);
             let definition = serde_json::from_str(r#"{"table":"t","measures":[{"name":"n","count":"*"}]}"#).unwrap();
-            let stored = Registration { id: AggregateId(1), name: "a".to_owned(), version: 1, definition, state };
+            let stored = Registration {
+                id: AggregateId(1),
+                name: "a".to_owned(),
+                version: 1,
+                definition,
+                state,
+                clock_reading: ClockReading::Postgres,
+            };
             Aggregate::restore(stored, &tables).state
         };
         let halted = |code: &str| {

@@ -20,7 +20,7 @@ pub mod group_key;
 pub mod plan;
 
 pub use bucket::{Bucket, Calendar, Granularity};
-pub use catalog::{Aggregate, AggregateId, AggregateState, Catalog, Registration};
+pub use catalog::{Aggregate, AggregateId, AggregateState, Catalog, ClockReading, Registration};
 pub use date_codec::DateCodec;
 pub use definition::{Definition, MeasureDefinition, TimeDefinition};
 pub use plan::{DefinitionError, Plan};

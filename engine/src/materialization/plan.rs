@@ -161,7 +161,7 @@ impl TimePlan {
             ValueRef::Null => Some(Bucket::NULL.0),
             ValueRef::Timestamp(i64::MAX) | ValueRef::Date(i32::MAX) => Some(Bucket::INFINITY.0),
             ValueRef::Timestamp(i64::MIN) | ValueRef::Date(i32::MIN) => Some(Bucket::NEGATIVE_INFINITY.0),
-            ValueRef::Timestamp(us) => Some(self.assumed.map_or(us, |calendar| calendar.instant_of_local(us))),
+            ValueRef::Timestamp(us) => Some(self.assumed.map_or(us, |calendar| calendar.instant_of_reading(us))),
             // A `date` goes further than a `timestamp`.
             ValueRef::Date(day) => i64::from(day).checked_mul(86_400_000_000).filter(|us| INSTANTS.contains(us)),
             ValueRef::Int(value) => self.codec?.instant(value),

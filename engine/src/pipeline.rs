@@ -23,7 +23,7 @@ use crate::durable::keep_durable;
 use crate::engine::{Engine, EngineConfig};
 use crate::fill::{self, FillMessage, FillRequest};
 use crate::free_space::FreeSpaceWatch;
-use crate::materialization::{Aggregate, AggregateId, AggregateState, Catalog, ClockReading, Registration};
+use crate::materialization::{Aggregate, AggregateId, AggregateState, Bucket, Catalog, ClockReading, Registration};
 use crate::published::Published;
 use crate::requests::Requests;
 use crate::row_image::RowImages;
@@ -283,20 +283,23 @@ fn restart_fillings(
     aggregates: &mut [Registration],
     next_aggregate: &mut u32,
 ) -> Result<(), StoreError> {
-    let unfinished = |aggregate: &&mut Registration| match aggregate.state {
-        AggregateState::Building => true,
-        AggregateState::Live => Registration::final_name(&aggregate.name).is_some() || aggregate.was_read_otherwise(),
-        AggregateState::Halted { .. } => false,
-    };
-    for aggregate in aggregates.iter_mut().filter(unfinished) {
+    for aggregate in aggregates.iter_mut() {
+        let read_otherwise = is_read_otherwise(store, aggregate)?;
+        let unfinished = match aggregate.state {
+            AggregateState::Building => true,
+            AggregateState::Live => read_otherwise || Registration::final_name(&aggregate.name).is_some(),
+            AggregateState::Halted { .. } => false,
+        };
+        if !unfinished {
+            continue;
+        }
         if torture::planted(Bug::KeepsHalfAFilling) {
             aggregate.state = AggregateState::Live;
             registry::put_aggregate(batch, aggregate)?;
             continue;
         }
-        if aggregate.was_read_otherwise() {
-            let name = &aggregate.name;
-            tracing::warn!(%name, "filled anew: clock readings that come twice or are skipped are now read as Postgres reads them");
+        if read_otherwise {
+            tracing::warn!(aggregate = %aggregate.name, "filled anew: its clock is now read as Postgres reads it");
         }
         aggregate.state = AggregateState::Building;
         aggregate.clock_reading = ClockReading::Postgres;
@@ -310,6 +313,13 @@ fn restart_fillings(
         cursor::put_next_aggregate(batch, *next_aggregate)?;
     }
     Ok(())
+}
+
+/// Whether it has cells that rows are read into otherwise now.
+fn is_read_otherwise(store: &Store, aggregate: &Registration) -> Result<bool, StoreError> {
+    let Some(from) = aggregate.read_otherwise_from() else { return Ok(false) };
+    let last = Bucket(Bucket::INFINITY.0 - 1);
+    Ok(!store.is_empty(&key::cells(aggregate.id, 0, from, last))?)
 }
 
 /// Makes a panic of an engine thread end the process. A worker that panics otherwise leaves its peers alive with a frozen

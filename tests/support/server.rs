@@ -14,6 +14,8 @@ use serde_json::Value;
 pub struct Server {
     child: Child,
     address: String,
+    /// What it wrote to its log before it served.
+    pub said: Vec<String>,
     log: mpsc::Receiver<String>,
 }
 
@@ -83,13 +85,13 @@ impl Server {
             if let Some(address) = line.split_once("serving on http").and_then(|(_, rest)| rest.split_once("://")) {
                 // In a line of JSON it is quoted.
                 let address = address.1.split('"').next().unwrap_or_default().trim().to_owned();
-                return Ok(Server { child, address, log });
+                return Ok(Server { child, address, said, log });
             }
             said.push(line);
         }
     }
 
-    /// What it wrote to its log since the last look.
+    /// What it wrote to its log since it served, or since the last look.
     pub fn log(&self) -> Vec<String> {
         self.log.try_iter().collect()
     }

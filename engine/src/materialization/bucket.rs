@@ -3,9 +3,9 @@
 //! Four things surprise here.
 //! - A local day may have no midnight, or two. A bucket starts at the *first instant whose local date has reached* the
 //!   civil date; where the clock is set back across midnight the earlier crossing counts, so buckets stay contiguous.
-//! - Postgres knows years to 294276, chrono to 262142, and the compiled zone tables end in 2037. Civil dates are
+//! - Postgres knows years to 294276, chrono to 262142, and the compiled zone tables end in 2099. Civil dates are
 //!   therefore computed here (Howard Hinnant, "chrono-compatible low-level date algorithms"), chrono-tz is asked only for
-//!   the offset from UTC, and for later years in the year before 2038 that has the same calendar, because rules of the
+//!   the offset from UTC, and for later years at the same date and weekday of the last tabled years, because rules of the
 //!   zone tables no longer change then.
 //! - A clock reading can be two instants, or none. A row's is read as Postgres reads it, a bucket begins where the reading was
 //!   first reached: two methods, and neither is the other's special case.
@@ -288,10 +288,9 @@ impl Calendar {
             return 0;
         }
         let second = instant.div_euclid(SECOND_US);
-        let (year, _, _) = civil_from_days(second.div_euclid(86_400));
+        let (year, month, _) = civil_from_days(second.div_euclid(86_400));
         let known = if year > LAST_TABLED_YEAR {
-            let same = year_with_same_calendar(year);
-            second + 86_400 * (days_from_civil(same, 1, 1) - days_from_civil(year, 1, 1))
+            second - 86_400 * days_since_the_same(year, month)
         } else {
             second.max(days_from_civil(-9_999, 1, 1) * 86_400)
         };
@@ -351,9 +350,10 @@ impl Calendar {
     pub fn was_ever_set(&self) -> bool {
         /// Before any zone left its local mean time.
         const FROM: i64 = 1_840;
+        const TO: i64 = 2_037;
         /// Summer times last longer.
         const STEP: usize = 30;
-        let days = days_from_civil(FROM, 1, 1)..days_from_civil(LAST_TABLED_YEAR + 1, 1, 1);
+        let days = days_from_civil(FROM, 1, 1)..days_from_civil(TO, 1, 1);
         let first = self.offset_s(days.start * DAY_US);
         days.step_by(STEP).any(|day| self.offset_s(day * DAY_US) != first)
     }
@@ -449,21 +449,19 @@ impl Calendar {
     }
 }
 
-/// Rules in the compiled zone tables repeat after this year.
-const LAST_TABLED_YEAR: i64 = 2037;
+/// Up to its end the compiled zone tables go; no rule in them changes in its last eleven years.
+const LAST_TABLED_YEAR: i64 = 2099;
 
-/// A year not after 2037 whose days fall on the same weekdays.
-fn year_with_same_calendar(year: i64) -> i64 {
-    let leap = is_leap(year);
-    let weekday = days_from_civil(year, 1, 1).rem_euclid(7);
-    (2010..=LAST_TABLED_YEAR)
+/// Days since a tabled year was at the same date and weekday. What follows February is looked up apart: a whole leap year is the same
+/// as another only every 28 years, and rules may have changed since.
+fn days_since_the_same(year: i64, month: u32) -> i64 {
+    let part = if month <= 2 { 1 } else { 3 };
+    let begins = days_from_civil(year, part, 1);
+    (LAST_TABLED_YEAR - 10..=LAST_TABLED_YEAR)
         .rev()
-        .find(|candidate| is_leap(*candidate) == leap && days_from_civil(*candidate, 1, 1).rem_euclid(7) == weekday)
-        .unwrap_or(LAST_TABLED_YEAR)
-}
-
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+        .map(|tabled| begins - days_from_civil(tabled, part, 1))
+        .find(|days| days % 7 == 0)
+        .unwrap_or_default()
 }
 
 /// Days since 2000-01-01 of a civil date of the proleptic Gregorian calendar.
@@ -764,6 +762,33 @@ mod tests {
         }
     }
 
+    /// How far Postgres 15 shows noon of UTC from noon, `AT TIME ZONE` these.
+    #[test]
+    fn rules_go_on_beyond_the_tables_as_they_are_and_not_as_they_were() {
+        for (zone, date, hours) in [
+            // Years that fall on the same days as 2012 and 2016, when there were other rules.
+            ("America/Mexico_City", (2040, 7, 1), -6),
+            ("Europe/Moscow", (2040, 6, 1), 3),
+            ("America/Sao_Paulo", (2044, 12, 25), -3),
+            ("Europe/Istanbul", (2044, 1, 10), 3),
+            // A month of fasting long from now, one that is tabled no more.
+            ("Africa/Casablanca", (2050, 6, 1), 0),
+            ("Africa/Casablanca", (2081, 7, 1), 0),
+            ("Africa/Casablanca", (2081, 7, 15), 1),
+            ("Africa/Casablanca", (2120, 7, 15), 1),
+            ("Europe/Madrid", (2104, 3, 29), 1),
+            ("Europe/Madrid", (2104, 3, 30), 2),
+            ("Europe/Madrid", (2396, 2, 29), 1),
+            ("Europe/Madrid", (2396, 10, 26), 2),
+            ("Europe/Madrid", (2396, 10, 27), 1),
+            ("America/New_York", (9999, 7, 4), -4),
+        ] {
+            let (year, month, day) = date;
+            let noon = days_from_civil(year, month, day) * DAY_US + 12 * HOUR_US;
+            assert_eq!(Calendar::new(zone.parse().unwrap(), 0).offset_s(noon), hours * 3_600, "{zone} {date:?}");
+        }
+    }
+
     #[test]
     fn clocks_that_were_never_set_are_told_from_others() {
         let was_ever_set = |zone: &str| Calendar::new(zone.parse().unwrap(), 0).was_ever_set();
@@ -902,7 +927,7 @@ mod tests {
             prop_assert_eq!((instant - hour.start) / MINUTE_US, i64::from(local.minute()));
         }
 
-        /// Of any reading that a clock shows, the instant shows it, and no later one does; of another the clock is set over it.
+        /// What a clock shows, it shows at the instant it is read as; what it skips is read as far beyond the change as it is skipped by.
         #[test]
         fn a_reading_is_shown_at_its_instant_or_skipped(
             zone in prop::sample::select(&chrono_tz::TZ_VARIANTS[..]),
@@ -914,7 +939,6 @@ mod tests {
             if shown(first) == local {
                 prop_assert!(shown(read) == local && first <= read, "{zone} {local}: {read}");
             } else {
-                // As far after the change as the reading is beyond it.
                 prop_assert!(read >= first && shown(first) - (shown(first - 1) + 1) == shown(read) - local, "{zone} {local}: {read}");
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::bucket::Calendar;
+use super::bucket::{Bucket, Calendar, days_from_civil};
 use super::definition::Definition;
 use super::plan::Plan;
 use crate::source::{FollowedTable, TableState};
@@ -45,15 +45,15 @@ impl AggregateState {
 /// Ends the name of a version that is built beside the one that answers. No name of a user contains it.
 const NEXT: &str = "+next";
 
-/// How clock readings without a zone became instants when the cells of an aggregate were filled.
+/// How clocks were read when the cells of an aggregate were filled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockReading {
-    /// The first instant where the clock shows a reading twice, the end of what it skips: not Postgres' cells. So is a record that
-    /// says nothing.
+    /// A reading without a zone was the first instant where the clock shows it twice, the end of what it skips; and from 2038 on clocks
+    /// went by the rules of a year since 2010. Not Postgres' cells. Of records that say nothing.
     #[default]
-    First,
-    /// [`Calendar::instant_of_reading`].
+    Former,
+    /// As [`Calendar`] reads them.
     Postgres,
 }
 
@@ -71,7 +71,7 @@ pub struct Registration {
     pub definition: Definition,
     /// Whether it can answer.
     pub state: AggregateState,
-    /// By which its cells were filled, where they were.
+    /// Of its cells, where it has any.
     #[serde(default)]
     pub clock_reading: ClockReading,
 }
@@ -93,12 +93,16 @@ impl Registration {
         name.strip_suffix(NEXT)
     }
 
-    /// Whether cells may be others than rows are read into now. Of a clock that was never set every reading is one instant.
+    /// From which bucket on its cells may be others than those that rows are read into now; `None` where all are the same: clocks were
+    /// read as they are, or were never set.
     #[must_use]
-    pub fn was_read_otherwise(&self) -> bool {
-        let assumed = self.definition.time.as_ref().and_then(|time| time.assume_time_zone.as_deref());
+    pub fn read_otherwise_from(&self) -> Option<Bucket> {
         let was_set = |zone: &str| zone.parse().is_ok_and(|zone| Calendar::new(zone, 0).was_ever_set());
-        self.clock_reading != ClockReading::Postgres && assumed.is_some_and(was_set)
+        let time = self.definition.time.as_ref().filter(|_| self.clock_reading != ClockReading::Postgres)?;
+        if time.assume_time_zone.as_deref().is_some_and(was_set) {
+            return Some(Bucket(Bucket::NEGATIVE_INFINITY.0 + 1));
+        }
+        was_set(&time.time_zone).then_some(Bucket((days_from_civil(2038, 1, 1) - 1) * 86_400_000_000))
     }
 }
 
@@ -210,22 +214,23 @@ mod tests {
 
     #[test]
     fn a_record_that_does_not_say_how_clocks_were_read_is_of_before() {
-        let stored = |time: &str| -> Registration {
+        let stored = |zones: &str| -> Registration {
+            let time = format!(r#"{{"column":"at","granularity":"day"{zones}}}"#);
             let definition = format!(r#"{{"table":"t","measures":[{{"name":"n","count":"*"}}],"time":{time}}}"#);
-            serde_json::from_str(&format!(
-                r#"{{"id":1,"name":"a","definition":{definition},"state":{{"state":"live"}}}}"#
-            ))
-            .unwrap()
+            let record = format!(r#"{{"id":1,"name":"a","definition":{definition},"state":{{"state":"live"}}}}"#);
+            serde_json::from_str(&record).unwrap()
         };
-        let of = |zone: &str| stored(&format!(r#"{{"column":"at","granularity":"day","assume_time_zone":"{zone}"}}"#));
-        assert!(of("Europe/Madrid").was_read_otherwise());
-        for same in ["UTC", "Etc/GMT+5"] {
-            assert!(!of(same).was_read_otherwise(), "{same}");
+        let from = |zones: &str| stored(zones).read_otherwise_from();
+        assert!(from(r#","assume_time_zone":"Europe/Madrid""#).is_some_and(|from| from.0 < -1_000_000_000_000_000_000));
+        let late = from(r#","time_zone":"Europe/Madrid","assume_time_zone":"UTC""#);
+        assert_eq!(late, Some(Bucket((days_from_civil(2037, 12, 31)) * 86_400_000_000)));
+        for same in ["", r#","assume_time_zone":"UTC""#, r#","time_zone":"Etc/GMT+5""#] {
+            assert_eq!(from(same), None, "{same}");
         }
-        assert!(!stored(r#"{"column":"at","granularity":"day","time_zone":"Europe/Madrid"}"#).was_read_otherwise());
-        let again = Aggregate::restore(of("Europe/Madrid"), &BTreeMap::new()).registration();
+        let read = stored(r#","assume_time_zone":"Europe/Madrid""#);
+        let again = Aggregate::restore(read, &BTreeMap::new()).registration();
         let written: Registration = serde_json::from_slice(&serde_json::to_vec(&again).unwrap()).unwrap();
-        assert!(!written.was_read_otherwise());
+        assert_eq!(written.read_otherwise_from(), None);
     }
 
     #[test]

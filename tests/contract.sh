@@ -1,12 +1,13 @@
 #!/bin/sh
 # Schemathesis against a running server, from its own OpenAPI document: no answer with status 500, none that is not documented.
 #
-#   sh tests/contract.sh [CASES_PER_OPERATION]      needs python3; fetches schemathesis from PyPI into a cache folder
+#   sh tests/contract.sh [CASES_PER_OPERATION [SEED]]      needs python3; fetches schemathesis from PyPI into a cache folder
 #
 # The server follows made-up payments and asks for a token. In the document the {name} of paths is narrowed to aggregates and sources that
 # exist, for three of four cases; the rest stays as it is.
 set -eu
 cases=${1:-300}
+seed=${2:-1}
 here=$(cd "$(dirname "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$HOME/.cache/tidemark-target}
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/tidemark-schemathesis
@@ -26,7 +27,7 @@ python3 "$here/tests/contract.py" "$url" "$token" "$work/openapi.json"
 # would be 404.
 cd "$work"
 run() {
-    "$tools/bin/schemathesis" run "$work/openapi.json" --url "$url" --seed 1 --header "Authorization: Bearer $token" \
+    "$tools/bin/schemathesis" run "$work/openapi.json" --url "$url" --seed "$seed" --header "Authorization: Bearer $token" \
         --phases examples,coverage,fuzzing --workers 2 --request-timeout 40 --suppress-health-check all \
         --checks status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection,ignored_auth "$@"
 }

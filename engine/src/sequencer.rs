@@ -357,7 +357,7 @@ impl Sequencer {
             }
             SourceEvent::SnapshotDone { lsn, time_us } => {
                 self.mint_open()?;
-                self.position = Position { lsn, commit_time_us: time_us, milestone: None };
+                self.position = Position { lsn, commit_time_us: time_us, milestone: Some(Milestone::begin(lsn)) };
                 self.phase = Phase::SnapshotDone;
                 self.mint(Vec::new(), Vec::new())?;
                 self.phase = Phase::Streaming;
@@ -366,7 +366,7 @@ impl Sequencer {
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
-                self.progress(lsn, time_us, Milestone::told(self.position.milestone, time_us));
+                self.progress(lsn, time_us, self.milestone().told(time_us));
                 Ok(())
             }
             SourceEvent::TableBegin(schema) => self.table_begins(schema),
@@ -400,7 +400,7 @@ impl Sequencer {
         self.open.transactions += 1;
         self.open.first_end.get_or_insert(transaction.end_lsn);
         self.open.whole |= self.shared.published.boundaries.watched();
-        let milestone = Milestone::after(self.position.milestone, transaction.end_lsn, transaction.commit_time_us);
+        let milestone = self.milestone().after(transaction.end_lsn, transaction.commit_time_us);
         self.progress(transaction.end_lsn, transaction.commit_time_us, milestone);
         if !halted.is_empty() {
             self.halt_tables(halted)?;
@@ -478,6 +478,10 @@ impl Sequencer {
             partly_truncated.iter().filter(|table| reading(&table.schema)).map(|table| table.schema.id).collect();
         self.to_read.extend(to_read);
         Ok(())
+    }
+
+    fn milestone(&self) -> Milestone {
+        self.position.milestone.unwrap_or_else(|| Milestone::begin(self.position.lsn))
     }
 
     fn progress(&mut self, lsn: Lsn, time_us: i64, milestone: Milestone) {

@@ -204,15 +204,17 @@ pub enum ResumePoint {
         tables: Vec<FollowedTable>,
         /// What the connector noted last.
         notes: Option<String>,
-        /// What upstream must still have; `None` where it has told nothing since the snapshot.
+        /// What upstream must still have; `None` in what was stored before that was kept.
         milestone: Option<Milestone>,
     },
 }
 
 /// What a server must still have that we have read from. One that was put back to an older image of itself goes through the same
 /// positions again, with other transactions at them, and nothing else about it need be different.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Milestone {
+    /// From here on transactions were taken from upstream; earlier ones were in the rows that were there.
+    pub begins: Lsn,
     /// End of the last transaction that changed our tables; zero before the first.
     pub end_lsn: Lsn,
     /// When that committed, microseconds since 2000-01-01 UTC.
@@ -222,19 +224,22 @@ pub struct Milestone {
 }
 
 impl Milestone {
+    /// Before anything was told.
+    #[must_use]
+    pub fn begin(at: Lsn) -> Self {
+        Milestone { begins: at, end_lsn: Lsn::ZERO, commit_time_us: 0, latest_us: i64::MIN }
+    }
+
     /// After a transaction that changed our tables.
     #[must_use]
-    pub fn after(before: Option<Self>, end_lsn: Lsn, commit_time_us: i64) -> Self {
-        Milestone { end_lsn, commit_time_us, ..Self::told(before, commit_time_us) }
+    pub fn after(self, end_lsn: Lsn, commit_time_us: i64) -> Self {
+        Milestone { end_lsn, commit_time_us, ..self.told(commit_time_us) }
     }
 
     /// After upstream told a time.
     #[must_use]
-    pub fn told(before: Option<Self>, time_us: i64) -> Self {
-        match before {
-            Some(before) => Milestone { latest_us: before.latest_us.max(time_us), ..before },
-            None => Milestone { latest_us: time_us, ..Milestone::default() },
-        }
+    pub fn told(self, time_us: i64) -> Self {
+        Milestone { latest_us: self.latest_us.max(time_us), ..self }
     }
 }
 

@@ -38,10 +38,11 @@ impl Session {
         };
         assert_eq!(*lsn, durable, "{what}");
         let from = log.partition_point(|transaction| transaction.end_lsn <= *lsn);
-        let expected = log[..from].iter().fold(None, |before, transaction| {
-            Some(Milestone::after(before, transaction.end_lsn, transaction.commit_time_us))
+        let told = milestone.unwrap();
+        let expected = log[..from].iter().fold(Milestone::begin(told.begins), |before, transaction| {
+            before.after(transaction.end_lsn, transaction.commit_time_us)
         });
-        assert_eq!(*milestone, expected, "{what}");
+        assert_eq!(told, expected, "{what}");
         for transaction in &log[from.saturating_sub(3)..] {
             self.send(SourceEvent::Transaction(transaction.clone())).await;
         }

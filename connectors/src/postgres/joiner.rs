@@ -28,7 +28,7 @@ use super::pgoutput::{Message, decode};
 use super::relation;
 use super::signs::{Look, narrowed, partitioned_above, until_visible};
 use super::slot::NewSlot;
-use super::snapshot::Exported;
+use super::snapshot::{Exported, MADE_ANEW};
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, Positions, ReplicationClient};
 use super::upstream::start_stream;
@@ -90,6 +90,7 @@ impl Joiner {
             tell,
             main: main_position,
             others,
+            anew: MADE_ANEW,
         };
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -114,6 +115,8 @@ struct Joining {
     main: watch::Receiver<Main>,
     /// Relations of the tables whose rows come with the main stream.
     others: Vec<TableId>,
+    /// How often the slot is still made anew for the table's sake.
+    anew: u32,
 }
 
 impl Joining {
@@ -142,7 +145,7 @@ impl Joining {
         let slot: String = format!("{}_join", self.config.slot).chars().take(63).collect();
         let wanted = std::slice::from_ref(&self.wanted);
         let new_slot = NewSlot::Temporary(&slot);
-        let exported = Exported::open(&self.config, &client, wanted, new_slot).await?;
+        let exported = Exported::open(&self.config, &client, wanted, new_slot, &mut self.anew).await?;
         let gone = || Failure::Transient("the table is gone".to_owned());
         let table = exported.tables.first().ok_or_else(gone)?.followed(TableState::Reading);
         if table.partitions.iter().chain([&table.schema.id]).any(|part| self.others.contains(part)) {

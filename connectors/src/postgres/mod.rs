@@ -63,7 +63,7 @@ use impasse::Impasse;
 use joins::Joins;
 use monitor::Monitor;
 use preflight::Lookout;
-use snapshot::Snapshot;
+use snapshot::{MADE_ANEW, Snapshot};
 use stream::{Course, Follower};
 use upstream::Upstream;
 
@@ -166,10 +166,10 @@ struct Started {
 }
 
 async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Failure> {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut anew) = (Backoff::default(), MADE_ANEW);
     let snapshot = loop {
         link.set_state(SourceState::CreatingSlot { waiting_for: 0, oldest_pid: 0, oldest_age_s: 0 });
-        match Snapshot::open(config, link).await {
+        match Snapshot::open(config, link, &mut anew).await {
             Ok(snapshot) => break snapshot,
             Err(Failure::Transient(reason)) => backoff.wait(reason, link).await,
             Err(other) => return Err(other),
@@ -199,7 +199,14 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         _ => 0,
     };
     tracing::info!(rows, slot = %config.slot, lsn = %position, "the rows that were there are read; changes are followed from here on");
-    Ok(Started { identity, following, joins: Joins::default(), position, milestone: None, announced: true })
+    Ok(Started {
+        identity,
+        following,
+        joins: Joins::default(),
+        position,
+        milestone: Some(Milestone::begin(position)),
+        announced: true,
+    })
 }
 
 fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent {

@@ -97,7 +97,8 @@ async fn open(config: &PostgresConfig, wanted: &[Wanted]) -> Result<Recount, Fai
 
 async fn open_once(config: &PostgresConfig, wanted: &[Wanted], client: &Client) -> Result<Recount, Failure> {
     let slot = passing_name(config, "recount");
-    let opening = Exported::open(config, client, wanted, NewSlot::OfSnapshot(&slot, None));
+    let mut never = 0;
+    let opening = Exported::open(config, client, wanted, NewSlot::OfSnapshot(&slot, None), &mut never);
     match tokio::time::timeout(PATIENCE, opening).await {
         Ok(exported) => {
             let Exported { reader, lsn, .. } = exported?;

@@ -46,12 +46,12 @@ enum Verdict {
 
 impl Retold {
     /// `conclusive` where upstream tells every transaction once more that it told before.
-    fn new(milestone: Milestone, confirmed: Lsn, position: Lsn, conclusive: bool) -> Self {
-        Retold { milestone, position, missing: conclusive && milestone.end_lsn > confirmed }
+    fn new(milestone: Milestone, from: Lsn, position: Lsn, conclusive: bool) -> Self {
+        Retold { milestone, position, missing: conclusive && milestone.end_lsn > from }
     }
 
     fn transaction(&mut self, end_lsn: Lsn, commit_time_us: i64) -> Verdict {
-        let Milestone { end_lsn: known, commit_time_us: known_us, latest_us } = self.milestone;
+        let Milestone { end_lsn: known, commit_time_us: known_us, latest_us, .. } = self.milestone;
         if end_lsn == known {
             self.missing &= commit_time_us != known_us;
         }
@@ -71,16 +71,16 @@ impl Retold {
     }
 }
 
-/// Has the slot tell what it has before `position`; fails where that is not what was read. The session is of no use afterwards.
+/// Has the slot tell what it has from `positions.start` to `position`; fails where that is not what was read. The session is of no use afterwards.
 pub(super) async fn compare(
     mut client: ReplicationClient,
     config: &PostgresConfig,
     milestone: Milestone,
-    (confirmed, position): (Lsn, Lsn),
+    positions: Positions,
+    position: Lsn,
     conclusive: bool,
 ) -> Result<(), Failure> {
-    let mut retold = Retold::new(milestone, confirmed, position, conclusive);
-    let positions = Positions { start: confirmed, durable: confirmed };
+    let mut retold = Retold::new(milestone, positions.start, position, conclusive);
     start_stream(&mut client, &config.slot, &config.publication, positions).await?;
     let limits = Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows };
     loop {
@@ -120,11 +120,11 @@ fn reverted(retold: &Retold, at: Lsn) -> SourceError {
 mod tests {
     use super::*;
 
-    const MILESTONE: Milestone = Milestone { end_lsn: Lsn(50), commit_time_us: 500, latest_us: 900 };
+    const MILESTONE: Milestone = Milestone { begins: Lsn(10), end_lsn: Lsn(50), commit_time_us: 500, latest_us: 900 };
 
     /// What is told first that is not open.
-    fn told(confirmed: u64, conclusive: bool, events: &[(u64, Option<i64>)]) -> Verdict {
-        let mut retold = Retold::new(MILESTONE, Lsn(confirmed), Lsn(80), conclusive);
+    fn told(from: u64, conclusive: bool, events: &[(u64, Option<i64>)]) -> Verdict {
+        let mut retold = Retold::new(MILESTONE, Lsn(from), Lsn(80), conclusive);
         let verdicts = events.iter().map(|(lsn, time)| match time {
             Some(time) => retold.transaction(Lsn(*lsn), *time),
             None => retold.reached(Lsn(*lsn)),

@@ -22,6 +22,9 @@ use super::signs::Look;
 use super::slot::{self, CreatedSlot, NewSlot};
 use super::transport::{ReplicationClient, ServerIdentity};
 
+/// How often a slot is made anew for a table that changed in the making.
+pub(super) const MADE_ANEW: u32 = 3;
+
 /// A reader that sees tables exactly as they were at `lsn`, where the new slot begins.
 pub(super) struct Exported {
     pub(super) reader: Client,
@@ -36,8 +39,9 @@ pub(super) struct Exported {
 impl Exported {
     /// Makes the slot and opens the reader. Transient where a table changed between the two.
     ///
-    /// Where one changed while the slot was made, the rows are read as of a later slot, which is gone afterwards, and the
-    /// changes are followed from there: Postgres decodes a transaction that begins before a slot is consistent and ends after
+    /// Where one changed while the slot was made, that is to be made anew, `anew` times at most: one like it can lack the change
+    /// for ever, also for transactions that begin after it. A table that changes all the time is then read as of a later slot,
+    /// which is gone afterwards, and the changes are followed from there: Postgres decodes a transaction that begins before a slot is consistent and ends after
     /// it by a catalog that lacks what was committed earlier in the making (`DecodeXactOp` passes over commits until
     /// `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot fails for ever, "could not map filenode"; after ALTER its rows
     /// have the old shape. All such transactions have ended when the later slot is made.
@@ -46,12 +50,17 @@ impl Exported {
         client: &Client,
         wanted: &[Wanted],
         new_slot: NewSlot<'_>,
+        anew: &mut u32,
     ) -> Result<Exported, Failure> {
         let (mut replication, server) = replication_session(config).await?;
         let before = Catalog::read(client, config, wanted).await?;
         let created = slot::create(&mut replication, client, config, new_slot).await?;
         let mut view = View::open(config, client, wanted, &created, &before).await?;
         if new_slot.is_followed() && !before.equals(&view.catalog) {
+            if let Some(left) = anew.checked_sub(1) {
+                *anew = left;
+                return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
+            }
             tracing::info!(
                 "a table was altered or truncated while the slot was made: its rows are read as of a later one"
             );
@@ -150,7 +159,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Creates publication and slot and opens the reader. Nothing was sent to the engine yet, so this may be tried again.
-    pub(super) async fn open(config: &PostgresConfig, link: &Link) -> Result<Snapshot, Failure> {
+    pub(super) async fn open(config: &PostgresConfig, link: &Link, anew: &mut u32) -> Result<Snapshot, Failure> {
         let client = sql_session(config).await?;
         check_server(&client, config).await?;
         slot::drop_leftover(&client, config).await?;
@@ -161,7 +170,7 @@ impl Snapshot {
             client.batch_execute(&create_publication(&config.publication, &schemas)).await?;
         }
         let database = database_identity(&client).await?;
-        let exported = Exported::open(config, &client, &wanted, NewSlot::Permanent(link)).await?;
+        let exported = Exported::open(config, &client, &wanted, NewSlot::Permanent(link), anew).await?;
         let time_us: i64 = exported
             .reader
             .query_one(

@@ -685,7 +685,7 @@ impl<'s> Follower<'s> {
                 self.send_idle().await?;
             }
             self.idle = None;
-            let milestone = Milestone::after(self.course.milestone, end_lsn, commit_time_us);
+            let milestone = self.milestone().after(end_lsn, commit_time_us);
             self.hand_over(end_lsn, milestone, SourceEvent::Transaction(transaction)).await?;
         }
         self.take_over().await
@@ -697,11 +697,15 @@ impl<'s> Follower<'s> {
         self.idle = Some((lsn, latest_us));
     }
 
+    fn milestone(&self) -> Milestone {
+        self.course.milestone.unwrap_or_else(|| Milestone::begin(self.course.handed_over))
+    }
+
     async fn send_idle(&mut self) -> Result<(), Failure> {
         self.next_progress = Instant::now() + PROGRESS_INTERVAL;
         match self.idle.take() {
             Some((lsn, time_us)) => {
-                let milestone = Milestone::told(self.course.milestone, time_us);
+                let milestone = self.milestone().told(time_us);
                 self.hand_over(lsn, milestone, SourceEvent::Progress { lsn, time_us }).await
             }
             None => Ok(()),

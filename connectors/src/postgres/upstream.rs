@@ -105,8 +105,11 @@ impl Upstream<'_> {
         self.check_server(&server, &mut client, start).await?;
         self.check_database(&sql).await?;
         let confirmed = slot::check_resume(&sql, config, start).await?;
-        if let Some(milestone) = milestone.filter(|_| confirmed < start) {
-            retold::compare(client, config, milestone, (confirmed, start), tells_again(version)).await?;
+        // What the slot has before we began may be what it cannot decode, see `Exported::open`.
+        let from = milestone.map_or(start, |milestone| milestone.begins.max(confirmed));
+        if let Some(milestone) = milestone.filter(|_| from < start) {
+            let positions = Positions { start: from, durable: confirmed };
+            retold::compare(client, config, milestone, positions, start, tells_again(version)).await?;
             slot::until_free(&sql, &config.slot).await?;
             let again = replication_session(config).await?;
             if (&again.1.system, again.1.timeline) != (&server.system, server.timeline) {

@@ -243,12 +243,13 @@ impl FakeEngine {
                 assert!(!self.snapshot_done && time_us > 0);
                 self.snapshot_done = true;
                 self.applied = lsn;
+                self.milestone = Some(Milestone::begin(lsn));
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
                 assert!(self.snapshot_done && lsn > self.applied && time_us > 0);
                 self.applied = lsn;
-                self.milestone = Some(Milestone::told(self.milestone, time_us));
+                self.milestone = self.milestone.map(|before| before.told(time_us));
             }
             SourceEvent::TableBegin(schema) => {
                 self.tables.retain(|table| table.qualified_name() != schema.qualified_name());
@@ -301,7 +302,7 @@ impl FakeEngine {
             self.change(change);
         }
         self.applied = transaction.end_lsn;
-        self.milestone = Some(Milestone::after(self.milestone, transaction.end_lsn, transaction.commit_time_us));
+        self.milestone = self.milestone.map(|before| before.after(transaction.end_lsn, transaction.commit_time_us));
         self.transactions.push((transaction.end_lsn, transaction.changes.len()));
     }
 

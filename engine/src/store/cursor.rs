@@ -43,8 +43,8 @@ impl Cursor {
 
     /// Adds it to a batch.
     pub fn put(&self, batch: &mut Batch) {
-        let bytes = three([self.lsn.0.to_be_bytes(), self.commit_time_us.to_be_bytes(), self.sequence.to_be_bytes()]);
-        batch.put(&key::meta(CURSOR), &bytes);
+        let bytes = [self.lsn.0.to_be_bytes(), self.commit_time_us.to_be_bytes(), self.sequence.to_be_bytes()];
+        batch.put(&key::meta(CURSOR), bytes.as_flattened());
     }
 }
 
@@ -58,11 +58,12 @@ pub fn put_source(batch: &mut Batch, identity: &SourceIdentity) -> Result<(), St
     put_json(batch, SOURCE, identity)
 }
 
-/// What upstream has at the cursor; `None` where it told nothing yet, and in stores from before that was kept.
+/// What upstream has at the cursor; `None` in stores from before that was kept.
 pub fn read_milestone(store: &Store) -> Result<Option<Milestone>, StoreError> {
     let Some(bytes) = store.get(&key::meta(MILESTONE))? else { return Ok(None) };
     match bytes.as_chunks::<8>() {
-        ([end_lsn, commit_time, latest], []) => Ok(Some(Milestone {
+        ([begins, end_lsn, commit_time, latest], []) => Ok(Some(Milestone {
+            begins: Lsn(u64::from_be_bytes(*begins)),
             end_lsn: Lsn(u64::from_be_bytes(*end_lsn)),
             commit_time_us: i64::from_be_bytes(*commit_time),
             latest_us: i64::from_be_bytes(*latest),
@@ -73,15 +74,10 @@ pub fn read_milestone(store: &Store) -> Result<Option<Milestone>, StoreError> {
 
 /// Adds what upstream has at the cursor to the cursor's batch.
 pub fn put_milestone(batch: &mut Batch, milestone: Milestone) {
-    let Milestone { end_lsn, commit_time_us, latest_us } = milestone;
-    let bytes = three([end_lsn.0.to_be_bytes(), commit_time_us.to_be_bytes(), latest_us.to_be_bytes()]);
-    batch.put(&key::meta(MILESTONE), &bytes);
-}
-
-fn three(parts: [[u8; 8]; 3]) -> [u8; 24] {
-    let mut bytes = [0u8; 24];
-    bytes.as_chunks_mut::<8>().0.iter_mut().zip(parts).for_each(|(slot, part)| *slot = part);
-    bytes
+    let Milestone { begins, end_lsn, commit_time_us, latest_us } = milestone;
+    let bytes =
+        [begins.0.to_be_bytes(), end_lsn.0.to_be_bytes(), commit_time_us.to_be_bytes(), latest_us.to_be_bytes()];
+    batch.put(&key::meta(MILESTONE), bytes.as_flattened());
 }
 
 /// What the connector noted last.

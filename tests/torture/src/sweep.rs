@@ -19,14 +19,14 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
             match everything(bench, &mut life).await {
                 Err(End::Aborted) => reached += 1,
                 Err(End::Halted(why) | End::Silent(why) | End::Violated(why)) => {
-                    failures.push(format!("{point:?}:{nth}: {why}"))
+                    note(&mut failures, format!("{point:?}:{nth}: {why}"));
                 }
-                Ok(()) if round == 0 => failures.push(format!("{point:?} is never reached")),
+                Ok(()) if round == 0 => note(&mut failures, format!("{point:?} is never reached")),
                 Ok(()) => {}
             }
             drop(life);
             if let Err(end) = bench.survives().await {
-                failures.push(format!("after {point:?}:{nth}: {end:?}"));
+                note(&mut failures, format!("after {point:?}:{nth}: {end:?}"));
             }
         }
         println!(
@@ -37,6 +37,12 @@ pub async fn run(bench: &mut Bench, rounds: u64) -> Vec<String> {
         );
     }
     failures
+}
+
+/// Said at once: a long run may be ended by hand.
+fn note(failures: &mut Vec<String>, failure: String) {
+    println!("{failure}");
+    failures.push(failure);
 }
 
 async fn everything(bench: &mut Bench, life: &mut Life) -> Result<(), End> {

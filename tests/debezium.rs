@@ -11,7 +11,7 @@
 //! more.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::seq::IndexedRandom;
@@ -389,6 +389,15 @@ fn start(data: &Path, described: &Path, run: u64) -> Server {
     Server::listen(serve(data).arg("--events").arg(described).args(["--workers", workers]))
 }
 
+/// A new source of the described tables, with an aggregate: its data directory, its description, the server.
+fn begin(directory: &Path) -> (PathBuf, PathBuf, Server) {
+    let (data, described) = (directory.join("data"), directory.join("tables.json"));
+    std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
+    let server = start(&data, &described, 0);
+    assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
+    (data, described, server)
+}
+
 fn body(lines: &[Value], array: bool) -> Vec<u8> {
     if array {
         return Value::Array(lines.to_vec()).to_string().into_bytes();
@@ -435,11 +444,8 @@ fn posted_histories_add_up_through_repeats_and_kills() {
         let history = history(seed, settings, 60);
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xDEB);
         let directory = tempfile::tempdir().unwrap();
-        let described = directory.path().join("tables.json");
-        std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
-        let data = directory.path().join("data");
-        let (mut server, mut runs) = (start(&data, &described, 0), 1);
-        assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
+        let (data, described, mut server) = begin(directory.path());
+        let mut runs = 1;
 
         let lines = &history.lines;
         let snapshot = lines.iter().position(|line| line.to_string().contains("\"snapshot\":\"last\"")).unwrap();
@@ -537,11 +543,7 @@ fn what_does_not_fit_is_refused_with_its_place_and_leaves_no_half_transaction() 
         Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
     let mut history = history(1, settings, 0);
     let directory = tempfile::tempdir().unwrap();
-    let described = directory.path().join("tables.json");
-    std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
-    let data = directory.path().join("data");
-    let server = start(&data, &described, 0);
-    assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
+    let (data, described, server) = begin(directory.path());
     post(&server, &history.lines, false);
     let snapshot = history.lines.len();
     history.transact();
@@ -604,11 +606,7 @@ fn a_promoted_standby_that_lacked_transactions_halts_the_source() {
     let mut promoted = history.clone();
     (0..3).for_each(|_| history.transact());
     let directory = tempfile::tempdir().unwrap();
-    let described = directory.path().join("tables.json");
-    std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
-    let data = directory.path().join("data");
-    let server = start(&data, &described, 0);
-    assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
+    let (data, described, server) = begin(directory.path());
     post(&server, &history.lines, false);
     post(&server, &history.lines, false);
     // What Debezium sends again is known. Then comes what the standby did instead of the last three.

@@ -307,9 +307,7 @@ impl Committer {
         self.put_row_counts(&mut batch, &run)?;
         if phase != Phase::Snapshot {
             Cursor { lsn: position.lsn, commit_time_us: position.commit_time_us, sequence }.put(&mut batch);
-            if let Some(milestone) = position.milestone {
-                cursor::put_milestone(&mut batch, milestone);
-            }
+            cursor::put_milestone(&mut batch, position.milestone);
         }
         if torture::planted(Bug::AcknowledgesReceived) && phase == Phase::Streaming {
             std::thread::sleep(std::time::Duration::from_millis(5));

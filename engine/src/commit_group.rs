@@ -226,7 +226,7 @@ pub struct Position {
     /// When that was, microseconds since 2000-01-01 UTC.
     pub commit_time_us: i64,
     /// What upstream has there.
-    pub milestone: Option<Milestone>,
+    pub milestone: Milestone,
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::scrubber::Scrubber;
 use crate::sequencer::{Inputs, Sequencer, Stored};
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
-use crate::source::{ResumePoint, SourceCommand, SourceContext, SourceStatus};
+use crate::source::{Milestone, ResumePoint, SourceCommand, SourceContext, SourceStatus};
 use crate::store::registry;
 use crate::store::{self, Answered, Batch, Cursor, KeyKind, OpenError, Store, StoreError, cursor, key};
 use crate::torture::{self, Bug};
@@ -260,7 +260,8 @@ fn recover(store: &Store) -> Result<(Stored, Answered), StoreError> {
         position: Position {
             lsn: at.lsn,
             commit_time_us: at.commit_time_us,
-            milestone: cursor::read_milestone(store)?,
+            // Stores from before it was kept have none: nothing is known of what was told, and comparing begins here.
+            milestone: cursor::read_milestone(store)?.unwrap_or_else(|| Milestone::begin(at.lsn)),
         },
         sequence: at.sequence,
         streaming: stored_cursor.is_some(),

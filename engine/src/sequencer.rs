@@ -357,7 +357,7 @@ impl Sequencer {
             }
             SourceEvent::SnapshotDone { lsn, time_us } => {
                 self.mint_open()?;
-                self.position = Position { lsn, commit_time_us: time_us, milestone: Some(Milestone::begin(lsn)) };
+                self.position = Position { lsn, commit_time_us: time_us, milestone: Milestone::begin(lsn) };
                 self.phase = Phase::SnapshotDone;
                 self.mint(Vec::new(), Vec::new())?;
                 self.phase = Phase::Streaming;
@@ -366,7 +366,7 @@ impl Sequencer {
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
-                self.progress(lsn, time_us, self.milestone().told(time_us));
+                self.progress(lsn, time_us, self.position.milestone.told(time_us));
                 Ok(())
             }
             SourceEvent::TableBegin(schema) => self.table_begins(schema),
@@ -400,7 +400,7 @@ impl Sequencer {
         self.open.transactions += 1;
         self.open.first_end.get_or_insert(transaction.end_lsn);
         self.open.whole |= self.shared.published.boundaries.watched();
-        let milestone = self.milestone().after(transaction.end_lsn, transaction.commit_time_us);
+        let milestone = self.position.milestone.after(transaction.end_lsn, transaction.commit_time_us);
         self.progress(transaction.end_lsn, transaction.commit_time_us, milestone);
         if !halted.is_empty() {
             self.halt_tables(halted)?;
@@ -480,15 +480,11 @@ impl Sequencer {
         Ok(())
     }
 
-    fn milestone(&self) -> Milestone {
-        self.position.milestone.unwrap_or_else(|| Milestone::begin(self.position.lsn))
-    }
-
     fn progress(&mut self, lsn: Lsn, time_us: i64, milestone: Milestone) {
         if lsn > self.position.lsn && self.phase == Phase::Streaming {
             self.opened();
             self.open.progressed = true;
-            self.position = Position { lsn, commit_time_us: time_us, milestone: Some(milestone) };
+            self.position = Position { lsn, commit_time_us: time_us, milestone };
             if torture::planted(Bug::AcknowledgesReceived) {
                 self.shared.published.made_durable(lsn);
             }

@@ -204,8 +204,8 @@ pub enum ResumePoint {
         tables: Vec<FollowedTable>,
         /// What the connector noted last.
         notes: Option<String>,
-        /// What upstream must still have; `None` in what was stored before that was kept.
-        milestone: Option<Milestone>,
+        /// What upstream must still have.
+        milestone: Milestone,
     },
 }
 
@@ -221,6 +221,12 @@ pub struct Milestone {
     pub commit_time_us: i64,
     /// The latest time that upstream told so far: whatever ended by then committed no later, also where its clock was put back.
     pub latest_us: i64,
+}
+
+impl Default for Milestone {
+    fn default() -> Self {
+        Milestone::begin(Lsn::ZERO)
+    }
 }
 
 impl Milestone {
@@ -418,7 +424,7 @@ impl ResumePoint {
     #[must_use]
     pub fn live(lsn: Lsn, identity: SourceIdentity, tables: Vec<TableSchema>) -> Self {
         let tables = tables.into_iter().map(|schema| FollowedTable::new(schema, TableState::Live)).collect();
-        ResumePoint::Resume { lsn, identity, tables, notes: None, milestone: None }
+        ResumePoint::Resume { lsn, identity, tables, notes: None, milestone: Milestone::begin(lsn) }
     }
 }
 

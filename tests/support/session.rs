@@ -38,11 +38,10 @@ impl Session {
         };
         assert_eq!(*lsn, durable, "{what}");
         let from = log.partition_point(|transaction| transaction.end_lsn <= *lsn);
-        let told = milestone.unwrap();
-        let expected = log[..from].iter().fold(Milestone::begin(told.begins), |before, transaction| {
+        let expected = log[..from].iter().fold(Milestone::begin(milestone.begins), |before, transaction| {
             before.after(transaction.end_lsn, transaction.commit_time_us)
         });
-        assert_eq!(told, expected, "{what}");
+        assert_eq!(*milestone, expected, "{what}");
         for transaction in &log[from.saturating_sub(3)..] {
             self.send(SourceEvent::Transaction(transaction.clone())).await;
         }

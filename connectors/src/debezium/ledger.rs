@@ -38,6 +38,9 @@ pub const SNAPSHOT_COMPLETE: Lsn = Lsn(0xFF_FFFF);
 /// Code of the refusal that ends the source: the log has another history than what was taken from it.
 pub const DIVERGED: &str = "events_diverged";
 
+/// The remedy of that.
+pub const READ_ANEW: &str = "start over with an empty data directory and a new snapshot of the Debezium connector: tidemark serve --data NEWDIR";
+
 /// Transactions that were announced and have not ended, at most.
 const MAX_ANNOUNCED: usize = 32;
 
@@ -488,8 +491,7 @@ fn diverged(event: &Event, at_ms: i64, known_ms: i64) -> Refusal {
         time(at_ms),
         time(known_ms),
     );
-    let remedy = "start over with an empty data directory and a new snapshot of the Debezium connector: tidemark serve --data NEWDIR";
-    Refusal::new(DIVERGED, "/source/ts_ms", reason, remedy)
+    Refusal::new(DIVERGED, "/source/ts_ms", reason, READ_ANEW)
 }
 
 fn unavailable(event: &Event) -> Refusal {

@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::body::Item;
 use self::journal::{Entry, Journal, OpenError};
 use crate::acknowledge::note_durable;
-use crate::debezium::ledger::{DIVERGED, Kind, Ledger};
+use crate::debezium::ledger::{DIVERGED, Kind, Ledger, READ_ANEW};
 use crate::debezium::{Assembly, Decoder, Message, Refusal};
 use crate::tables::{TableFile, are_described};
 
@@ -434,13 +434,7 @@ fn damaged(error: &OpenError, replay: &Replay<'_>, stored: Lsn) -> SourceError {
 }
 
 fn diverged(why: String) -> SourceError {
-    SourceError {
-        code: DIVERGED,
-        message: why,
-        remedy: "start over with an empty data directory and a new snapshot of the Debezium connector: tidemark serve \
-                 --data NEWDIR"
-            .to_owned(),
-    }
+    SourceError { code: DIVERGED, message: why, remedy: READ_ANEW.to_owned() }
 }
 
 /// Takes the journal's entries as they were taken before.

@@ -182,7 +182,7 @@ impl Joining {
         start: Lsn,
     ) -> Result<(), Failure> {
         let mut reached = start;
-        let limits = Limits { bytes: self.config.max_transaction_bytes, rows: self.config.max_transaction_rows };
+        let limits = Limits::of(&self.config);
         let mut assembler = Assembler::new(limits);
         // It takes what is live, and this one is, as far as this stream is concerned.
         assembler.take_tables(std::iter::once(table));

@@ -160,7 +160,7 @@ struct Started {
     following: Following,
     joins: Joins,
     position: Lsn,
-    milestone: Option<Milestone>,
+    milestone: Milestone,
     /// Not told to the engine yet: a resumed source says so only once upstream has passed all checks.
     announced: bool,
 }
@@ -204,7 +204,7 @@ async fn begin_fresh(config: &PostgresConfig, link: &Link) -> Result<Started, Fa
         following,
         joins: Joins::default(),
         position,
-        milestone: Some(Milestone::begin(position)),
+        milestone: Milestone::begin(position),
         announced: true,
     })
 }
@@ -218,7 +218,7 @@ fn announcement(identity: &SourceIdentity, following: &Following) -> SourceEvent
 /// anew where their row images were switched on or off since.
 fn begin_resumed(
     config: &PostgresConfig,
-    (position, milestone): (Lsn, Option<Milestone>),
+    (position, milestone): (Lsn, Milestone),
     identity: SourceIdentity,
     tables: Vec<FollowedTable>,
     notes: Option<String>,

@@ -71,7 +71,8 @@ impl Retold {
     }
 }
 
-/// Has the slot tell what it has from `positions.start` to `position`; fails where that is not what was read. The session is of no use afterwards.
+/// Has the slot tell what it has from `positions.start` to `position`; fails where that is not what was read. The session is of no
+/// use afterwards.
 pub(super) async fn compare(
     mut client: ReplicationClient,
     config: &PostgresConfig,
@@ -82,7 +83,7 @@ pub(super) async fn compare(
 ) -> Result<(), Failure> {
     let mut retold = Retold::new(milestone, positions.start, position, conclusive);
     start_stream(&mut client, &config.slot, &config.publication, positions).await?;
-    let limits = Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows };
+    let limits = Limits::of(config);
     loop {
         let (at, verdict) = match client.receive().await? {
             Event::Begin { .. } | Event::Change { .. } => continue,

@@ -41,9 +41,9 @@ impl Exported {
     ///
     /// Where one changed while the slot was made, that is to be made anew, `anew` times at most: one like it can lack the change
     /// for ever, also for transactions that begin after it. A table that changes all the time is then read as of a later slot,
-    /// which is gone afterwards, and the changes are followed from there: Postgres decodes a transaction that begins before a slot is consistent and ends after
-    /// it by a catalog that lacks what was committed earlier in the making (`DecodeXactOp` passes over commits until
-    /// `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot fails for ever, "could not map filenode"; after ALTER its rows
+    /// which is gone afterwards, and the changes are followed from there: Postgres decodes a transaction that begins before a slot
+    /// is consistent and ends after it by a catalog that lacks what was committed earlier in the making (`DecodeXactOp` passes over
+    /// commits until `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot fails for ever, "could not map filenode"; after ALTER its rows
     /// have the old shape. All such transactions have ended when the later slot is made.
     pub(super) async fn open(
         config: &PostgresConfig,

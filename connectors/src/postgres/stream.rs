@@ -63,7 +63,7 @@ pub(super) struct Course {
     /// Highest position handed to the engine, or put into the outbox for it.
     pub(super) handed_over: Lsn,
     /// What upstream has there.
-    pub(super) milestone: Option<Milestone>,
+    pub(super) milestone: Milestone,
     pub(super) following: Following,
     pub(super) joins: Joins,
     /// What the engine is still to be told. State that outlives a session changes together with what is put here, so a
@@ -111,7 +111,7 @@ impl<'s> Follower<'s> {
         monitor: &'s mut Monitor,
         session: Session,
     ) -> (Self, Look, Judgement) {
-        let limits = Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows };
+        let limits = Limits::of(config);
         let mut assembler = Assembler::new(limits);
         assembler.take_tables(course.following.live());
         let follower = Follower {
@@ -685,7 +685,7 @@ impl<'s> Follower<'s> {
                 self.send_idle().await?;
             }
             self.idle = None;
-            let milestone = self.milestone().after(end_lsn, commit_time_us);
+            let milestone = self.course.milestone.after(end_lsn, commit_time_us);
             self.hand_over(end_lsn, milestone, SourceEvent::Transaction(transaction)).await?;
         }
         self.take_over().await
@@ -697,15 +697,11 @@ impl<'s> Follower<'s> {
         self.idle = Some((lsn, latest_us));
     }
 
-    fn milestone(&self) -> Milestone {
-        self.course.milestone.unwrap_or_else(|| Milestone::begin(self.course.handed_over))
-    }
-
     async fn send_idle(&mut self) -> Result<(), Failure> {
         self.next_progress = Instant::now() + PROGRESS_INTERVAL;
         match self.idle.take() {
             Some((lsn, time_us)) => {
-                let milestone = self.milestone().told(time_us);
+                let milestone = self.course.milestone.told(time_us);
                 self.hand_over(lsn, milestone, SourceEvent::Progress { lsn, time_us }).await
             }
             None => Ok(()),
@@ -718,7 +714,7 @@ impl<'s> Follower<'s> {
         self.link.note_received(self.received);
         self.course.outbox.push_back(event);
         self.course.handed_over = position;
-        self.course.milestone = Some(milestone);
+        self.course.milestone = milestone;
         self.flush().await?;
         self.course.joins.note_main(position, false);
         self.note_caught_up();

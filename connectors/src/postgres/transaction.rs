@@ -8,6 +8,7 @@ use engine::change::event::{OldRow, TooLarge, WrittenRow};
 use engine::change::{Changes, Lsn, RowWriter, TableId, Transaction, ValueRef};
 use engine::source::{FollowedTable, SourceError};
 
+use super::config::PostgresConfig;
 use super::error::{START_OVER, source_error};
 use super::pgoutput::{Cell, CellKind, Malformed, Message, OldTuple, Tuple, decode, value};
 use super::relation::BoundTable;
@@ -41,6 +42,12 @@ struct Slot {
 pub(super) struct Limits {
     pub(super) bytes: usize,
     pub(super) rows: usize,
+}
+
+impl Limits {
+    pub(super) fn of(config: &PostgresConfig) -> Self {
+        Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows }
+    }
 }
 
 /// What the caller has to do after a message.

@@ -86,12 +86,7 @@ fn tells_again(version: i32) -> bool {
 
 impl Upstream<'_> {
     /// Connects, checks that nothing is missing after `start` and that upstream has what it told before, and starts the stream there.
-    pub(super) async fn connect(
-        &mut self,
-        start: Lsn,
-        milestone: Option<Milestone>,
-        link: &Link,
-    ) -> Result<Session, Failure> {
+    pub(super) async fn connect(&mut self, start: Lsn, milestone: Milestone, link: &Link) -> Result<Session, Failure> {
         let config = self.config;
         let sql = sql_session(config).await?;
         let row = sql.query_one("SELECT pg_is_in_recovery(), current_setting('server_version_num')::int4", &[]).await?;
@@ -106,8 +101,8 @@ impl Upstream<'_> {
         self.check_database(&sql).await?;
         let confirmed = slot::check_resume(&sql, config, start).await?;
         // What the slot has before we began may be what it cannot decode, see `Exported::open`.
-        let from = milestone.map_or(start, |milestone| milestone.begins.max(confirmed));
-        if let Some(milestone) = milestone.filter(|_| from < start) {
+        let from = milestone.begins.max(confirmed);
+        if from < start {
             let positions = Positions { start: from, durable: confirmed };
             retold::compare(client, config, milestone, positions, start, tells_again(version)).await?;
             slot::until_free(&sql, &config.slot).await?;

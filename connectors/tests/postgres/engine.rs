@@ -42,7 +42,7 @@ pub struct FakeEngine {
     pub unusable: Vec<(String, SourceError)>,
     pub halted: Vec<(TableId, SourceError)>,
     pub notes: Option<String>,
-    pub milestone: Option<Milestone>,
+    pub milestone: Milestone,
 }
 
 pub fn config(url: &str, tables: &[&str], slot: &str) -> PostgresConfig {
@@ -64,7 +64,7 @@ impl FakeEngine {
         let (status_sender, status) = watch::channel(SourceStatus::default());
         let mut partitions = BTreeMap::new();
         let (at, identity, tables, notes, milestone, snapshot_done) = match &resume {
-            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), None, None, false),
+            ResumePoint::Fresh => (Lsn::ZERO, SourceIdentity::default(), Vec::new(), None, Milestone::default(), false),
             ResumePoint::Resume { lsn, identity, tables, notes, milestone } => {
                 for table in tables {
                     partitions.extend(table.partitions.iter().map(|partition| (*partition, table.schema.id)));
@@ -243,13 +243,13 @@ impl FakeEngine {
                 assert!(!self.snapshot_done && time_us > 0);
                 self.snapshot_done = true;
                 self.applied = lsn;
-                self.milestone = Some(Milestone::begin(lsn));
+                self.milestone = Milestone::begin(lsn);
             }
             SourceEvent::Transaction(transaction) => self.transaction(&transaction),
             SourceEvent::Progress { lsn, time_us } => {
                 assert!(self.snapshot_done && lsn > self.applied && time_us > 0);
                 self.applied = lsn;
-                self.milestone = self.milestone.map(|before| before.told(time_us));
+                self.milestone = self.milestone.told(time_us);
             }
             SourceEvent::TableBegin(schema) => {
                 self.tables.retain(|table| table.qualified_name() != schema.qualified_name());
@@ -302,7 +302,7 @@ impl FakeEngine {
             self.change(change);
         }
         self.applied = transaction.end_lsn;
-        self.milestone = self.milestone.map(|before| before.after(transaction.end_lsn, transaction.commit_time_us));
+        self.milestone = self.milestone.after(transaction.end_lsn, transaction.commit_time_us);
         self.transactions.push((transaction.end_lsn, transaction.changes.len()));
     }
 

@@ -102,7 +102,7 @@ sections! {
         "Ask for further pages one question at a time."
     "bad_cursor" [400] "The cursor is none, or belongs to another question."
         "Take it from `page.next` and change nothing but what the hint allows."
-    "page_expired" [410] "The moment that the first page showed is not kept any more: pages are kept for a minute after each request, for ten minutes in all, the last 64, and until the server stops."
+    "page_expired" [410] "The moment that the first page showed is not kept any more: pages are kept for a minute after each request, for ten minutes in all, 64 at most, of which whoever has most gives up the one unused longest, and until the server stops."
         "Ask for the first page again."
     "does_not_nest" [422] "The buckets asked for cannot be put together from those that are kept. Weeks do not nest in months; days of Kathmandu not in hours of UTC. Of a definition: a rollup does not nest in the base."
         "The hint says what the aggregate answers, and which definition would answer this."

@@ -12,6 +12,7 @@ use engine::materialization::{Aggregate, AggregateState, Bucket, Granularity};
 use engine::source::FollowedTable;
 
 use super::layers::REQUEST_TIMEOUT;
+use super::pages::Pages;
 use super::state::{AppState, now_us, unknown_aggregate};
 use super::turns::Turn;
 use crate::access::Caller;
@@ -34,6 +35,7 @@ const MAX_ROWS_BEHIND: usize = 10_000;
 
 /// A question with all that its answer depends on.
 pub(super) struct Asked {
+    caller: Caller,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) aggregate: Arc<Aggregate>,
     pub(super) query: AggregateQuery,
@@ -74,7 +76,7 @@ pub(super) async fn ask_at(
     let (snapshot, aggregate) = find(state, name)?;
     let query = AggregateQuery::resolve(&request, &aggregate, asked_us)?;
     let Some(min_lsn) = query.min_lsn.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) else {
-        return ask_of(state, snapshot, aggregate, query);
+        return ask_of(state, caller, snapshot, aggregate, query);
     };
     wait_for(state, min_lsn, query.wait).await?;
     let id = aggregate.id;
@@ -82,7 +84,7 @@ pub(super) async fn ask_at(
     if snapshot.as_of().lsn < min_lsn || aggregate.id != id {
         return Err(not_yet_visible(min_lsn, snapshot.as_of().lsn));
     }
-    ask_of(state, snapshot, aggregate, query)
+    ask_of(state, caller, snapshot, aggregate, query)
 }
 
 /// The question with what the caller's token fixes.
@@ -93,6 +95,7 @@ pub(super) fn restricted(caller: &Caller, name: &str, request: &QueryRequest) ->
 /// Plans a question to an aggregate of a Snapshot. A page shows the Snapshot of the page before it.
 pub(super) fn ask_of(
     state: &AppState,
+    caller: &Caller,
     newest: Arc<Snapshot>,
     aggregate: Arc<Aggregate>,
     query: AggregateQuery,
@@ -106,10 +109,11 @@ pub(super) fn ask_of(
             (newest, aggregate)
         }
         Some(cursor) if !cursor.is_ours() => return Err(expired()),
-        Some(cursor) => page_of(state, &newest, &aggregate, (cursor.sequence, query.min_lsn), all_reads())?,
+        Some(cursor) => page_of(state, caller, &newest, &aggregate, (cursor.sequence, query.min_lsn), all_reads())?,
     };
     let status = state.engine.status();
     Ok(Asked {
+        caller: caller.clone(),
         snapshot,
         aggregate,
         query,
@@ -124,12 +128,13 @@ pub(super) fn ask_of(
 /// cannot show a later position than the first one did.
 pub(super) fn page_of<'r>(
     state: &AppState,
+    caller: &Caller,
     newest: &Arc<Snapshot>,
     aggregate: &Aggregate,
     (sequence, min_lsn): (u64, Option<Lsn>),
     mut reads: impl Iterator<Item = &'r ReadPlan>,
 ) -> Result<(Arc<Snapshot>, Arc<Aggregate>), Problem> {
-    let snapshot = state.pages.get(newest, sequence).ok_or_else(expired)?;
+    let snapshot = state.pages.get(newest, sequence, caller).ok_or_else(expired)?;
     if min_lsn > Some(snapshot.as_of().lsn) {
         return Err(expired());
     }
@@ -309,6 +314,11 @@ impl Asked {
     pub(super) fn is_short(&self) -> bool {
         let few = |reads: &ReadPlan| matches!(&reads.access, Access::Points { points, .. } if points.len() <= MAX_INLINE_POINTS);
         few(&self.reads) && self.earlier.as_ref().is_none_or(|(_, reads)| few(reads))
+    }
+
+    /// Keeps its Snapshot for further pages, or for who comes back.
+    pub(super) fn keep(&self, pages: &Pages) {
+        pages.keep(&self.snapshot, &self.caller);
     }
 
     /// Reads the cells.

@@ -169,14 +169,14 @@ impl Subscription {
         if aggregate != asked.aggregate.id || process != this_process() {
             return Ok(());
         }
-        let Some(kept) = self.state.moments.at(&asked.snapshot, lsn) else { return Ok(()) };
+        let Some(kept) = self.state.moments.at(&asked.snapshot, lsn, &self.caller) else { return Ok(()) };
         let Some(aggregate) = kept.catalog().aggregates.get(&self.name).filter(|old| old.id == asked.aggregate.id)
         else {
             return Ok(());
         };
         let request = restricted(&self.caller, &self.name, &self.request)?;
         let query = AggregateQuery::resolve(&request, aggregate, asked_us)?;
-        let then = ask_of(&self.state, Arc::clone(&kept), Arc::clone(aggregate), query)?;
+        let then = ask_of(&self.state, &self.caller, Arc::clone(&kept), Arc::clone(aggregate), query)?;
         let short = then.is_short();
         let known = in_live_turn(&self.state, short, move || Ok(Known::of(&then.view(&whole_answer(&then)?)))).await?;
         self.sent = Some(Sent { aggregate: asked.aggregate.id, known, tag: None, as_of: kept.as_of(), asked_us });
@@ -241,7 +241,7 @@ impl Subscription {
                 Err(problem) => return Err(problem),
             }
         };
-        self.state.moments.keep(&asked.snapshot);
+        asked.keep(&self.state.moments);
         let short = asked.is_short();
         let (event, sent) = in_live_turn(&self.state, short, move || {
             let tag = asked.tag_of_partitions()?;
@@ -270,7 +270,7 @@ impl Subscription {
         let (as_of, asked_us) = (asked.snapshot.as_of(), asked.query.asked_us);
         let id = event_id(as_of, sent.aggregate, asked_us);
         // The reader may be cut off, come back, and name this position.
-        self.state.moments.keep(&asked.snapshot);
+        asked.keep(&self.state.moments);
         let (seen, before) = (sent.tag, std::mem::take(&mut sent.known));
         let short = asked.is_short();
         let (event, known, tag) = in_live_turn(&self.state, short, move || {

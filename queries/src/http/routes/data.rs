@@ -95,7 +95,7 @@ fn respond(asked: &Asked, format: Format, known: Option<&HeaderValue>, pages: &P
         return Ok(describe(StatusCode::NOT_MODIFIED.into_response(), asked, &tag));
     }
     if answered.answer.next.is_some() {
-        pages.keep(&asked.snapshot);
+        asked.keep(pages);
     }
     let view = asked.view(&answered);
     let body = format.write(&view)?;

@@ -161,7 +161,7 @@ fn consider(
             let request = restricted(caller, name, request)?;
             let aggregate = find_in(state, snapshot, name)?;
             let query = AggregateQuery::resolve(&request, &aggregate, asked_us)?;
-            let asked = ask_of(state, Arc::clone(snapshot), aggregate, query)?;
+            let asked = ask_of(state, caller, Arc::clone(snapshot), aggregate, query)?;
             Ok(Considered { asked, fallbacks: Vec::new(), alternatives: Vec::new(), why_not: Vec::new() })
         }
         (None, Some(table)) => cheapest(state, caller, snapshot, (request, asked_us), table),
@@ -218,7 +218,8 @@ fn cheapest(
         .skip(1)
         .map(|(cells, _, other)| Alternative { aggregate: other.aggregate.name.clone(), cells_estimated: *cells })
         .collect();
-    let asked = ranked.into_iter().map(|(_, _, able)| ask_of(state, Arc::clone(snapshot), able.aggregate, able.query));
+    let asked =
+        ranked.into_iter().map(|(_, _, able)| ask_of(state, caller, Arc::clone(snapshot), able.aggregate, able.query));
     let mut asked = asked.collect::<Result<Vec<_>, _>>()?.into_iter();
     let Some(best) = asked.next() else {
         let mut problem =
@@ -290,7 +291,7 @@ fn respond(
     format.check(&considered.asked.query)?;
     let (asked, answered) = considered.answer()?;
     if answered.answer.next.is_some() {
-        pages.keep(&asked.snapshot);
+        asked.keep(pages);
     }
     let view = asked.view(&answered);
     let mut response = ([(header::CONTENT_TYPE, format.content_type())], format.write(&view)?).into_response();
@@ -310,7 +311,7 @@ fn answer(considered: &Considered, explain: Option<Explain>, pages: &Pages) -> R
     Format::Json.check(&considered.asked.query)?;
     let (asked, answered) = considered.answer()?;
     if answered.answer.next.is_some() {
-        pages.keep(&asked.snapshot);
+        asked.keep(pages);
     }
     part(&asked.view(&answered).body())
 }

@@ -51,7 +51,7 @@ pub(in crate::http) async fn rows(
     if let Some(place) = &place {
         place.check(&asked.aggregate, &asked.query)?;
         let (which, reads) = ((place.sequence, asked.query.min_lsn), std::iter::once(&asked.reads));
-        (asked.snapshot, asked.aggregate) = page_of(&state, &asked.snapshot, &asked.aggregate, which, reads)?;
+        (asked.snapshot, asked.aggregate) = page_of(&state, &caller, &asked.snapshot, &asked.aggregate, which, reads)?;
     }
     let pages = Arc::clone(&state.pages);
     in_turn(&state, false, move || respond(&asked, place.map(|place| place.entry), &pages)).await
@@ -84,7 +84,7 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
     let rows = TableRows { schema: &table.schema, rows: &behind.rows, calendar: &asked.query.calendar };
     let as_of = asked.snapshot.as_of();
     if behind.next.is_some() {
-        pages.keep(&asked.snapshot);
+        asked.keep(pages);
     }
     let cursor = |entry: &[u8]| {
         Place::encode(&asked.query, as_of.sequence, entry, &pages.seal)

@@ -180,7 +180,7 @@ impl View<'_> {
         let columns = with_role(&["time", "dimension", "measure", "flag"]);
         if matches!(self.form, Form::Csv) && columns != self.columns {
             let head = ["event", "lsn"].into_iter().chain(columns.iter().map(String::as_str));
-            still_read(&csv_line(head))?;
+            still_read(&csv_line(head.map(Some)))?;
         }
         self.keys = with_role(&["time", "dimension"]);
         self.columns = columns;
@@ -192,8 +192,8 @@ impl View<'_> {
         match self.form {
             Form::Lines => still_read(&format!("{} resync: {}", self.lsn, harmless(reason))),
             Form::Csv => {
-                let empty = self.columns.iter().map(|_| "");
-                still_read(&csv_line(["resync", &self.lsn].into_iter().chain(empty)))
+                let nothing = self.columns.iter().map(|_| None);
+                still_read(&csv_line([Some("resync"), Some(&*self.lsn)].into_iter().chain(nothing)))
             }
             Form::Json | Form::Chart { .. } => Ok(true),
         }
@@ -211,16 +211,16 @@ impl View<'_> {
             _ => Vec::new(),
         };
         for (what, row) in rows {
-            let cells = self.columns.iter().map(|column| row.get(column).map_or_else(String::new, plain));
+            let cells = self.columns.iter().map(|column| Some((column, row.get(column)?)));
             let line = match self.form {
                 Form::Csv => {
-                    let cells: Vec<String> = cells.collect();
-                    csv_line([what, at].into_iter().chain(cells.iter().map(String::as_str)))
+                    let written = |(_, cell): (_, &Value)| (!cell.is_null()).then(|| plain(cell));
+                    let cells: Vec<Option<String>> = cells.map(|cell| cell.and_then(written)).collect();
+                    csv_line([Some(what), Some(at)].into_iter().chain(cells.iter().map(Option::as_deref)))
                 }
                 _ => {
-                    let pairs = self.columns.iter().zip(cells).filter(|(column, _)| row.get(*column).is_some());
-                    let pairs: Vec<_> = pairs.map(|(column, cell)| format!("{column}={}", harmless(&cell))).collect();
-                    format!("{at} {what:<8} {}", pairs.join(" "))
+                    let pairs = cells.flatten().map(|(column, cell)| format!("{column}={}", harmless(&plain(cell))));
+                    format!("{at} {what:<8} {}", pairs.collect::<Vec<_>>().join(" "))
                 }
             };
             if !still_read(&line)? {

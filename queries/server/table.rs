@@ -83,21 +83,27 @@ impl Table {
 
     /// The head and a line per row, without what ends them.
     pub fn csv_lines(&self) -> impl Iterator<Item = String> + '_ {
-        let head = csv_line(self.columns.iter().map(|column| column.name.as_str()));
-        std::iter::once(head).chain(self.rows.iter().map(|row| csv_line(row.iter().map(String::as_str))))
+        let head = csv_line(self.columns.iter().map(|column| Some(column.name.as_str())));
+        let written =
+            |row: &Vec<String>| csv_line(row.iter().map(|cell| Some(cell.as_str()).filter(|cell| !cell.is_empty())));
+        std::iter::once(head).chain(self.rows.iter().map(written))
     }
 }
 
-/// Fields as a line of CSV (RFC 4180).
-pub fn csv_line<'t>(fields: impl Iterator<Item = &'t str>) -> String {
-    fields.map(csv_field).collect::<Vec<_>>().join(",")
+/// Fields as a line of CSV (RFC 4180); `None`, which is NULL, is nothing at all, the empty text is quoted.
+pub fn csv_line<'t>(fields: impl Iterator<Item = Option<&'t str>>) -> String {
+    fields.map(|field| field.map_or_else(String::new, csv_field)).collect::<Vec<_>>().join(",")
 }
 
 /// A text that a spreadsheet would run begins with an apostrophe; numbers may begin with a minus.
 fn csv_field(text: &str) -> String {
     let runs = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
     let text = if runs { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }
 
 /// Text that a terminal shows and does not obey: control characters, and those that turn the direction of writing, as
@@ -144,6 +150,6 @@ mod tests {
         assert_eq!(shown.lines().count(), 3, "{shown}");
         let lines: Vec<_> = of("=cmd|' /C calc'!A0, \"x\"").csv_lines().collect();
         assert_eq!(lines, ["name,n", "\"'=cmd|' /C calc'!A0, \"\"x\"\"\",7", "b,1200.50"]);
-        assert_eq!(csv_line(["-12.5", "-x"].into_iter()), "-12.5,'-x");
+        assert_eq!(csv_line([Some("-12.5"), Some("-x"), None, Some("")].into_iter()), "-12.5,'-x,,\"\"");
     }
 }

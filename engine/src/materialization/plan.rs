@@ -190,13 +190,27 @@ fn calendar(time: Option<&TimeDefinition>) -> Result<Calendar, DefinitionError> 
 const ABBREVIATIONS: [&str; 7] = ["CET", "EET", "EST", "HST", "MET", "MST", "WET"];
 
 fn zone(name: &str, pointer: &str) -> Result<Tz, DefinitionError> {
+    zone_of(name).map_err(|unknown| error(pointer, "unknown_time_zone", unknown.message).hint(unknown.hint))
+}
+
+/// A name that no zone is taken by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownZone {
+    /// What is wrong with it.
+    pub message: String,
+    /// What to write instead.
+    pub hint: &'static str,
+}
+
+/// The zone of a name that means the same here and in Postgres.
+pub fn zone_of(name: &str) -> Result<Tz, UnknownZone> {
     if ABBREVIATIONS.contains(&name) {
         let message = format!("{name} is a number of hours in Postgres, and elsewhere a zone with summer time");
-        return Err(error(pointer, "unknown_time_zone", message).hint("name a city's, for example Europe/Brussels"));
+        return Err(UnknownZone { message, hint: "name a city's, for example Europe/Brussels" });
     }
     name.parse().map_err(|_| {
-        error(pointer, "unknown_time_zone", format!("{name:?} is not an IANA time zone"))
-            .hint("for example Europe/Madrid")
+        let name: String = name.chars().take(64).collect();
+        UnknownZone { message: format!("{name:?} is not an IANA time zone"), hint: "for example Europe/Madrid" }
     })
 }
 

@@ -11,7 +11,7 @@ use super::column::{ColumnBody, ColumnKind, columns};
 use super::field::Field;
 use super::table_rows::TableRows;
 use super::warning::Warning;
-use crate::query::aggregate_query::bucket_end;
+use crate::query::aggregate_query::{COMPARED, bucket_end};
 use crate::query::instant::format_instant;
 use crate::query::output::divide;
 use crate::query::{AggregateQuery, Layout, OutputType, ReadPlan};
@@ -53,7 +53,7 @@ impl AnswerView<'_> {
         if self.before.is_some() {
             for output in &query.outputs {
                 let of = |what| ColumnBody::of_output(&format!("{}_{what}", output.name), output.output_type(plan));
-                more.extend([of("previous"), of("change")]);
+                more.extend(COMPARED.map(of));
             }
         }
         if query.share.is_some() {
@@ -225,11 +225,13 @@ impl AnswerView<'_> {
     /// The part of the whole; NULL where there is no whole.
     fn share(&self, of: usize, values: &[MeasureValue]) -> Field {
         let whole = self.answer.whole.as_ref().and_then(|whole| whole.get(of));
-        match (values.get(of).copied().and_then(mantissa), whole.copied().and_then(mantissa)) {
-            (Some(part), Some(whole)) => divide(part, whole, SHARE_DIGITS)
-                .map_or(Field::Null, |mantissa| Field::Decimal { mantissa, scale: SHARE_DIGITS }),
-            _ => Field::Null,
-        }
+        let (part, whole) = (values.get(of).copied(), whole.copied());
+        let share = match (part.and_then(mantissa), whole.and_then(mantissa), part, whole) {
+            (Some(part), Some(whole), ..) => divide(part, whole, SHARE_DIGITS),
+            (_, _, Some(MeasureValue::Float(part)), Some(MeasureValue::Float(whole))) => share_of_doubles(part, whole),
+            _ => None,
+        };
+        share.map_or(Field::Null, |mantissa| Field::Decimal { mantissa, scale: SHARE_DIGITS })
     }
 
     /// Whether the bucket is over, and lies whole within the range.
@@ -243,6 +245,13 @@ impl AnswerView<'_> {
 
 /// Digits after the point of a share.
 const SHARE_DIGITS: u16 = 6;
+
+/// The quotient with the digits of a share; `None` where it is no number.
+fn share_of_doubles(part: f64, whole: f64) -> Option<i128> {
+    let share = part / whole * 10f64.powi(i32::from(SHARE_DIGITS));
+    // Beyond this a double has no digits left for a share.
+    (share.abs() < 1e15).then(|| share.round() as i128)
+}
 
 /// All digits of an exact number; `None` where it is none.
 fn mantissa(value: MeasureValue) -> Option<i128> {

@@ -4,6 +4,7 @@ use engine::change::ColumnType;
 use engine::materialization::{Calendar, Granularity, Plan};
 use serde::Serialize;
 
+use crate::query::currency::is_currency;
 use crate::query::{Output, OutputType};
 
 /// What the values of a column are.
@@ -49,11 +50,22 @@ pub struct ColumnBody {
     /// Digits after the point; of a dimension at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<u16>,
+    /// Whether a dimension says in what money amounts are: those of different values are never added up.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub currency: bool,
 }
 
 impl ColumnBody {
     pub(super) fn new(name: &str, kind: ColumnKind, role: &'static str) -> ColumnBody {
-        ColumnBody { name: name.to_owned(), kind, role, granularity: None, time_zone: None, scale: None }
+        ColumnBody {
+            name: name.to_owned(),
+            kind,
+            role,
+            granularity: None,
+            time_zone: None,
+            scale: None,
+            currency: false,
+        }
     }
 
     /// A column of a table, or a dimension.
@@ -101,7 +113,10 @@ pub fn columns(
         });
     }
     for dimension in group_by.iter().filter_map(|position| plan.dimensions.get(*position)) {
-        columns.push(ColumnBody::of_values(&dimension.name, &dimension.column_type, "dimension"));
+        columns.push(ColumnBody {
+            currency: is_currency(&dimension.name),
+            ..ColumnBody::of_values(&dimension.name, &dimension.column_type, "dimension")
+        });
     }
     columns.extend(outputs.iter().map(|output| ColumnBody::of_output(&output.name, output.output_type(plan))));
     if granularity != Granularity::All {

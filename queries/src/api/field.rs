@@ -113,6 +113,7 @@ impl Field {
             Value::Null => Field::Null,
             Value::Bool(v) => Field::Bool(v),
             Value::Int(v) => Field::Integer(v),
+            Value::Float(v) if *column_type == ColumnType::Float4 => Field::Float(of_single(v)),
             Value::Float(v) => Field::Float(v),
             Value::Numeric(v) => Field::of_numeric(v),
             Value::Text(v) => Field::Text(v),
@@ -159,6 +160,11 @@ impl Field {
     }
 }
 
+/// The double that is written as Postgres writes a `real`: 5.8 and not 5.800000190734863, which is the same to who reads it as one.
+fn of_single(value: f64) -> f64 {
+    (value as f32).to_string().parse().unwrap_or(value)
+}
+
 fn uuid(bytes: [u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (index, byte) in bytes.iter().enumerate() {
@@ -191,6 +197,18 @@ mod tests {
         assert_eq!(measure(MeasureValue::Float(0.5), OutputType::Float), json!(0.5));
         assert_eq!(measure(MeasureValue::Float(f64::NAN), OutputType::Float), json!("NaN"));
         assert_eq!(measure(MeasureValue::Float(f64::NEG_INFINITY), OutputType::Float), json!("-Infinity"));
+    }
+
+    #[test]
+    fn a_real_is_written_as_postgres_writes_it() {
+        let real = |text: &str| Value::Float(f64::from(text.parse::<f32>().unwrap()));
+        for text in ["5.8", "-0.1", "16777216", "3.4028235e38", "1e-45", "NaN"] {
+            let field = Field::of_dimension(real(text), &ColumnType::Float4, &Calendar::UTC);
+            let written: f64 = field.to_string().parse().unwrap();
+            assert!(written.to_string() == text.parse::<f64>().unwrap().to_string(), "{text}: {field}");
+        }
+        let double = Field::of_dimension(real("5.8"), &ColumnType::Float8, &Calendar::UTC);
+        assert_eq!(double, Field::Float(5.800000190734863));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use engine::change::{ColumnType, TableSchema};
 use engine::materialization::{Definition, Plan};
 
 use super::warning::Warning;
-use crate::query::currency::{adds_amounts, is_currency};
+use crate::query::currency::{adds_amounts, is_currency, is_of_one_value};
 
 /// What to remark about a definition.
 #[must_use]
@@ -72,31 +72,25 @@ fn one_row_per_group(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
     })
 }
 
-/// A sum over a table with a currency that neither groups by it nor filters on it adds dollars to euros.
+/// A sum over a table with a currency that neither groups by it nor is of one value of it adds dollars to euros.
 fn sum_across_currencies(definition: &Definition, plan: &Plan, schema: &TableSchema) -> Option<Warning> {
-    let (at, currency) = schema.columns.iter().enumerate().find(|(_, column)| is_currency(&column.name))?;
-    let mut told_apart: Vec<usize> = plan.dimensions.iter().map(|dimension| dimension.column).collect();
-    if let Some(filter) = &plan.filter {
-        filter.columns(&mut told_apart);
-    }
-    let sum = plan.measures.iter().find(|measure| {
-        let mut of_its_own = Vec::new();
-        if let Some(filter) = &measure.filter {
-            filter.columns(&mut of_its_own);
-        }
-        adds_amounts(measure.function) && !of_its_own.contains(&at)
-    })?;
-    (!told_apart.contains(&at)).then(|| {
-        Warning::new(
-            "sum_across_currencies",
-            format!(
-                "{} adds up amounts of different {}: add it to `dimensions` or to `where` (table {})",
-                sum.name,
-                currency.name,
-                definition.qualified_table()
-            ),
-        )
-    })
+    let told_apart = |at: usize| {
+        plan.dimensions.iter().any(|dimension| dimension.column == at) || is_of_one_value(plan.filter.as_ref(), at)
+    };
+    let currencies =
+        schema.columns.iter().enumerate().filter(|(at, column)| is_currency(&column.name) && !told_apart(*at));
+    let sums = || plan.measures.iter().filter(|measure| adds_amounts(measure.function));
+    let mixed = |at: usize| sums().find(|sum| !is_of_one_value(sum.filter.as_ref(), at));
+    let (sum, currency) = currencies.filter_map(|(at, currency)| Some((mixed(at)?, currency))).next()?;
+    Some(Warning::new(
+        "sum_across_currencies",
+        format!(
+            "{} adds up amounts of different {}: add it to `dimensions`, or one value of it to `where` (table {})",
+            sum.name,
+            currency.name,
+            definition.qualified_table()
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -133,6 +127,11 @@ mod tests {
         assert_eq!(codes(sum), ["sum_across_currencies"]);
         assert!(codes(&format!(r#"{sum},"dimensions":["ccy"]"#)).is_empty());
         assert!(codes(&format!(r#"{sum},"where":"ccy = 'EUR'""#)).is_empty());
+        for of_several in ["ccy <> 'JPY'", "ccy IN ('EUR', 'USD')"] {
+            assert_eq!(codes(&format!(r#"{sum},"where":"{of_several}""#)), ["sum_across_currencies"]);
+            let measure = format!(r#""measures":[{{"name":"some","sum":"amount","where":"{of_several}"}}]"#);
+            assert_eq!(codes(&measure), ["sum_across_currencies"]);
+        }
         assert!(codes(r#""measures":[{"name":"n","count":"*"}]"#).is_empty());
         assert!(codes(r#""measures":[{"name":"eur","sum":"amount","where":"ccy = 'EUR'"}]"#).is_empty());
     }

@@ -206,7 +206,7 @@ sections! {
         "In SQL: `SUM(column)`, `COUNT(*)` or `COUNT(column)`."
     "not_a_number" [422] "The column cannot be summed."
         "Sum a number, or count the column."
-    "duplicate_name" [422] "A name is used twice, or is one of the answer's own: `time`, `complete`, `others`, `share`."
+    "duplicate_name" [422] "A name is used twice, or is one of the answer's own: `time`, `complete`, `others`."
         "Name it otherwise."
     "too_many" [422] "More measures, dimensions or rollups than are supported; of a question, more than 64 names in one of its lists."
         "Make two aggregates; ask two questions."

@@ -430,6 +430,12 @@ impl Asked {
         hash.finish()
     }
 
+    /// A tag of this commit's answer alone.
+    pub(super) fn with_commit(&self, hash: u64) -> u64 {
+        let sequence = self.snapshot.as_of().sequence;
+        Fingerprint::default().with(hash.to_be_bytes()).with(sequence.to_be_bytes()).finish()
+    }
+
     /// Everything but the cells that the rows depend on. Cells are told apart by numbers of commits, which mean nothing to another
     /// process.
     fn shape(&self) -> Fingerprint {

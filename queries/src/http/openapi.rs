@@ -441,7 +441,10 @@ fn schemas() -> Value {
         json!({"lsn": text(), "commit_time": text(), "lag_ms": {"type": "integer"}, "state": text()}),
     );
     let page = object(&["next"], json!({"next": {"type": ["string", "null"]}}));
-    let column = object(&["name", "type", "role"], json!({"name": text(), "type": text(), "role": text()}));
+    let column = object(
+        &["name", "type", "role"],
+        json!({"name": text(), "type": text(), "role": text(), "currency": {"type": "boolean"}}),
+    );
     let columns = json!({"type": "array", "items": column});
     let warnings =
         json!({"type": "array", "items": object(&["code", "message"], json!({"code": text(), "message": text()}))});

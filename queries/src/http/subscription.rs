@@ -210,7 +210,7 @@ impl Subscription {
             let due = self.last_event + HEARTBEAT;
             match tokio::time::timeout_at(due, self.state.engine.newer_than(seen.sequence)).await {
                 Ok(newer) => newer?,
-                Err(_) => return self.progress(),
+                Err(_) => return self.beat().await,
             }
             tokio::time::sleep_until(self.last_event + self.throttle).await;
             self.check()?;
@@ -219,6 +219,16 @@ impl Subscription {
             }
             seen = self.sent.as_ref().map_or(seen, |sent| sent.as_of);
         }
+    }
+
+    /// What is told while nothing commits. A range that goes with the clock may have moved all the same.
+    async fn beat(&mut self) -> Result<LiveEvent, Problem> {
+        if self.sent.as_ref().is_some_and(|sent| sent.asked_us != 0)
+            && let Some(event) = self.look().await?
+        {
+            return Ok(event);
+        }
+        self.progress()
     }
 
     /// Refuses a reader whose token was revoked or has expired.
@@ -315,13 +325,15 @@ impl Subscription {
     }
 }
 
-/// An answer that has no further pages: rows beyond its limit would come and go unseen.
+/// An answer that has no further pages: rows beyond its limit would come and go unseen. Of an ordered one they do, and nobody keeps
+/// what further pages would be read from.
 fn whole_answer(asked: &Asked) -> Result<Answered, Problem> {
-    let answered = asked.answer()?;
+    let mut answered = asked.answer()?;
     if answered.answer.truncated && asked.query.in_stored_order() {
         let detail = format!("a live answer has at most {} rows", asked.query.limit);
         return Err(Problem::new(422, "live_too_wide", detail).hint("shorten the range, or order and limit it"));
     }
+    answered.answer.next = None;
     Ok(answered)
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use engine::change::{Column, Lsn, Value};
+use engine::change::{Column, ColumnType, Lsn, Value};
 use engine::materialization::bucket::{WeekStart, YearStart};
 use engine::materialization::filter::{Filter, constant_of};
+use engine::materialization::plan::zone_of;
 use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, Plan, group_key};
 use serde_json::Value as Json;
 
@@ -31,6 +32,10 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 const MAX_ROWS_BEHIND: usize = 100;
 /// Most columns to order by.
 const MAX_ORDER: usize = 8;
+/// Names that answers use for something else, whatever is asked.
+const RESERVED: [&str; 3] = ["time", "complete", "others"];
+/// What stands beside each measure of an answer with a comparison.
+pub const COMPARED: [&str; 2] = ["previous", "change"];
 
 /// A question to one aggregate.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,11 +163,11 @@ impl AggregateQuery {
         let depends = request.from.iter().chain(&request.to).any(relative);
         let granularity = planner::answerable(asked, &calendar, planner::span(from, to), plan)?;
         let mut fixed = fixed(request, plan)?;
-        let condition = condition.and_then(|condition| fix_equalities(condition, plan, &mut fixed));
+        // What a condition leaves one value of stays in the answer: its columns do not depend on how many values are listed.
         let group_by = group_by(request.group_by.as_deref(), &fixed, plan)?;
+        let condition = condition.and_then(|condition| fix_equalities(condition, plan, &mut fixed));
         let outputs = outputs(request.measures.as_deref(), aggregate)?;
-        refuse_clashes(&group_by, &outputs, plan)?;
-        refuse_mixing(plan, &fixed, &group_by, outputs.iter().flat_map(Output::measures))?;
+        refuse_mixing(plan, &fixed, ("group_by", &group_by), outputs.iter().flat_map(Output::measures))?;
         let order = order(request.order.as_deref(), granularity, &group_by, &outputs, plan)?;
         let having =
             request.having.as_deref().map(|text| Having::parse(text, plan, &group_by, &outputs)).transpose()?;
@@ -171,14 +176,19 @@ impl AggregateQuery {
         let fill = fill(request, granularity, &group_by, &order)?;
         if request.others {
             refuse_others(granularity, from.zip(to), &calendar, &order)?;
+            refuse_mixing(plan, &fixed, ("others", &[]), outputs.iter().flat_map(Output::measures))?;
         }
+        let share = request.share.then(|| shared_output(&order, &outputs)).transpose()?;
+        // The whole that it is a part of.
+        let shared = share.and_then(|at| outputs.get(at)).into_iter().flat_map(Output::measures);
+        refuse_mixing(plan, &fixed, ("share", &[]), shared)?;
         let mut query = AggregateQuery {
             rows: request.rows.map(|rows| rows_per_group(rows, aggregate, &fixed, &group_by)).transpose()?,
             cursor: None,
             fill,
             limit: limit(request.limit)?,
             others: request.others,
-            share: request.share.then(|| shared_output(&order, &outputs)).transpose()?,
+            share,
             comparison,
             min_lsn: lsn(request.min_lsn.as_deref())?,
             wait: wait(request.wait.as_deref())?,
@@ -201,6 +211,7 @@ impl AggregateQuery {
             asked_us: if depends { asked_us } else { 0 },
             pinned: !request.pinned.is_empty(),
         };
+        query.refuse_clashes(plan)?;
         query.fingerprint = query.fingerprint_of(aggregate);
         if let Some((question, cursor)) = cursor {
             if question != query.fingerprint || group_key::decode(&cursor.key).is_none() {
@@ -219,6 +230,26 @@ impl AggregateQuery {
             group_key::push(&mut key, value.as_ref()?.as_ref()).ok()?;
         }
         Some(key)
+    }
+
+    /// Refuses an answer with two columns of one name: whoever reads it by names has one of the two.
+    fn refuse_clashes(&self, plan: &Plan) -> Result<(), QueryError> {
+        let dimensions = self.group_by.iter().filter_map(|at| plan.dimensions.get(*at));
+        let mut names: Vec<String> = RESERVED.map(str::to_owned).into();
+        names.extend(dimensions.map(|dimension| dimension.name.clone()));
+        let outputs = self.outputs.iter().map(|output| ("measures", output.name.clone()));
+        let compared = self.outputs.iter().filter(|_| self.comparison.is_some());
+        let compared = compared.flat_map(|output| COMPARED.map(|what| ("compare", format!("{}_{what}", output.name))));
+        let more = [("share", self.share.is_some()), ("rows", self.rows.is_some())];
+        let more = more.into_iter().filter(|(_, asked)| *asked).map(|(name, _)| (name, name.to_owned()));
+        for (parameter, name) in outputs.chain(compared).chain(more) {
+            if names.contains(&name) {
+                return Err(QueryError::malformed(parameter, format!("the answer has a column {name:?} already"))
+                    .hint("name the measure otherwise: sum(amount) as total"));
+            }
+            names.push(name);
+        }
+        Ok(())
     }
 
     /// Whether rows come in the order in which cells are stored: time, then key.
@@ -260,11 +291,8 @@ impl AggregateQuery {
 fn calendar(request: &QueryRequest, aggregate: &Aggregate) -> Result<Calendar, QueryError> {
     let mut calendar = aggregate.plan.calendar;
     if let Some(name) = &request.time_zone {
-        let zone = name.parse().map_err(|_| {
-            let name: String = name.chars().take(64).collect();
-            QueryError::malformed("time_zone", format!("{name:?} is not an IANA time zone"))
-                .code("unknown_time_zone")
-                .hint("for example Europe/Madrid")
+        let zone = zone_of(name).map_err(|unknown| {
+            QueryError::malformed("time_zone", unknown.message).code("unknown_time_zone").hint(unknown.hint)
         })?;
         calendar = calendar.with_zone(zone);
     }
@@ -309,6 +337,7 @@ fn fixed(request: &QueryRequest, plan: &Plan) -> Result<Vec<Option<Value>>, Quer
         Some(Fixed::Texts(texts)) => texts.as_slice(),
         Some(Fixed::Values(values)) => {
             for (name, value) in values {
+                refuse_fraction(name, value, plan)?;
                 condition::fix(name, json_text(value)?.as_deref(), &plan.dimensions, &mut fixed)?;
             }
             &[]
@@ -318,6 +347,19 @@ fn fixed(request: &QueryRequest, plan: &Plan) -> Result<Vec<Option<Value>>, Quer
         condition::parse_into(text, &plan.dimensions, &mut fixed)?;
     }
     Ok(fixed)
+}
+
+/// Refuses a JSON number that was read as a double where the dimension is exact: it may be its neighbour by now.
+fn refuse_fraction(name: &str, value: &Json, plan: &Plan) -> Result<(), QueryError> {
+    let dimension = plan.dimensions.iter().find(|dimension| dimension.name == name);
+    let of_doubles = |column_type: &ColumnType| matches!(column_type, ColumnType::Float4 | ColumnType::Float8);
+    match dimension {
+        Some(dimension) if value.is_f64() && !of_doubles(&dimension.column_type) => {
+            Err(QueryError::refused("where", "bad_value", format!("{name} is exact, and a number of JSON is a double"))
+                .hint(format!("write it as text: {{\"{name}\": \"12.50\"}}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A JSON value as the text of a dimension's value; `None` for null.
@@ -384,28 +426,13 @@ fn value_text(value: &Value) -> Option<String> {
     }
 }
 
-/// Without `group_by`, all dimensions that are not fixed: a fixed one would say the same in every row.
+/// Without `group_by`, all dimensions that `where` does not fix: a fixed one would say the same in every row.
 fn group_by(asked: Option<&[String]>, fixed: &[Option<Value>], plan: &Plan) -> Result<Vec<usize>, QueryError> {
     let Some(asked) = asked else {
         return Ok((0..plan.dimensions.len()).filter(|at| fixed.get(*at).is_none_or(Option::is_none)).collect());
     };
     let names = plan.dimensions.iter().map(|dimension| dimension.name.as_str());
     positions("group_by", "unknown_dimension", asked, names)
-}
-
-/// Names that answers use for something else.
-const RESERVED: [&str; 4] = ["time", "complete", "others", "share"];
-
-fn refuse_clashes(group_by: &[usize], outputs: &[Output], plan: &Plan) -> Result<(), QueryError> {
-    let dimensions: Vec<&str> =
-        group_by.iter().filter_map(|at| plan.dimensions.get(*at)).map(|dimension| dimension.name.as_str()).collect();
-    match outputs.iter().find(|output| dimensions.contains(&&*output.name) || RESERVED.contains(&&*output.name)) {
-        None => Ok(()),
-        Some(output) => {
-            Err(QueryError::malformed("measures", format!("the answer has a column {:?} already", output.name))
-                .hint("name it otherwise: sum(amount) as total"))
-        }
-    }
 }
 
 /// The positions of names.
@@ -559,9 +586,9 @@ fn bound(
         Bound::At(instant) => instant,
         Bound::Ago(instant) => {
             // `all` has no edges: the base's are the finest that can be answered.
-            let by = match granularity {
-                Granularity::All => plan.levels.first().copied().unwrap_or(Granularity::All),
-                other => other,
+            let (by, calendar) = match granularity {
+                Granularity::All => (plan.levels.first().copied().unwrap_or(Granularity::All), &plan.calendar),
+                other => (other, calendar),
             };
             let interval = calendar.interval(by, instant);
             if parameter == "to" && interval.start != instant { interval.end } else { interval.start }
@@ -704,7 +731,19 @@ mod tests {
             ("others=maybe", "bad_parameter", ""),
             ("compare=previous", "compare_needs_range", "give from and to"),
             ("compare=P1Y&from=2026&to=2027&granularity=week", "compare_misfit", "use P1W or P52W"),
-            ("measures=n as country", "bad_parameter", "name it otherwise"),
+            ("measures=n as country", "bad_parameter", "name the measure otherwise"),
+            ("measures=n as others", "bad_parameter", "name the measure otherwise"),
+            (
+                "measures=n,units as n_change&compare=P1Y&from=2026&to=2027",
+                "bad_parameter",
+                "name the measure otherwise",
+            ),
+            (
+                "measures=n as share&order=-share&share=true&group_by=merchant",
+                "bad_parameter",
+                "name the measure otherwise",
+            ),
+            ("time_zone=CET", "unknown_time_zone", "name a city's"),
             ("cursor=00", "bad_cursor", "take it from"),
             ("fill=zero", "fill_without_series", "ask with group_by="),
             ("min_lsn=5", "bad_parameter", ""),
@@ -717,6 +756,31 @@ mod tests {
             assert!(error.hint.starts_with(hint), "{question}: {}", error.hint);
         }
         assert_eq!(parse("from=2026", &timeless).unwrap_err().code, "no_time");
+    }
+
+    #[test]
+    fn an_exact_dimension_is_fixed_by_text_and_not_by_a_double() {
+        let fixed = |json: &str, aggregate: &Aggregate| {
+            let request: QueryRequest = serde_json::from_str(&format!(r#"{{"where":{json}}}"#)).unwrap();
+            AggregateQuery::resolve(&request, aggregate, 0).map(|query| query.fixed).map_err(|error| error.code)
+        };
+        assert_eq!(fixed(r#"{"merchant":42}"#, &daily()), Ok(vec![None, Some(Value::Int(42))]));
+        assert_eq!(fixed(r#"{"merchant":9007199254740993.0}"#, &daily()), Err("bad_value"));
+        assert_eq!(fixed(r#"{"merchant":98765432109876543210}"#, &daily()), Err("bad_value"));
+    }
+
+    #[test]
+    fn the_columns_of_an_answer_do_not_depend_on_how_many_values_a_condition_leaves() {
+        for filter in ["country = 'ES'", "country IN ('ES')", "country IN ('ES', 'FR')"] {
+            let query = parse_filter(filter);
+            assert_eq!(query.group_by, [0, 1], "{filter}");
+        }
+        assert_eq!(parse_filter("country IN ('ES')").fixed, [Some(Value::Text("ES".to_owned())), None]);
+    }
+
+    fn parse_filter(filter: &str) -> AggregateQuery {
+        let request = QueryRequest { filter: Some(filter.to_owned()), ..QueryRequest::default() };
+        AggregateQuery::resolve(&request, &daily(), 0).unwrap()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::output::needed_measures;
 use super::planner::ReadPlan;
 use super::refusal::QueryError;
 use super::request::{Fixed, QueryRequest};
+use super::suggestion::did_you_mean;
 
 /// An aggregate that can answer, and how.
 #[derive(Clone, Debug)]
@@ -97,6 +98,11 @@ fn time_column(
     aggregates: &[Arc<Aggregate>],
     schema: &TableSchema,
 ) -> Result<Option<String>, QueryError> {
+    if let Some(named) = request.time.as_ref().filter(|named| schema.column_index(named).is_none()) {
+        let known = schema.columns.iter().map(|column| column.name.as_str());
+        return Err(QueryError::malformed("time", format!("{} has no column {named:?}", schema.qualified_name()))
+            .hint(did_you_mean(named, known)));
+    }
     if !is_about_time(request) {
         return Ok(request.time.clone());
     }
@@ -327,6 +333,10 @@ mod tests {
         let (utc, madrid) = (visits("utc", "UTC"), visits("madrid", "Europe/Madrid"));
         assert_eq!(ask("day", &[Arc::clone(&utc), Arc::clone(&madrid)]), Err("time_ambiguous"));
         assert_eq!(ask("all", &[Arc::clone(&utc), Arc::clone(&madrid)]), Ok(2));
+        let (measures, time) = (Some(vec!["count(*)".to_owned()]), Some("att".to_owned()));
+        let misspelt = QueryRequest { measures, time, ..QueryRequest::default() };
+        let error = candidates(&misspelt, &[Arc::clone(&utc)], &clocks(), 0).map(|(able, _)| able.len()).unwrap_err();
+        assert_eq!((error.code, error.hint.as_str()), ("bad_parameter", "did you mean \"at\"?"));
         assert_eq!(ask("day", &[Arc::clone(&utc), utc]), Ok(2));
     }
 

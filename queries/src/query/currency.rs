@@ -7,7 +7,7 @@ use engine::aggregate::Function;
 use engine::change::Value;
 use engine::materialization::Plan;
 use engine::materialization::filter::Filter;
-use engine::materialization::plan::{DimensionPlan, MeasurePlan};
+use engine::materialization::plan::DimensionPlan;
 
 use super::refusal::QueryError;
 
@@ -26,40 +26,41 @@ pub fn adds_amounts(function: Function) -> bool {
     !matches!(function, Function::CountRows | Function::CountValues)
 }
 
-/// Refuses a sum over groups of different currencies: each currency dimension is fixed or in the answer.
+/// Refuses a sum over groups of different currencies: each currency dimension is fixed or in the answer. `parameter` is what of the
+/// question adds the groups up.
 pub(super) fn refuse_mixing(
     plan: &Plan,
     fixed: &[Option<Value>],
-    group_by: &[usize],
+    (parameter, group_by): (&'static str, &[usize]),
     measures: impl Iterator<Item = usize>,
 ) -> Result<(), QueryError> {
-    let mixed: Vec<&DimensionPlan> = plan
-        .dimensions
-        .iter()
-        .enumerate()
-        .filter(|(at, dimension)| {
-            is_currency(&dimension.name) && !group_by.contains(at) && fixed.get(*at).is_none_or(Option::is_none)
-        })
-        .map(|(_, dimension)| dimension)
-        .collect();
-    let wrong = measures
-        .filter_map(|at| plan.measures.get(at))
-        .filter(|measure| adds_amounts(measure.function))
-        .find_map(|sum| Some((sum, mixed.iter().find(|currency| !is_of_one_value(sum, currency.column))?)));
-    match wrong {
-        Some((sum, currency)) => Err(QueryError::refused(
-            "group_by",
-            "currencies_mixed",
-            format!("{} would add up amounts of different {}", sum.name, currency.name),
-        )
-        .hint(format!("add {0} to group_by, or fix it: where={0}:EUR", currency.name))),
-        _ => Ok(()),
-    }
+    let is_mixed = |at: usize, dimension: &DimensionPlan| {
+        is_currency(&dimension.name)
+            && !group_by.contains(&at)
+            && fixed.get(at).is_none_or(Option::is_none)
+            && !is_of_one_value(plan.filter.as_ref(), dimension.column)
+    };
+    let dimensions = plan.dimensions.iter().enumerate();
+    let mixed: Vec<&DimensionPlan> =
+        dimensions.filter(|(at, dimension)| is_mixed(*at, dimension)).map(|(_, dimension)| dimension).collect();
+    let wrong =
+        measures.filter_map(|at| plan.measures.get(at)).filter(|measure| adds_amounts(measure.function)).find_map(
+            |sum| Some((sum, mixed.iter().find(|currency| !is_of_one_value(sum.filter.as_ref(), currency.column))?)),
+        );
+    let Some((sum, currency)) = wrong else { return Ok(()) };
+    let (sum, currency) = (&sum.name, &currency.name);
+    let detail = format!("{sum} would add up amounts of different {currency}");
+    let hint = match parameter {
+        "group_by" => format!("add {currency} to group_by, or fix it: where={currency}:EUR"),
+        _ => format!("fix it: where={currency}:EUR"),
+    };
+    Err(QueryError::refused(parameter, "currencies_mixed", detail).hint(hint))
 }
 
-/// Whether a measure's own filter fixes a column.
-fn is_of_one_value(measure: &MeasurePlan, column: usize) -> bool {
-    let conjuncts = measure.filter.clone().map(Filter::into_conjuncts).unwrap_or_default();
+/// Whether a condition fixes a column.
+#[must_use]
+pub fn is_of_one_value(condition: Option<&Filter>, column: usize) -> bool {
+    let conjuncts = condition.cloned().map(Filter::into_conjuncts).unwrap_or_default();
     conjuncts.iter().any(|condition| matches!(condition.equals(), Some((at, [_])) if at == column))
 }
 
@@ -67,6 +68,7 @@ fn is_of_one_value(measure: &MeasurePlan, column: usize) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use engine::change::{Column, ColumnType, TableId, TableSchema};
+    use engine::materialization::Definition;
 
     use super::*;
 
@@ -85,7 +87,7 @@ mod tests {
             primary_key: vec![0],
             keeps_row_image: true,
         };
-        let definition = serde_json::from_str(
+        let definition: Definition = serde_json::from_str(
             r#"{"table":"payments","dimensions":["merchant","settlement_currency"],
                 "measures":[{"name":"ids","sum":"id"},{"name":"n","count":"*"},
                             {"name":"eur","sum":"id","where":"settlement_currency = 'EUR' and id > 0"}]}"#,
@@ -94,7 +96,7 @@ mod tests {
         let plan = Plan::resolve(&definition, &schema).unwrap();
         let euro = Some(Value::Text("EUR".to_owned()));
         let code = |fixed: &[Option<Value>], group_by: &[usize], measures: &[usize]| {
-            refuse_mixing(&plan, fixed, group_by, measures.iter().copied()).map_err(|error| error.code)
+            refuse_mixing(&plan, fixed, ("group_by", group_by), measures.iter().copied()).map_err(|error| error.code)
         };
         assert_eq!(code(&[None, None], &[0], &[0, 1]), Err("currencies_mixed"));
         assert_eq!(code(&[None, None], &[], &[0]), Err("currencies_mixed"));
@@ -102,5 +104,16 @@ mod tests {
         assert_eq!(code(&[None, None], &[0], &[2]), Ok(()), "the measure itself is of one currency");
         assert_eq!(code(&[None, None], &[0, 1], &[0]), Ok(()));
         assert_eq!(code(&[None, euro], &[0], &[0]), Ok(()));
+        let share = |group_by: &[usize]| refuse_mixing(&plan, &[None, None], ("share", group_by), [0].into_iter());
+        assert_eq!(share(&[]).map_err(|error| (error.parameter, error.hint)), {
+            Err(("share".to_owned(), "fix it: where=settlement_currency:EUR".to_owned()))
+        });
+        let of_euros = Definition { filter: Some("settlement_currency = 'EUR'".to_owned()), ..definition };
+        let plan = Plan::resolve(&of_euros, &schema).unwrap();
+        assert_eq!(
+            refuse_mixing(&plan, &[None, None], ("group_by", &[]), [0].into_iter()),
+            Ok(()),
+            "there is one only"
+        );
     }
 }

@@ -187,6 +187,7 @@ impl<'a> Call<'a> {
     fn parse(text: &'a str) -> Option<Call<'a>> {
         let (function, column) = text.strip_suffix(')')?.split_once('(')?;
         let column = column.trim();
+        let column = column.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(column);
         Some(match (function.trim().to_ascii_lowercase().as_str(), column) {
             ("count", "*") => Call::CountRows,
             ("count", column) => Call::Count(column),
@@ -291,6 +292,7 @@ mod tests {
         let source = |texts: &[&str]| asked(texts).map(|outputs| outputs.first().map(|output| output.source));
         assert_eq!(source(&["sum(amount)"]), Ok(Some(OutputSource::Stored(0))));
         assert_eq!(source(&["COUNT( * ) AS n"]), Ok(Some(OutputSource::Stored(2))));
+        assert_eq!(source(&["sum(\"amount\")"]), Ok(Some(OutputSource::Stored(0))), "quoted as in SQL");
         let error = asked(&["avg(amount)"]).unwrap_err();
         assert_eq!(error.code, "measure_not_kept");
         assert_eq!(error.hint, r#"register an aggregate with the measure {"name":"count_amount","count":"amount"}"#);

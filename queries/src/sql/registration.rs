@@ -768,6 +768,17 @@ mod tests {
             ("GROUP BY time_bucket('6 hours', ts, 'Europe/Madrid')", "time_zones 1:67"),
             ("GROUP BY date_trunc('day', ts::timestamp AT TIME ZONE 'UTC')", "time_expression 1:67"),
             ("GROUP BY date_trunc('day', ts::timestamp(0))", "time_expression 1:67"),
+            ("GROUP BY date_trunc('day', to_timestamp(id / 1000), 'UTC')", "time_expression 1:67"),
+            ("GROUP BY date_trunc('month', to_date(ymd::text, 'YYMMDD')::timestamp)", "time_expression 1:67"),
+            ("GROUP BY date_trunc('month', to_date(ymd::varchar(4), 'YYYYMMDD')::timestamp)", "time_expression 1:67"),
+            (
+                "GROUP BY date_trunc('month', to_date(lpad(ymd::text, 8, '0'), 'YYMMDD')::timestamp)",
+                "time_expression 1:67",
+            ),
+            (
+                "GROUP BY date_trunc('month', to_date(lpad(ymd::text, 6, '1'), 'YYMMDD')::timestamp)",
+                "time_expression 1:67",
+            ),
             (
                 "GROUP BY date_trunc('minute', ts), date_bin('5 minutes', ts, timestamptz '2000-01-01 00:00:30+00')",
                 "length 1:93",

@@ -89,6 +89,12 @@ fn text(expression: &Expr) -> Option<String> {
     }
 }
 
+/// Whether a number is written without a point.
+fn is_whole(expression: &Expr) -> bool {
+    let digits = |value: &Value| matches!(value, Value::Number(digits, _) if !digits.contains('.'));
+    matches!(expression, Expr::Value(value) if digits(&value.value))
+}
+
 fn number(expression: &Expr) -> Option<i64> {
     let Expr::Value(value) = expression else { return None };
     let Value::Number(digits, _) = &value.value else { return None };
@@ -119,8 +125,8 @@ fn operand(expression: &Expr) -> Option<Operand> {
             let (column, codec) = match (name.as_str(), arguments.as_slice()) {
                 ("to_timestamp", [instant]) => since_epoch(instant)?,
                 ("to_date", [digits, pattern]) => {
-                    let codec = DateCodec::of_name(&text(pattern)?.to_lowercase())?;
-                    (digits_of(digits)?, codec)
+                    let pattern = text(pattern)?.to_lowercase();
+                    (digits_of(digits, &pattern)?, DateCodec::of_name(&pattern)?)
                 }
                 _ => return None,
             };
@@ -137,14 +143,14 @@ fn is_cast(expression: &Expr) -> bool {
     }
 }
 
-/// `c`, `c / 1000.0`
+/// `c`, `c / 1000.0`. By 1000 Postgres divides whole numbers, and cuts what is before 1970 off towards it.
 fn since_epoch(expression: &Expr) -> Option<(String, DateCodec)> {
     match expression {
         Expr::Nested(inner) => since_epoch(inner),
         Expr::BinaryOp { left, op: BinaryOperator::Divide, right } => {
-            let codec = match number(right)? {
-                1_000 => DateCodec::EpochMs,
-                1_000_000 => DateCodec::EpochUs,
+            let codec = match (number(right)?, is_whole(right)) {
+                (1_000, false) => DateCodec::EpochMs,
+                (1_000_000, false) => DateCodec::EpochUs,
                 _ => return None,
             };
             Some((column(left)?, codec))
@@ -153,16 +159,21 @@ fn since_epoch(expression: &Expr) -> Option<(String, DateCodec)> {
     }
 }
 
-/// `c::text`, `lpad(c::text, 6, '0')`
-fn digits_of(expression: &Expr) -> Option<String> {
-    match expression {
-        Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(_), .. } => column(expr),
-        Expr::Function(function) => match call(function)? {
-            (name, arguments) if name == "lpad" => digits_of(arguments.first()?),
-            _ => None,
-        },
+/// `c::text`, `lpad(c::text, 6, '0')`. What may begin with a zero has to be filled up: of 70115 Postgres takes 70 for the year.
+fn digits_of(expression: &Expr, pattern: &str) -> Option<String> {
+    let written = |expression: &Expr| match expression {
+        Expr::Cast { expr, data_type: DataType::Text | DataType::Varchar(None), .. } => column(expr),
         _ => None,
-    }
+    };
+    let Expr::Function(function) = expression else {
+        return written(expression).filter(|_| pattern.starts_with("yyyy"));
+    };
+    let (name, arguments) = call(function)?;
+    let (digits, length, filler) = match (name.as_str(), arguments.as_slice()) {
+        ("lpad", [digits, length, filler]) => (written(digits)?, number(length)?, text(filler)?),
+        _ => return None,
+    };
+    (usize::try_from(length) == Ok(pattern.len()) && filler == "0").then_some(digits)
 }
 
 /// What an expression says of time; `None` where it says nothing.

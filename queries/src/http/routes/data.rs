@@ -85,12 +85,16 @@ fn respond(asked: &Asked, format: Format, known: Option<&HeaderValue>, pages: &P
     let tag = |hash: u64| format!("\"{hash:016x}-{}\"", format.suffix());
     let unchanged = |tag: &str| known.is_some_and(|known| matches(known, tag));
     // Others' cells are in a Partition's, so who is pinned is shown a tag of the own rows only, and each time they are read.
-    let of_partitions = if asked.query.pinned { None } else { asked.tag_of_partitions()?.map(tag) };
-    if let Some(tag) = of_partitions.as_deref().filter(|tag| unchanged(tag)) {
-        return Ok(describe(StatusCode::NOT_MODIFIED.into_response(), asked, tag));
+    let of_partitions = if asked.query.pinned { None } else { asked.tag_of_partitions()? };
+    for tag in of_partitions.into_iter().flat_map(|hash| [hash, asked.with_commit(hash)]).map(tag) {
+        if unchanged(&tag) {
+            return Ok(describe(StatusCode::NOT_MODIFIED.into_response(), asked, &tag));
+        }
     }
     let answered = asked.answer()?;
-    let tag = of_partitions.unwrap_or_else(|| tag(asked.tag_of_rows(&answered)));
+    let hash = of_partitions.unwrap_or_else(|| asked.tag_of_rows(&answered));
+    // Further pages are those of one commit, and not kept for long: an answer with such is never another commit's.
+    let tag = tag(if answered.answer.next.is_some() { asked.with_commit(hash) } else { hash });
     if unchanged(&tag) {
         return Ok(describe(StatusCode::NOT_MODIFIED.into_response(), asked, &tag));
     }

@@ -454,6 +454,7 @@ export interface components {
     schemas: {
         Aggregate: {
             columns: {
+                currency?: boolean;
                 name: string;
                 role: string;
                 type: string;
@@ -486,6 +487,7 @@ export interface components {
                 state?: string;
             };
             columns: {
+                currency?: boolean;
                 name: string;
                 role: string;
                 type: string;
@@ -565,6 +567,7 @@ export interface components {
         Health: Record<string, never>;
         Preview: {
             columns: {
+                currency?: boolean;
                 name: string;
                 role: string;
                 type: string;
@@ -578,6 +581,7 @@ export interface components {
             };
             sample?: {
                 columns: {
+                    currency?: boolean;
                     name: string;
                     role: string;
                     type: string;
@@ -746,6 +750,7 @@ export interface components {
                 state?: string;
             };
             columns: {
+                currency?: boolean;
                 name: string;
                 role: string;
                 type: string;

@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::transport::{CopySession, Established, ReplicationClient, ServerIdentity, Socket};
 
 const SESSION_OPTIONS: &str = "-c idle_in_transaction_session_timeout=0 -c statement_timeout=0 -c lock_timeout=0 \
-                               -c idle_session_timeout=0 \
+                               -c idle_session_timeout=0 -c default_transaction_read_only=off \
                                -c standard_conforming_strings=on \
                                -c DateStyle=ISO,MDY -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=1 \
                                -c bytea_output=hex \
@@ -49,6 +49,14 @@ pub(super) async fn sql_session(config: &PostgresConfig) -> Result<Client, Failu
 
 fn timed_out(config: &PostgresConfig) -> Failure {
     Failure::Transient(format!("no answer from {} within {} s", config.display(), CONNECT_TIMEOUT.as_secs()))
+}
+
+/// Fails where the server is no primary, or not yet one again.
+pub(super) async fn refuse_standby(client: &Client) -> Result<(), Failure> {
+    match client.query_one("SELECT pg_is_in_recovery()", &[]).await?.try_get(0)? {
+        true => Err(Failure::Transient("the server is a standby or still recovering".to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// A session to copy rows out.

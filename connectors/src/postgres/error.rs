@@ -3,6 +3,8 @@
 //! The surprise: an unknown server error is tried again. Trying again is never inexact, because nothing after the
 //! failure was handed to the engine; only what an operator must repair stops the source.
 
+use std::fmt;
+
 use engine::source::SourceError;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorResponseBody;
@@ -21,10 +23,33 @@ pub(crate) enum Failure {
     Closed,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Failure::Transient(said) => said,
+            Failure::Definite(error) => &error.message,
+            Failure::Closed => "the engine has stopped",
+        })
+    }
+}
+
 impl Failure {
     /// The server is up and takes no sessions: it is going down, or not up yet.
     pub(crate) fn lets_nobody_in(&self) -> bool {
         matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 57P03)"))
+    }
+
+    /// Somebody else holds a lock that a statement needs.
+    pub(crate) fn is_locked_out(&self) -> bool {
+        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 55P03)"))
+    }
+
+    /// A statement was refused for what it is: the session is as good as before, and the server no worse. Not so where the server ends
+    /// sessions (08, 57), lacks something (53), lets transactions begin anew (40) or met what it did not expect (XX).
+    pub(crate) fn is_of_the_statement(&self) -> bool {
+        let Failure::Transient(said) = self else { return false };
+        let state = said.rsplit_once("(SQLSTATE ").map(|(_, state)| state);
+        state.is_some_and(|state| !["08", "57", "53", "40", "XX"].iter().any(|class| state.starts_with(class)))
     }
 
     /// Postgres met something that it did not expect, in its code or in its files.
@@ -198,5 +223,10 @@ mod tests {
         }
         assert!(by_state("57P03", "the database system is shutting down").lets_nobody_in());
         assert!(!by_state("57P01", "terminating connection").lets_nobody_in());
+        assert!(by_state("25006", "cannot execute in a read-only transaction").is_of_the_statement());
+        for of_the_server in ["57P01", "08006", "53300", "40001", "XX000"] {
+            assert!(!by_state(of_the_server, "x").is_of_the_statement(), "{of_the_server}");
+        }
+        assert!(!Failure::Transient("connection closed".to_owned()).is_of_the_statement());
     }
 }

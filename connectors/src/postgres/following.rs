@@ -16,8 +16,8 @@ use engine::change::{ColumnType, Lsn, TableId, TableSchema};
 use engine::shell;
 use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
 
-use super::error::source_error;
-use super::signs::{Baseline, Drift, Look, PublicationSigns, TableSigns, drifts};
+use super::error::{START_OVER, source_error};
+use super::signs::{Baseline, Drift, Look, TableSigns, drifts};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Following {
     noted: Option<Baseline>,
     /// By table, the end of upstream's log when its baseline was looked at: older looks say nothing new.
     looked_at: BTreeMap<TableId, Lsn>,
+    /// The same of the publication's.
+    publication_at: Lsn,
     /// Partitions that are gone, and the position up to which rows of them may still come.
     vanished: BTreeMap<TableId, Lsn>,
 }
@@ -40,6 +42,16 @@ pub(super) struct Judgement {
     pub(super) appeared: Vec<(TableId, TableId)>,
     /// Tables that hold rows which were never sent.
     pub(super) read_anew: Vec<TableId>,
+}
+
+impl Judgement {
+    /// Every table that is followed may lack something.
+    pub(super) fn read_all_anew(&mut self, following: &Following) {
+        tracing::warn!(
+            "the publication was altered, and something may have been left out meanwhile: its tables are read anew"
+        );
+        self.read_anew = following.live().map(|table| table.schema.id).collect();
+    }
 }
 
 impl Following {
@@ -65,11 +77,6 @@ impl Following {
 
     pub(super) fn by_name(&self, name: &str) -> Option<&FollowedTable> {
         self.tables.iter().find(|table| table.schema.qualified_name() == name)
-    }
-
-    /// The publication as it was found first; `None` before.
-    pub(super) fn publication(&self) -> Option<&PublicationSigns> {
-        self.baseline.publication.as_ref()
     }
 
     /// What the engine is to keep for us, where that has changed since it was last asked for.
@@ -99,8 +106,42 @@ impl Following {
     }
 
     /// Takes the publication as what it is from here on.
-    pub(super) fn note_publication(&mut self, publication: Option<PublicationSigns>) {
-        self.baseline.publication = publication;
+    pub(super) fn note_publication(&mut self, look: &Look) {
+        self.baseline.publication.clone_from(&look.publication);
+        self.publication_at = look.at;
+    }
+
+    /// The publication is the one it always was, and carries everything. True where it was written anew: its owner may be
+    /// another one, or something was left out for a moment, which nothing tells apart.
+    pub(super) fn judge_publication(&mut self, name: &str, look: &Look) -> Result<bool, SourceError> {
+        if look.from < self.publication_at {
+            return Ok(false);
+        }
+        let changed = |what: &str, remedy: &str| {
+            let what = format!("publication {name} {what}: changes in between were not sent and cannot be known");
+            Err(source_error("publication_changed", what, remedy))
+        };
+        let before = self.baseline.publication.as_ref();
+        let Some(now) = &look.publication else { return changed("does not exist any more", START_OVER) };
+        if before.is_some_and(|before| before.oid != now.oid) {
+            return changed("was created anew", START_OVER);
+        }
+        if !now.is_complete() {
+            let what = "leaves out operations, is FOR ALL TABLES, or publishes via the partition root";
+            let whole = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
+            let remedy =
+                format!("ALTER PUBLICATION {name} SET ({whole}); and restart tidemark: it reads the tables anew then");
+            return changed(what, if now.flags.starts_with('t') { START_OVER } else { &remedy });
+        }
+        let rewritten = before.is_some_and(|before| !before.is_still(now));
+        self.note_publication(look);
+        Ok(rewritten)
+    }
+
+    /// Nothing that was looked at before is known any more: of another timeline, positions say nothing of what came first.
+    pub(super) fn forget_looks(&mut self) {
+        self.looked_at.clear();
+        self.publication_at = Lsn::ZERO;
     }
 
     /// A table is read (again): none of its rows from here on but by who reads it.

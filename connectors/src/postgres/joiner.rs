@@ -22,17 +22,25 @@ use tokio_postgres::Client;
 
 use super::catalog::TypeCatalog;
 use super::config::{PostgresConfig, TableName, Wanted};
-use super::connect::sql_session;
+use super::connect::{refuse_standby, sql_session};
 use super::error::{Failure, source_error};
+use super::patience::with_patience;
 use super::pgoutput::{Message, decode};
 use super::relation;
 use super::signs::{Look, narrowed, partitioned_above, until_visible};
 use super::slot::NewSlot;
 use super::snapshot::{Exported, MADE_ANEW};
+use super::synchronous;
 use super::transaction::{Applied, Assembler, Limits};
 use super::transport::{Event, Positions, ReplicationClient};
 use super::upstream::start_stream;
 use super::{Backoff, Link};
+
+/// How long a table's lock is waited for to publish it: VACUUM and CREATE INDEX CONCURRENTLY have it for long.
+const PUBLISHING: Duration = Duration::from_millis(500);
+
+/// What Postgres says where a temporary slot or an exported snapshot is gone, or where it is a standby now.
+const OF_WHAT_PASSES: [&str; 3] = ["slot_unusable", "slot_missing", "server_not_understood"];
 
 /// How long a table waits whose relation another one has, before it is tried again.
 const HELD: Duration = Duration::from_millis(500);
@@ -125,15 +133,15 @@ impl Joining {
         loop {
             match self.attempt().await {
                 Ok(()) => return drop(self.tell.send(Told::There).await),
-                Err(Failure::Transient(reason)) => {
-                    tracing::warn!(table = %self.wanted.name, %reason, "reading the table begins anew");
+                Err(failure) if may_pass(&failure) => {
+                    tracing::warn!(table = %self.wanted.name, reason = %failure, "reading the table begins anew");
                     if self.tell.send(Told::Again).await.is_err() {
                         return;
                     }
                     backoff.pause().await;
                 }
+                Err(Failure::Transient(_) | Failure::Closed) => return,
                 Err(Failure::Definite(error)) => return drop(self.tell.send(Told::Failed(error)).await),
-                Err(Failure::Closed) => return,
             }
         }
     }
@@ -141,6 +149,8 @@ impl Joining {
     /// Reads the table and follows it to where the main stream waits.
     async fn attempt(&mut self) -> Result<(), Failure> {
         let client = sql_session(&self.config).await?;
+        refuse_standby(&client).await?;
+        synchronous::refuse(&client).await?;
         // One joiner at a time, and a temporary slot is its session's: the name cannot be taken by another of ours.
         let slot: String = format!("{}_join", self.config.slot).chars().take(63).collect();
         let wanted = std::slice::from_ref(&self.wanted);
@@ -230,17 +240,18 @@ impl Joining {
                         assembler.begin();
                     }
                 }
-                Event::Change { position, body } => {
-                    let bytes = replication.bytes(body);
-                    match assembler.apply(bytes, position)? {
-                        Applied::Done => {}
-                        Applied::Relation => {
-                            until_visible(client, transaction).await?;
-                            bind(client, table, &mut types, &mut assembler, bytes).await?;
+                Event::Change { position, body } => match assembler.apply(replication.bytes(body), position)? {
+                    Applied::Done => {}
+                    Applied::Relation => {
+                        let bytes = replication.bytes(body).to_vec();
+                        tokio::select! {
+                            visible = until_visible(client, transaction) => visible?,
+                            failure = replication.attend() => return Err(failure),
                         }
-                        Applied::Unbound(_) => return Err(assembler.not_described(position).into()),
+                        bind(client, table, &mut types, &mut assembler, &bytes).await?;
                     }
-                }
+                    Applied::Unbound(_) => return Err(assembler.not_described(position).into()),
+                },
                 Event::Commit { end_lsn, commit_time_us } => {
                     let changes = assembler.commit(end_lsn, commit_time_us).changes;
                     if !changes.is_empty() {
@@ -262,6 +273,15 @@ impl Joining {
                 }
             }
         }
+    }
+}
+
+/// Whether another slot and another snapshot may do. The ones before went with their session, or with the server's being a primary.
+fn may_pass(failure: &Failure) -> bool {
+    match failure {
+        Failure::Transient(_) => true,
+        Failure::Definite(error) => OF_WHAT_PASSES.contains(&error.code),
+        Failure::Closed => false,
     }
 }
 
@@ -305,13 +325,17 @@ pub(super) async fn publish(client: &Client, config: &PostgresConfig, name: &Tab
         return Ok(());
     }
     let statement = format!("ALTER PUBLICATION {} ADD TABLE ONLY {}", config.publication, name.quoted());
-    match client.batch_execute(&statement).await.map_err(Failure::from) {
-        Err(Failure::Definite(error)) => Err(source_error(
-            "publication_not_permitted",
-            format!("table {name} cannot be added to publication {}: {}", config.publication, error.message),
-            format!("as the table's and the publication's owner: {statement};"),
-        )
-        .into()),
-        other => other,
-    }
+    let published = with_patience(client, PUBLISHING, async || client.batch_execute(&statement).await).await;
+    let refused = match published {
+        Err(failure) if failure.is_locked_out() => return Err(failure),
+        Err(failure) if failure.is_of_the_statement() => failure.to_string(),
+        Err(Failure::Definite(error)) => error.message,
+        other => return other,
+    };
+    Err(source_error(
+        "publication_not_permitted",
+        format!("table {name} cannot be added to publication {}: {refused}", config.publication),
+        format!("as the table's and the publication's owner: {statement};"),
+    )
+    .into())
 }

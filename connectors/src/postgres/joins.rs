@@ -1,16 +1,23 @@
 //! Tables that are to be read while the source runs: who waits, who is being read, who can be taken over.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use engine::change::Lsn;
+use tokio::time::Instant;
 
 use super::config::{TableName, Wanted};
 use super::joiner::{Joiner, Main, Told};
+
+/// How long nobody is tried after one that is locked: the stream stands still meanwhile.
+const PUT_OFF: Duration = Duration::from_secs(10);
 
 /// See the module. One table at a time: each takes a slot and a walsender.
 #[derive(Debug, Default)]
 pub(super) struct Joins {
     waiting: VecDeque<Wanted>,
+    /// Whose turn it is waits until then.
+    not_before: Option<Instant>,
     running: Option<Joiner>,
     /// The running one has caught up.
     near: bool,
@@ -27,7 +34,16 @@ impl Joins {
 
     /// The table whose turn it is. It waits until it is [`Joins::started`], or given up.
     pub(super) fn next(&self) -> Option<Wanted> {
-        if self.running.is_some() { None } else { self.waiting.front().cloned() }
+        let too_soon = self.not_before.is_some_and(|then| Instant::now() < then);
+        if self.running.is_some() || too_soon { None } else { self.waiting.front().cloned() }
+    }
+
+    /// One whose turn it is cannot be had now: the others come first, and all of them in a while.
+    pub(super) fn put_off(&mut self, name: &TableName) {
+        let at = self.waiting.iter().position(|waiting| waiting.name == *name);
+        let wanted = at.and_then(|at| self.waiting.remove(at));
+        self.waiting.extend(wanted);
+        self.not_before = Some(Instant::now() + PUT_OFF);
     }
 
     pub(super) fn give_up(&mut self, name: &TableName) {

@@ -18,6 +18,7 @@ mod joiner;
 mod joins;
 mod monitor;
 mod nesting;
+mod patience;
 pub(crate) mod pgoutput;
 mod preflight;
 mod readers;
@@ -28,6 +29,7 @@ mod signs;
 mod slot;
 mod snapshot;
 mod stream;
+mod synchronous;
 /// A private server for the demo and for tests.
 pub mod throwaway;
 mod timeline;

@@ -18,6 +18,7 @@ use super::connect::sql_session;
 use super::error::Failure;
 use super::signs::Look;
 use super::slot;
+use super::synchronous;
 
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -32,13 +33,22 @@ pub(super) struct View {
     pub(super) slot_idle_since: Option<Instant>,
     /// What was seen of publication and tables.
     pub(super) look: Arc<Look>,
+    /// Why the stream must end: commits would wait for it.
+    pub(super) waited_for: Option<String>,
     /// Since when upstream lets nobody in because it is going down.
     pub(super) ending_since: Option<Instant>,
 }
 
 impl View {
     fn new() -> View {
-        View { verdict: None, seen_at: Instant::now(), slot_idle_since: None, ending_since: None, look: Arc::default() }
+        View {
+            verdict: None,
+            seen_at: Instant::now(),
+            slot_idle_since: None,
+            waited_for: None,
+            ending_since: None,
+            look: Arc::default(),
+        }
     }
 }
 
@@ -153,10 +163,12 @@ impl Watcher {
             status.retained_wal_bytes = retained.map(|bytes| bytes.max(0).unsigned_abs());
             status.slot_status = there.then_some(slot_status);
         });
+        let waited_for = synchronous::trouble(client).await?.map(|(what, repair)| format!("{what}; {repair}"));
         let tables = self.tables.borrow().clone();
         let look = Arc::new(Look::take(client, &self.config.publication, &tables).await?);
         self.view.send_modify(|view| {
             view.look = look;
+            view.waited_for = waited_for;
             view.seen_at = Instant::now();
             view.ending_since = None;
             view.slot_idle_since = if active { None } else { view.slot_idle_since.or(Some(view.seen_at)) };

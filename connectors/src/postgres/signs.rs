@@ -17,12 +17,14 @@ use tokio_postgres::Client;
 
 use super::error::{Failure, source_error};
 use super::following::read_anew;
+use super::patience::with_patience;
+use super::synchronous;
 
 /// Signs of the publication.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PublicationSigns {
     pub(super) oid: u32,
-    /// What it publishes, and how.
+    /// What it publishes, and how: `puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot`.
     pub(super) flags: String,
     /// Transaction that wrote its catalog row: another one after `SET (publish = 'insert')` and back. Adding a table writes
     /// another row. `None` where an earlier version stored it.
@@ -30,8 +32,16 @@ pub(super) struct PublicationSigns {
     pub(super) xmin: Option<String>,
 }
 
+/// [`PublicationSigns::flags`] of a publication that carries everything.
+const COMPLETE: &str = "f,t,t,t,t,f";
+
 impl PublicationSigns {
-    /// Whether it is known to have been the same ever since.
+    /// Whether nothing of its tables is left out.
+    pub(super) fn is_complete(&self) -> bool {
+        self.flags == COMPLETE
+    }
+
+    /// Whether it is known to have been as it is ever since.
     pub(super) fn is_still(&self, now: &PublicationSigns) -> bool {
         (self.oid, &self.flags) == (now.oid, &now.flags) && (self.xmin.is_none() || self.xmin == now.xmin)
     }
@@ -125,15 +135,23 @@ async fn end_of_log(client: &Client) -> Result<Lsn, Failure> {
     Ok(Lsn(at.into()))
 }
 
+/// The longest pause between two looks at whether a transaction is visible.
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+
 /// Waits until others can see what a transaction did. Postgres sends a transaction as soon as its commit is in the log; to
-/// other sessions it is over only a moment later, with synchronous standbys perhaps much later.
+/// other sessions it is over only a moment later, with synchronous standbys perhaps much later; and where we are taken for one, never.
 pub(super) async fn until_visible(client: &Client, xid: u32) -> Result<(), Failure> {
     let running =
         "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid
                                   AND mode = 'ExclusiveLock' AND granted)";
     let xid = xid.to_string();
+    let mut pause = Duration::from_millis(2);
     while client.query_one(running, &[&xid]).await?.try_get(0)? {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        if pause == LONGEST_PAUSE {
+            synchronous::refuse(client).await?;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(LONGEST_PAUSE);
     }
     Ok(())
 }
@@ -393,16 +411,30 @@ pub(super) async fn attached_with_rows(
                             SELECT 1 FROM pg_attribute s JOIN pg_attribute a ON a.attrelid = s.attrelid AND a.attnum > 0
                             WHERE s.attrelid = chain.relid AND s.attnum = -1 AND a.xmin = s.xmin AND a.cmin = s.cmin
                               AND a.xmax = '0' AND s.xmax = '0'))
-                        FROM chain),
-                    coalesce(pg_relation_size(c.oid), 0) > 0
+                        FROM chain)
              FROM pg_class c WHERE c.oid = $1",
             &[&partition.0, &table.id.0],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
-    let (made_as_one, has_pages): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(Some(!made_as_one && (has_pages || !table.keeps_row_image)))
+    let made_as_one: bool = row.try_get(0)?;
+    Ok(Some(!made_as_one && (!table.keeps_row_image || may_have_pages(client, partition).await?)))
 }
+
+/// Whether a relation has a page. Looking at its size waits for whoever alters or empties it; then it may have one.
+async fn may_have_pages(client: &Client, relation: TableId) -> Result<bool, Failure> {
+    let size = async || {
+        let row = client.query_one("SELECT coalesce(pg_relation_size($1::oid), 0) > 0", &[&relation.0]).await?;
+        row.try_get(0)
+    };
+    match with_patience(client, SIZE_PATIENCE, size).await {
+        Err(failure) if failure.is_locked_out() => Ok(true),
+        looked => looked,
+    }
+}
+
+/// How long a size is waited for.
+const SIZE_PATIENCE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -104,15 +104,30 @@ fn still_held(slot: &str, pid: i32) -> Failure {
     Failure::Transient(format!("replication slot {slot} is in use by the session with pid {pid}"))
 }
 
-/// Waits until a session of ours that has ended has given up the slot.
-pub(super) async fn until_free(client: &Client, slot: &str) -> Result<(), Failure> {
-    let deadline = tokio::time::Instant::now() + RELEASE_PATIENCE;
+/// How long a session takes to notice that it was left, where it does.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Waits until a session of ours that we have left has given up the slot. One that decodes a large transaction does not notice
+/// that we are gone: it is told to end.
+pub(super) async fn until_free(client: &Client, config: &PostgresConfig) -> Result<(), Failure> {
+    let slot = &config.slot;
+    let left = tokio::time::Instant::now();
     while let Some(pid) = read(client, slot).await?.and_then(|facts| facts.active_pid) {
-        if tokio::time::Instant::now() > deadline {
-            return Err(still_held(slot, pid));
+        match left.elapsed() {
+            waited if waited > RELEASE_PATIENCE => return Err(still_held(slot, pid)),
+            waited if waited > NOTICED_WITHIN => end_session(client, config, pid).await?,
+            _ => {}
         }
         tokio::time::sleep(RELEASE_POLL).await;
     }
+    Ok(())
+}
+
+/// Ends a session of ours.
+async fn end_session(client: &Client, config: &PostgresConfig, pid: i32) -> Result<(), Failure> {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication
+               WHERE pid = $1 AND application_name = $2 AND usename = current_user";
+    client.execute(end, &[&pid, &config.application_name()]).await?;
     Ok(())
 }
 

@@ -44,7 +44,9 @@ impl Exported {
     /// which is gone afterwards, and the changes are followed from there: Postgres decodes a transaction that begins before a slot
     /// is consistent and ends after it by a catalog that lacks what was committed earlier in the making (`DecodeXactOp` passes over
     /// commits until `SNAPBUILD_FULL_SNAPSHOT`). After TRUNCATE such a slot fails for ever, "could not map filenode"; after ALTER its rows
-    /// have the old shape. All such transactions have ended when the later slot is made.
+    /// have the old shape. All such transactions have ended when the later slot is made. Where only tables changed that are not
+    /// followed, as they do all the time somewhere, the later slot is made at once: of those, too, it cannot decode a row, and one
+    /// is enough.
     pub(super) async fn open(
         config: &PostgresConfig,
         client: &Client,
@@ -56,14 +58,13 @@ impl Exported {
         let before = Catalog::read(client, config, wanted).await?;
         let created = slot::create(&mut replication, client, config, new_slot).await?;
         let mut view = View::open(config, client, wanted, &created, &before).await?;
-        if new_slot.is_followed() && !before.equals(&view.catalog) {
-            if let Some(left) = anew.checked_sub(1) {
+        let ours_changed = !before.equals(&view.catalog);
+        if new_slot.is_followed() && (ours_changed || before.files != view.catalog.files) {
+            if let Some(left) = anew.checked_sub(1).filter(|_| ours_changed) {
                 *anew = left;
                 return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
             }
-            tracing::info!(
-                "a table was altered or truncated while the slot was made: its rows are read as of a later one"
-            );
+            tracing::info!("a table was altered or truncated while the slot was made: rows are read as of a later one");
             // Whoever waits for its locks is waited for by the later slot.
             view.reader.batch_execute("ROLLBACK").await?;
             let (mut later, _) = replication_session(config).await?;
@@ -71,7 +72,7 @@ impl Exported {
             let created = slot::create(&mut later, client, config, new_slot.later(&name)).await?;
             view = View::open(config, client, wanted, &created, &view.catalog).await?;
         }
-        let View { reader, catalog: Catalog { tables, look }, lsn } = view;
+        let View { reader, catalog: Catalog { tables, look, .. }, lsn } = view;
         Ok(Exported { reader, tables, look, lsn, server, replication })
     }
 
@@ -95,14 +96,22 @@ impl Exported {
 struct Catalog {
     tables: Vec<CatalogTable>,
     look: Look,
+    /// Tells apart which files hold the rows of all tables of the database.
+    files: String,
 }
+
+/// A hash of the files of every table that is in the log, TOAST tables and materialized views included.
+const FILES: &str = "
+    SELECT coalesce(encode(sha256(convert_to(string_agg(oid || ' ' || relfilenode, ',' ORDER BY oid), 'UTF8')), 'hex'), '')
+    FROM pg_class WHERE relpersistence = 'p' AND relkind IN ('r', 't', 'm') AND oid >= 16384";
 
 impl Catalog {
     async fn read(client: &Client, config: &PostgresConfig, wanted: &[Wanted]) -> Result<Catalog, Failure> {
         let tables = resolve_tables(client, config, wanted).await?;
         let ids: Vec<TableId> = tables.iter().map(|table| table.schema.id).collect();
         let look = Look::take(client, &config.publication, &ids).await?;
-        Ok(Catalog { tables, look })
+        let files = client.query_one(FILES, &[]).await?.try_get(0)?;
+        Ok(Catalog { tables, look, files })
     }
 
     /// Whether nothing was altered, truncated or written anew in between.
@@ -136,7 +145,7 @@ impl View {
         if !then.equals(&now) || relations(&then.tables) != to_lock {
             return Err(Failure::Transient("a table was altered or truncated while the slot was made".to_owned()));
         }
-        let catalog = Catalog { tables: then.tables, look: now.look };
+        let catalog = Catalog { tables: then.tables, look: now.look, files: then.files };
         Ok(View { reader, catalog, lsn: created.consistent_point })
     }
 }
@@ -200,7 +209,7 @@ impl Snapshot {
         for table in &self.exported.tables {
             following.put(table.followed(TableState::Live), &self.exported.look);
         }
-        following.note_publication(self.exported.look.publication.clone());
+        following.note_publication(&self.exported.look);
         following
     }
 

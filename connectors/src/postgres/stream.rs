@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 use super::Link;
 use super::catalog::{TypeCatalog, quoted_name};
 use super::config::{PostgresConfig, TableName, Wanted, parse_table_name};
-use super::error::{Failure, START_OVER, source_error};
+use super::error::{Failure, source_error};
 use super::following::{Following, Judgement, read_anew};
 use super::joiner::{self, Joiner, Told};
 use super::joins::Joins;
@@ -219,6 +219,7 @@ impl<'s> Follower<'s> {
                 Some(SourceCommand::ReadTable { table, row_image, reply }) => {
                     let outcome = self.ask_for(&table, row_image).await;
                     let failed = match &outcome {
+                        Err(failure) if failure.is_locked_out() => None,
                         Err(Failure::Transient(reason)) => Some(reason.clone()),
                         _ => None,
                     };
@@ -243,6 +244,9 @@ impl<'s> Follower<'s> {
         if let Some(verdict) = view.verdict {
             return Err(verdict.into());
         }
+        if let Some(reason) = view.waited_for.filter(|_| view.seen_at > self.started) {
+            return Err(Failure::Transient(reason));
+        }
         if view.slot_idle_since.is_some_and(|since| since > self.started && since.elapsed() > DETACHED) {
             return Err(Failure::Transient("Postgres has no session on our slot any more".to_owned()));
         }
@@ -252,17 +256,11 @@ impl<'s> Follower<'s> {
         if view.look.asked.is_empty() {
             return Ok(());
         }
-        if self.course.following.publication().is_some_and(|before| view.look.publication.as_ref() != Some(before)) {
-            return Err(Failure::definite(
-                "publication_changed",
-                format!(
-                    "publication {} was dropped, changed or created anew: changes in between were not sent and cannot be known",
-                    self.config.publication
-                ),
-                START_OVER,
-            ));
+        let rewritten = self.course.following.judge_publication(&self.config.publication, &view.look)?;
+        let mut judgement = self.course.following.judge(&view.look, self.course.handed_over);
+        if rewritten {
+            judgement.read_all_anew(&self.course.following);
         }
-        let judgement = self.course.following.judge(&view.look, self.course.handed_over);
         self.act_on(&view.look, judgement).await
     }
 
@@ -551,8 +549,13 @@ impl<'s> Follower<'s> {
         }
     }
 
-    /// A table that waits cannot be followed; any other failure is not the table's.
+    /// A table that waits cannot be followed, or not now; any other failure is not the table's.
     async fn give_up_join(&mut self, name: &TableName, failure: Failure) -> Result<(), Failure> {
+        if failure.is_locked_out() {
+            tracing::info!(table = %name, "the table is locked: it is tried again in a while");
+            self.course.joins.put_off(name);
+            return Ok(());
+        }
         let Failure::Definite(error) = failure else { return Err(failure) };
         self.course.joins.give_up(name);
         self.join_failed(name, error).await

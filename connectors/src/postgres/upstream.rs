@@ -13,20 +13,18 @@ use tokio_postgres::Client;
 use super::Link;
 use super::catalog::database_identity;
 use super::config::PostgresConfig;
-use super::connect::{replication_session, sql_session};
+use super::connect::{refuse_standby, replication_session, sql_session};
 use super::error::{Failure, START_OVER};
 use super::following::{Following, Judgement};
 use super::retold;
-use super::signs::{Look, PublicationSigns};
+use super::signs::Look;
 use super::slot;
+use super::synchronous;
 use super::timeline::{self, TimelineHistory};
 use super::transport::{Positions, ReplicationClient, ServerIdentity};
 
 /// How long START_REPLICATION may take; the server may have to read a lot of log before it answers.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// `puballtables, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot` of a publication that carries everything.
-const COMPLETE: &str = "f,t,t,t,t,f";
 
 /// See the module.
 pub(super) struct Upstream<'c> {
@@ -89,11 +87,10 @@ impl Upstream<'_> {
     pub(super) async fn connect(&mut self, start: Lsn, milestone: Milestone, link: &Link) -> Result<Session, Failure> {
         let config = self.config;
         let sql = sql_session(config).await?;
-        let row = sql.query_one("SELECT pg_is_in_recovery(), current_setting('server_version_num')::int4", &[]).await?;
-        let version: i32 = row.try_get(1)?;
-        if row.try_get(0)? {
-            return Err(Failure::Transient("the server is a standby or still recovering".to_owned()));
-        }
+        refuse_standby(&sql).await?;
+        let version: i32 =
+            sql.query_one("SELECT current_setting('server_version_num')::int4", &[]).await?.try_get(0)?;
+        synchronous::refuse(&sql).await?;
         let upstream: PgLsn = sql.query_one("SELECT pg_current_wal_lsn()", &[]).await?.try_get(0)?;
         let positions = Positions { start, durable: link.durable().min(start) };
         let (mut client, server) = replication_session(config).await?;
@@ -105,7 +102,7 @@ impl Upstream<'_> {
         if from < start {
             let positions = Positions { start: from, durable: confirmed };
             retold::compare(client, config, milestone, positions, start, tells_again(version)).await?;
-            slot::until_free(&sql, &config.slot).await?;
+            slot::until_free(&sql, config).await?;
             let again = replication_session(config).await?;
             if (&again.1.system, again.1.timeline) != (&server.system, server.timeline) {
                 return Err(Failure::Transient("another server answers than a moment ago".to_owned()));
@@ -114,13 +111,16 @@ impl Upstream<'_> {
         }
         slot::keep_on_standbys(&mut client, &sql, config).await?;
         let look = Look::take(&sql, &config.publication, &self.following.ids()).await?;
-        self.check_published(look.publication.as_ref())?;
+        let rewritten = self.following.judge_publication(&config.publication, &look)?;
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
         start_stream(&mut client, &config.slot, &config.publication, positions).await?;
         link.note_acknowledged(positions.durable);
         // Last: what is judged is known from then on, and must reach the engine.
-        let judgement = self.following.judge(&look, start);
+        let mut judgement = self.following.judge(&look, start);
+        if rewritten {
+            judgement.read_all_anew(self.following);
+        }
         Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
     }
 
@@ -153,6 +153,7 @@ impl Upstream<'_> {
             };
             timeline::check(stored, start, server.timeline, &history)?;
             tracing::info!(from = stored, to = server.timeline, lsn = %start, "the server was promoted; nothing read is missing there");
+            self.following.forget_looks();
         }
         if start > server.flushed {
             return Err(Failure::definite(
@@ -165,9 +166,12 @@ impl Upstream<'_> {
         Ok(())
     }
 
-    async fn check_database(&self, sql: &Client) -> Result<(), Failure> {
+    /// Databases are renamed; their OIDs stay.
+    async fn check_database(&mut self, sql: &Client) -> Result<(), Failure> {
         let database = database_identity(sql).await?;
-        if database == self.identity.database {
+        let oid = |identity: &str| identity.rsplit_once('/').map(|(_, oid)| oid.to_owned());
+        if oid(&database) == oid(&self.identity.database) {
+            self.identity.database = database;
             return Ok(());
         }
         Err(Failure::definite(
@@ -175,26 +179,6 @@ impl Upstream<'_> {
             format!("the database (name/OID) is {database}; the stored totals come from {}", self.identity.database),
             format!("name the original database in the URL; or {}", START_OVER),
         ))
-    }
-
-    /// The publication is the one it always was, and carries everything.
-    fn check_published(&mut self, now: Option<&PublicationSigns>) -> Result<(), Failure> {
-        let name = &self.config.publication;
-        let changed = |what: &str| {
-            let what = format!("publication {name} {what}: changes in between were not sent and cannot be known");
-            Err(Failure::definite("publication_changed", what, START_OVER))
-        };
-        let Some(now) = now else { return changed("does not exist any more") };
-        if now.flags != COMPLETE {
-            return changed("leaves out operations, is FOR ALL TABLES, or publishes via the partition root");
-        }
-        match self.following.publication() {
-            Some(before) if !before.is_still(now) => {
-                return changed("was changed, perhaps for a moment, or created anew");
-            }
-            _ => self.following.note_publication(Some(now.clone())),
-        }
-        Ok(())
     }
 }
 

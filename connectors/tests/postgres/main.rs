@@ -11,6 +11,7 @@ mod payments;
 mod resuming;
 mod server;
 mod slot_and_snapshot;
+mod standing_still;
 mod tables;
 mod tls;
 mod transport;

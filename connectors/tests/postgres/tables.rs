@@ -389,6 +389,36 @@ async fn a_table_is_read_anew_by_a_source_that_lags() {
     }
 }
 
+/// Another owner is written as something left out for a moment is: the catalog does not tell which it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_was_altered_has_its_tables_read_anew() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(
+        &client,
+        "CREATE TABLE t (id int8 PRIMARY KEY, v int8); INSERT INTO t VALUES (1, 1); CREATE ROLE other SUPERUSER",
+    )
+    .await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
+    run(&client, "ALTER PUBLICATION tidemark_tables OWNER TO other; INSERT INTO t VALUES (2, 2)").await;
+    engine.until_seen("read anew", |engine| engine.joined == 1).await;
+    run(&client, "INSERT INTO t VALUES (3, 3)").await;
+    assert_same(&client, &mut engine, "t").await;
+    let resume = engine.resume_point();
+    let rows = engine.rows.clone();
+    engine.stop().await;
+    free(&client).await;
+    // While nobody looked.
+    run(&client, "ALTER PUBLICATION tidemark_tables SET (publish = 'insert'); UPDATE t SET v = 10 * v").await;
+    run(&client, "ALTER PUBLICATION tidemark_tables SET (publish = 'insert, update, delete, truncate')").await;
+    let mut engine = FakeEngine::start(config(&server.url(), &["t"], "tidemark_tables"), resume);
+    engine.rows = rows;
+    engine.until_seen("read anew once more", |engine| engine.joined == 1).await;
+    assert_same(&client, &mut engine, "t").await;
+    assert_eq!(engine.status.borrow().state, SourceState::Live);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publication_that_changes_halts_the_source() {
     for change in [

@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use super::super::config::{PostgresConfig, quote_identifier};
 use super::super::error::Failure;
+use super::super::synchronous;
 use super::super::upstream::misses_new_members;
 use super::finding::Finding;
 use super::provider::Provider;
@@ -20,6 +21,8 @@ pub(super) struct ServerFacts {
     primary: Option<String>,
     encoding: String,
     pub(super) may_replicate: bool,
+    /// Why commits would wait for us, and what repairs that.
+    waits_for_us: Option<(String, &'static str)>,
     pub(super) provider: Provider,
 }
 
@@ -56,6 +59,7 @@ impl ServerFacts {
             encoding: row.try_get(4)?,
             may_replicate: row.try_get(5)?,
             provider: Provider::of(client).await?,
+            waits_for_us: synchronous::trouble(client).await?,
         })
     }
 
@@ -66,9 +70,19 @@ impl ServerFacts {
             self.judge_wal_level(),
             self.judge_encoding(),
             self.judge_role(config),
+            self.judge_synchronous(),
         ];
         findings.extend(config.failover.then(|| self.judge_failover()));
         findings
+    }
+
+    fn judge_synchronous(&self) -> Finding {
+        match &self.waits_for_us {
+            None => Finding::ok("synchronous_standby", "no commit waits for tidemark"),
+            Some((what, repair)) => {
+                Finding::failed("synchronous_standby", "synchronous_standby", what.clone()).remedy(*repair)
+            }
+        }
     }
 
     fn judge_failover(&self) -> Finding {
@@ -166,6 +180,7 @@ mod tests {
             primary: None,
             encoding: "UTF8".into(),
             may_replicate: true,
+            waits_for_us: None,
             provider: Provider::Owner,
         }
     }

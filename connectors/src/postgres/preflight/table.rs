@@ -69,7 +69,15 @@ impl TableFacts {
     async fn of(client: &Client, oid: u32) -> Result<Vec<Self>, Failure> {
         let rows = client
             .query(
-                "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+                // Not by the functions for partition trees: they wait for the lock of every partition.
+                "WITH RECURSIVE tree AS (
+                     SELECT i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+                     WHERE i.inhparent = $1 AND p.relkind = 'p'
+                     UNION ALL
+                     SELECT i.inhrelid FROM tree JOIN pg_class p ON p.oid = tree.inhrelid AND p.relkind = 'p'
+                     JOIN pg_inherits i ON i.inhparent = p.oid
+                 )
+                 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
                         c.relreplident::text, c.reltuples::float8, has_schema_privilege(n.oid, 'USAGE'),
                         has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid),
                         EXISTS (SELECT 1 FROM pg_index i
@@ -88,7 +96,7 @@ impl TableFacts {
                         EXISTS (SELECT 1 FROM pg_attribute a
                                 WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = 'v')
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = $1 OR c.oid IN (SELECT relid FROM pg_partition_tree($1) WHERE isleaf)",
+                 WHERE c.oid = $1 OR c.relkind <> 'p' AND c.oid IN (SELECT inhrelid FROM tree)",
                 &[&oid],
             )
             .await?;

@@ -21,7 +21,7 @@ export function asSql(of: Description, view: View): string | null {
     clock && view.from && `${clock.operand} >= ${clock.instant(view.from)}`,
     clock && view.to && `${clock.operand} < ${clock.instant(view.to)}`,
   ].filter(Boolean);
-  const keys = groups(definition, view).map(quotedName);
+  const keys = groups(of, view).map(quotedName);
   const measure = `${call(definition, view)} AS ${quotedName(view.measure)}`;
   const head = view.rows ? ["*"] : [...(bucket ? [`${bucket} AS time`] : []), ...keys, measure];
   const grouped = head.slice(1).map((_, at) => at + 1).join(", ");
@@ -35,17 +35,18 @@ export function asSql(of: Description, view: View): string | null {
 }
 
 /** The same question to the table, whichever aggregate answers it. */
-export function ofTheTable(of: Definition, view: View): Record<string, string | undefined> {
-  const conditions = [of.where, ...view.fixed.map(fixedCondition), view.filter].filter((one) => one !== undefined);
+export function ofTheTable(of: Description, view: View): Record<string, string | undefined> {
+  const { table, time, where } = of.definition;
+  const conditions = [where, ...view.fixed.map(fixedCondition), view.filter].filter((one) => one !== undefined);
   return {
-    table: of.table,
-    measures: call(of, view),
+    table,
+    measures: call(of.definition, view),
     group_by: groups(of, view).join(",") || undefined,
     filter: conditions.length > 1 ? conditions.map((one) => `(${one})`).join(" AND ") : conditions[0],
     granularity: view.by ?? "all",
     from: view.from,
     to: view.to,
-    time_zone: view.zone ?? of.time?.time_zone,
+    time_zone: view.zone ?? time?.time_zone,
   };
 }
 

@@ -21,6 +21,34 @@ const EXPECTED: &str = "SELECT string_agg(line, E'\\n') FROM (
     SELECT to_char(date_trunc('month', created_at, 'UTC') AT TIME ZONE 'UTC', 'YYYY-MM-DD') || ' ' || currency || ' ' || sum(amount) || ' ' || count(*) AS line
     FROM payments GROUP BY date_trunc('month', created_at, 'UTC'), currency ORDER BY date_trunc('month', created_at, 'UTC'), currency) AS lines";
 
+/// `fromisoformat` as strict as that of Python 3.10, and the times that the server writes.
+const OLDEST_PYTHON: &str = r#"
+import datetime, re
+
+today = datetime.datetime
+
+class Oldest(today):
+    @classmethod
+    def fromisoformat(cls, text):
+        if re.fullmatch(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{3}(\d{3})?)?)?([+-]\d\d:\d\d)?)?", text) is None:
+            raise ValueError(text)
+        return today.fromisoformat(text)
+
+datetime.datetime = Oldest
+from tidemark.answer import typed
+
+def read(text, kind="timestamp"):
+    return typed([{"name": "time", "type": kind}], [{"time": text}])[0]["time"]
+
+utc = datetime.timezone.utc
+assert read("2026-03-01T00:00:00Z") == today(2026, 3, 1, tzinfo=utc)
+assert read("2026-03-01T01:00:00.5+01:00") == today(2026, 3, 1, 0, 0, 0, 500000, tzinfo=utc)
+assert read("2026-03-01T00:00:00.123456Z") == today(2026, 3, 1, 0, 0, 0, 123456, tzinfo=utc)
+assert read("2026-03-01T00:00:00.1234", "local_timestamp") == today(2026, 3, 1, 0, 0, 0, 123400)
+for text in ("infinity", "-infinity", "+012026-01-01T00:00:00Z", "-000043-03-15T00:00:00.5Z"):
+    assert read(text) == text, text
+"#;
+
 fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/clients")
 }
@@ -141,4 +169,15 @@ fn python() {
         "by_python",
         Command::new("python3").arg(clients().join("python/example/totals.py")).env("PYTHONDONTWRITEBYTECODE", "1"),
     );
+}
+
+#[test]
+fn python_reads_times_as_its_oldest_version_can() {
+    let output = Command::new("python3")
+        .args(["-c", OLDEST_PYTHON])
+        .env("PYTHONPATH", clients().join("python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

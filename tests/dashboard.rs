@@ -19,6 +19,24 @@ const PAYMENTS: &str =
     SELECT 'shop-' || i % 15, (ARRAY['EUR','USD'])[1 + i % 2], (i % 991) + 0.01 * (i % 100),
            timestamptz '2025-01-01 00:00Z' + i * interval '3 hours' FROM generate_series(1, 5000) i;";
 
+/// Two currencies a row, NULL beside the texts that look like it, times that never come, an hour that comes twice.
+const APART: &str = "
+    CREATE TABLE fees (id bigserial PRIMARY KEY, currency_code text NOT NULL, iso_currency text NOT NULL, merchant text NOT NULL,
+    amount numeric(18,2) NOT NULL, at timestamptz NOT NULL);
+    INSERT INTO fees (currency_code, iso_currency, merchant, amount, at)
+    SELECT (ARRAY['EUR', 'USD', 'ISK'])[1 + i % 3], (ARRAY['GBP', 'JPY'])[1 + i % 2], 'm' || i % 4, i, timestamptz '2026-01-10Z' + i * interval '20 hours'
+    FROM generate_series(1, 120) i;
+    CREATE TABLE odd (id bigserial PRIMARY KEY, ccy text, note text, amount numeric(18,2) NOT NULL, at timestamptz);
+    INSERT INTO odd (ccy, note, amount, at) VALUES (NULL, 'a', 1, '2026-03-01Z'), ('null', 'a', 10, '2026-03-01Z'), ('NULL', 'a', 100, '2026-03-01Z'),
+    (NULL, 'a', 2, '2025-03-01Z'), ('null', 'a', 20, '2025-03-01Z'), ('EUR', NULL, 1000, '2026-03-02Z'), ('EUR', 'null', 2000, '2026-03-02Z'),
+    ('EUR', 'NULL', 4000, '2026-03-02Z'), ('EUR', 'x', 5, NULL), ('EUR', 'x', 7, 'infinity'), ('EUR', 'x', 9, '-infinity'), ('EUR', 'x', 8, '2290-01-01Z'),
+    ('EUR', 'x', 0.01, '2026-03-03 04:05:06.123456Z'), ('EUR', 'x', 40, now());
+    CREATE TABLE clocks (id bigserial PRIMARY KEY, kind text NOT NULL, amount numeric(18,2) NOT NULL, at timestamp NOT NULL, booked timestamptz NOT NULL);
+    INSERT INTO clocks (kind, amount, at, booked)
+    SELECT 'k', i, at, at AT TIME ZONE 'UTC' FROM generate_series(1, 1200) i, LATERAL (SELECT timestamp '2025-10-20' + i * interval '17 minutes' AS at) AS old
+    UNION ALL SELECT 'k', i, at, at AT TIME ZONE 'UTC'
+    FROM generate_series(1, 3300) i, LATERAL (SELECT now() AT TIME ZONE 'UTC' - i * interval '97 minutes' AS at) AS recent;";
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -92,6 +110,38 @@ fn a_reader_walks_from_years_to_payments_and_back() {
     let steps = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "time": {"column": "created_at", "granularity": "PT15M"}});
     server.register("steps", &steps);
     walk("walk.mjs", &server, Some(&database));
+}
+
+#[test]
+fn what_differs_is_never_shown_as_one() {
+    let database = Database::start(&[], APART);
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.fees", "public.odd", "public.clocks"], &[]);
+    let sum = json!([{"name": "amount", "sum": "amount"}, {"name": "n", "count": "*"}]);
+    let fees = json!({"table": "fees", "measures": sum, "dimensions": ["currency_code", "iso_currency", "merchant"],
+        "time": {"column": "at", "granularity": "day"}, "rollups": ["month"]});
+    server.register("charges", &fees);
+    let odd = json!({"table": "odd", "measures": sum, "dimensions": ["ccy", "note"], "time": {"column": "at", "granularity": "day"},
+        "rollups": ["month"], "drill_through": true});
+    server.register("odd", &odd);
+    let madrid = json!({"table": "clocks", "measures": sum, "time": {"column": "booked", "granularity": "hour", "time_zone": "Europe/Madrid"}});
+    server.register("madrid", &madrid);
+    let count = json!([{"name": "n", "count": "*"}]);
+    for (name, granularity) in [("local", "hour"), ("steps", "PT15M"), ("days", "day")] {
+        server.register(
+            name,
+            &json!({"table": "clocks", "measures": count, "time": {"column": "at", "granularity": granularity}}),
+        );
+    }
+    let read = json!({"table": "clocks", "measures": count,
+        "time": {"column": "at", "granularity": "day", "time_zone": "Europe/Madrid", "assume_time_zone": "Europe/Madrid"}});
+    server.register("read", &read);
+    // Words of SQL within quotes are none; a time without zone is UTC's here, and the session's in Postgres.
+    let late = "booked > '2025-10-22 00:00' and kind <> 'x WHERE ( y, z FROM'";
+    let settled = json!({"table": "clocks", "measures": [{"name": "n", "count": "*"}, {"name": "late", "count": "*", "where": late}],
+        "where": "booked >= '2025-10-21' and kind <> 'a WHERE ( GROUP BY 1'", "time": {"column": "at", "granularity": "month"}});
+    server.register("settled", &settled);
+    walk("apart.mjs", &server, Some(&database));
 }
 
 #[test]

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 
-const BUDGET_BYTES = 60 * 1024;
+const BUDGET_BYTES = 64 * 1024;
 /** Fetched by who asks for it. */
 const LAZY = ["console.js", "licences.md"];
 

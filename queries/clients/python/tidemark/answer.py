@@ -5,6 +5,7 @@ What Python cannot hold stays text: times before year 1 or after 9999, and ``inf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -49,12 +50,18 @@ def _or_text(convert: Callable[[str], Any]) -> Callable[[Any], Any]:
     return converted
 
 
+def _moment(text: str) -> datetime:
+    """A time as the server writes it. Python 3.10 reads no ``Z``, and no fraction but of 3 or 6 digits."""
+    whole = re.sub(r"\.\d+", lambda fraction: f"{fraction[0]:0<7}", text)
+    return datetime.fromisoformat(re.sub("Z$", "+00:00", whole))
+
+
 _OF_TYPE: dict[str, Callable[[Any], Any]] = {
     "decimal": Decimal,
     "int64": int,
     "float64": float,
-    "timestamp": _or_text(datetime.fromisoformat),
-    "local_timestamp": _or_text(datetime.fromisoformat),
+    "timestamp": _or_text(_moment),
+    "local_timestamp": _or_text(_moment),
     "date": _or_text(date.fromisoformat),
 }
 

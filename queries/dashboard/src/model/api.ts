@@ -25,6 +25,8 @@ export interface Column {
   name: string;
   type: string;
   role: "time" | "dimension" | "measure" | "flag";
+  /** A dimension that says in what money amounts are: different ones are never added up. */
+  currency?: true;
   scale?: number;
   time_zone?: string;
 }

@@ -1,7 +1,8 @@
-// A view's question as Postgres would be asked it. How the column of time is read (codecs, clocks without a zone) is taken
-// from the statement that the server printed of the definition, so that it is written down once.
+// A view's question as Postgres would be asked it. Conditions, sums, and how the column of time is read (codecs, clocks
+// without a zone) are taken from the statement that the server printed of the definition: they are written down once, and
+// mean the same in every session's zone.
 import type { Definition, Description, MeasureDefinition } from "./api";
-import { type View, groups } from "./view";
+import { type Fixed, type View, groups } from "./view";
 
 /** One clause a line; what is quoted stays as it is. */
 export const inLines = (statement: string) =>
@@ -10,24 +11,26 @@ export const inLines = (statement: string) =>
 /** Nothing where the buckets cannot be written. */
 export function asSql(of: Description, view: View): string | null {
   const { definition } = of;
-  const clock = definition.time ? clockOf(of, view) : null;
+  const printed = partsOf(of.sql);
+  if (!printed) return null;
+  const clock = definition.time ? clockOf(of, view, printed.columns[0] ?? "") : null;
   const timed = view.by !== null && view.by !== "all";
   if ((timed || view.from || view.to) && !clock) return null;
   const bucket = timed && !view.rows ? clock?.bucket(clock.operand) : undefined;
   const where = [
-    definition.where && `(${definition.where})`,
+    printed.where && `(${printed.where})`,
     ...view.fixed.map(fixedCondition),
     view.filter && `(${view.filter})`,
-    clock && view.from && `${clock.operand} >= ${clock.instant(view.from)}`,
-    clock && view.to && `${clock.operand} < ${clock.instant(view.to)}`,
+    view.from && clock?.bound(view.from, false),
+    view.to && clock?.bound(view.to, true),
   ].filter(Boolean);
-  const keys = groups(definition, view).map(quotedName);
-  const measure = `${call(definition, view)} AS ${quotedName(view.measure)}`;
-  const head = view.rows ? ["*"] : [...(bucket ? [`${bucket} AS time`] : []), ...keys, measure];
+  const measures = printed.columns.slice(-definition.measures.length);
+  const measure = measures[definition.measures.findIndex(({ name }) => name === view.measure)];
+  const head = view.rows ? ["*"] : [...(bucket ? [`${bucket} AS time`] : []), ...groups(of, view).map(quotedName), measure];
   const grouped = head.slice(1).map((_, at) => at + 1).join(", ");
   return [
     `SELECT ${head.join(", ")}`,
-    `FROM ${definition.table}`,
+    `FROM ${printed.table}`,
     ...(where.length ? [`WHERE ${where.join("\n  AND ")}`] : []),
     ...(grouped ? [`GROUP BY ${grouped}`, "ORDER BY 1"] : []),
     ...(view.rows && clock ? [`ORDER BY ${clock.operand} DESC`] : []),
@@ -35,59 +38,105 @@ export function asSql(of: Description, view: View): string | null {
 }
 
 /** The same question to the table, whichever aggregate answers it. */
-export function ofTheTable(of: Definition, view: View): Record<string, string | undefined> {
-  const conditions = [of.where, ...view.fixed.map(fixedCondition), view.filter].filter((one) => one !== undefined);
+export function ofTheTable(of: Description, view: View): Record<string, string | undefined> {
+  const { table, time, where } = of.definition;
+  const conditions = [where, ...view.fixed.map(fixedCondition), view.filter].filter((one) => one !== undefined);
   return {
-    table: of.table,
-    measures: call(of, view),
+    table,
+    measures: call(of.definition, view),
     group_by: groups(of, view).join(",") || undefined,
     filter: conditions.length > 1 ? conditions.map((one) => `(${one})`).join(" AND ") : conditions[0],
     granularity: view.by ?? "all",
     from: view.from,
     to: view.to,
-    time_zone: view.zone ?? of.time?.time_zone,
+    time: time?.column,
+    time_zone: view.zone ?? time?.time_zone,
   };
 }
 
-const UNITS: Record<string, string> = { s: "seconds", m: "minutes", h: "hours", d: "days", w: "weeks" };
+/** The parts of a statement as the server prints it. What is quoted or in parentheses may hold any word: it is blanked out,
+ * sign for sign, where the parts are looked for. */
+function partsOf(statement: string) {
+  let depth = 0;
+  const outline = statement.replace(/'[^']*'|"[^"]*"|[^]/g, (part) => {
+    if (part === ")") depth -= 1;
+    const blank = depth > 0 || part.length > 1;
+    if (part === "(") depth += 1;
+    return blank ? "\0".repeat(part.length) : part;
+  });
+  const found = / AS SELECT (.*?) FROM (\S+)(?: WHERE (.*))? (?:GROUP BY|HAVING) /ds.exec(outline)?.indices;
+  if (!found) return null;
+  const [columns, table, where] = found.slice(1).map((at) => at && { text: statement.slice(...at), from: at[0] });
+  if (!columns || !table) return null;
+  let from = columns.from;
+  const each = outline.slice(from, from + columns.text.length).split(", ").map(({ length }) => {
+    const text = statement.slice(from, from + length);
+    from += length + 2;
+    return text;
+  });
+  return { columns: each, table: table.text, where: where?.text };
+}
 
-/** How a moment is read off a row, put in a bucket, and compared with. */
-function clockOf(of: Description, { by, zone: asked }: View) {
-  const expression = / AS SELECT (.*?) AS time\b/s.exec(of.sql)?.[1] ?? "";
+const UNITS: Record<string, [number, string]> = { s: [1, "seconds"], m: [1, "minutes"], h: [1, "hours"], d: [24, "hours"], w: [168, "hours"] };
+
+/** How the server reads a moment off a row: an instant, or a clock without a zone, which is UTC's. */
+function readingOf(column: string) {
+  const expression = column.replace(/ AS time$/, "");
   const civil = /^date_trunc\('\w+', (.*)\)$/s.exec(expression)?.[1];
-  const steps = /^(date_bin\('\d+ seconds', )(.*)(, (timestamp(?:tz)?) '[^']*'\))$/s.exec(expression);
-  const named = /^(.*), '(?:[^']|'')*'$/s.exec(civil ?? "");
-  const operand = steps?.[2] ?? named?.[1] ?? civil;
-  if (!operand) return null;
-  const local = steps ? steps[4] === "timestamp" : !named;
+  const [, bin, stepped, origin, type] = /^(date_bin\('\d+ seconds', )(.*), ((timestamp(?:tz)?) '[^']*')\)$/s.exec(expression) ?? [];
+  const zoned = /^(.*), '(?:[^']|'')*'$/s.exec(civil ?? "")?.[1];
+  return { moment: stepped ?? zoned ?? civil, bin, origin, bare: bin ? type === "timestamp" : zoned === undefined };
+}
+
+/** How a moment is read, put in a bucket, and compared with. */
+function clockOf(of: Description, { by, zone: asked, rows }: View, column: string) {
+  const { moment: read, bin, origin = "", bare } = readingOf(column);
+  // What has no edges of its own has those of the finest bucket.
+  const unit = by === null || by === "all" || rows ? (of.levels[0] ?? "all") : by;
+  const steps = unit.startsWith("P");
+  if (!read || unit === "all" || (steps && (!bin || unit !== of.levels[0]))) return null;
+  // In a zone that is asked for, the readings of a clock without one are instants first.
+  const moved = bare && asked !== undefined && asked !== "UTC";
+  const settled = (text: string) => (moved ? `${text} AT TIME ZONE 'UTC'` : text);
+  const local = bare && !moved;
+  const operand = settled(read);
   const zone = literal(asked ?? of.definition.time?.time_zone ?? "UTC");
-  const whole = by === null || by === "all";
-  if (by?.startsWith("P") && (!steps || by !== of.levels[0])) return null;
   const bucket = (moment: string): string => {
-    if (whole) return moment;
-    if (steps && by === of.levels[0]) return `${steps[1]}${moment}${steps[3]}`;
-    return local ? `date_trunc('${by}', ${moment})` : `date_trunc('${by}', ${moment}, ${zone})`;
+    if (steps) return `${bin}${moment}, ${settled(origin)})`;
+    return local ? `date_trunc('${unit}', ${moment})` : `date_trunc('${unit}', ${moment}, ${zone})`;
   };
-  const instant = (text: string): string => {
-    const ago = /^-(\d+)([smhdw])$/.exec(text);
-    const now = local ? `now() AT TIME ZONE ${zone}` : "now()";
-    if (ago) return bucket(`${now} - interval '${ago[1]} ${UNITS[ago[2] ?? ""]}'`);
-    if (text === "now") return whole ? now : `${bucket(now)} + interval '1 ${by}'`.replace("1 quarter", "3 months");
-    if (text.includes("T")) return local ? `timestamp ${literal(text.slice(0, 19))}` : `timestamptz ${literal(text)}`;
-    const [year = "", month = "01", day = "01"] = text.split("-");
-    return local ? `timestamp '${year}-${month}-${day}'` : `timestamp '${year}-${month}-${day}' AT TIME ZONE ${zone}`;
+  /** One end of the range; what is relative to now goes outward to the edge of a bucket. */
+  const bound = (text: string, end: boolean): string => {
+    const ago = agoOf(text);
+    if (ago === null) return `${operand} ${end ? "<" : ">="} ${instantOf(text, local, zone)}`;
+    const edge = bucket(`${local ? "now() AT TIME ZONE 'UTC'" : "now()"}${ago}`);
+    return end ? `${bucket(operand)} <= ${edge}` : `${operand} >= ${edge}`;
   };
-  return { operand, bucket, instant };
+  return { operand, bucket, bound };
+}
+
+/** How long before now, as what is subtracted. In hours: a day that a session's clock is set in is not one of 24. */
+function agoOf(text: string): string | null {
+  if (text === "now") return "";
+  const [, count, letter = ""] = /^-(\d+)([smhdw])$/.exec(text) ?? [];
+  const [each, name] = UNITS[letter] ?? [];
+  return each ? ` - interval '${Number(count) * each} ${name}'` : null;
+}
+
+function instantOf(text: string, local: boolean, zone: string): string {
+  if (text.includes("T")) return local ? `timestamptz ${literal(text)} AT TIME ZONE 'UTC'` : `timestamptz ${literal(text)}`;
+  const [year, month = "01", day = "01"] = text.split("-");
+  return local ? `timestamp '${year}-${month}-${day}'` : `timestamp '${year}-${month}-${day}' AT TIME ZONE ${zone}`;
 }
 
 function call({ measures }: Definition, view: View): string {
-  const measure: MeasureDefinition | undefined = measures.find(({ name }) => name === view.measure);
-  const [kind = "count", argument = "*"] = Object.entries(measure ?? {}).find(([key]) => ["sum", "count", "avg", "min", "max"].includes(key)) ?? [];
-  const filter = measure?.where ? ` FILTER (WHERE ${measure.where})` : "";
-  return `${kind}(${argument === "*" ? "*" : quotedName(String(argument))})${filter}`;
+  const { sum, count = "*", where }: Partial<MeasureDefinition> = measures.find(({ name }) => name === view.measure) ?? {};
+  const argument = sum ?? count;
+  const filter = where ? ` FILTER (WHERE ${where})` : "";
+  return `${sum === undefined ? "count" : "sum"}(${argument === "*" ? "*" : quotedName(argument)})${filter}`;
 }
 
-function fixedCondition([column, value]: [string, string | null]): string {
+function fixedCondition([column, value]: Fixed): string {
   return value === null ? `${quotedName(column)} IS NULL` : `${quotedName(column)} = ${literal(value)}`;
 }
 

@@ -16,6 +16,8 @@ const FORMATS: Record<string, Intl.DateTimeFormatOptions> = {
   day: { year: "numeric", month: "short", day: "numeric" },
 };
 const CLOCK_FORMAT: Intl.DateTimeFormatOptions = { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+/** Of buckets that need not begin with a minute. */
+const SECONDS_FORMAT: Intl.DateTimeFormatOptions = { ...CLOCK_FORMAT, second: "2-digit" };
 const FILLED_AT_MOST = 4000;
 const formatters = new Map<string, Intl.DateTimeFormat>();
 
@@ -44,7 +46,15 @@ export function label(time: string | null, granularity: Granularity): string {
   const clock = read(time);
   if (!clock) return time;
   if (granularity === "quarter") return `Q${Math.floor(clock.getUTCMonth() / 3) + 1} ${clock.getUTCFullYear()}`;
-  return formatter(granularity, FORMATS[granularity] ?? CLOCK_FORMAT).format(clock);
+  return formatter(granularity, FORMATS[granularity] ?? (/S$|^second$/.test(granularity) ? SECONDS_FORMAT : CLOCK_FORMAT)).format(clock);
+}
+
+/** Names of buckets that no two share: an hour that the clock shows twice has its offset too. */
+export function labels(times: (string | null)[], granularity: Granularity): string[] {
+  const plain = times.map((time) => label(time, granularity));
+  const count = new Map<string, number>();
+  for (const name of plain) count.set(name, (count.get(name) ?? 0) + 1);
+  return plain.map((name, at) => (count.get(name) === 1 ? name : `${name} (${CLOCK.exec(times[at] ?? "")?.[7]})`));
 }
 
 /** For an axis: without the year where the one before has it too. */
@@ -108,17 +118,17 @@ export function period(from: string, to: string): string {
   return named("year") ?? named("quarter") ?? named("month") ?? named("day") ?? named("week") ?? (to ? `${from} to ${to}` : `since ${from}`);
 }
 
-/** What a timestamp with an offset says to a reader who wants the second. */
+/** What a timestamp with an offset says to a reader who wants all of it. */
 export function instant(time: string): string {
-  return time.replace("T", " ").replace(/\.(\d{3})\d*/, ".$1").replace("Z", " UTC");
+  return time.replace("T", " ").replace("Z", " UTC");
 }
 
 /** The local clock, as if it were UTC's, so that no other zone comes into play. */
 function read(time: string): Date | null {
   const parts = CLOCK.exec(time);
   if (!parts) return null;
-  const [year, month, day, hour, minute] = parts.slice(1, 6).map(Number);
-  const clock = new Date(Date.UTC(2000, (month ?? 1) - 1, day, hour, minute));
+  const [year, month, day, hour, minute, second] = parts.slice(1, 7).map(Number);
+  const clock = new Date(Date.UTC(2000, (month ?? 1) - 1, day, hour, minute, second || 0));
   clock.setUTCFullYear(year ?? 0, (month ?? 1) - 1, day);
   return clock;
 }

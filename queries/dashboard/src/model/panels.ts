@@ -1,26 +1,27 @@
-// From the rows of an answer to what is drawn: one panel per currency, one series per group, the largest first and the
-// rest together. All arithmetic is exact.
-import type { Column, Definition, Row } from "./api";
-import { type Granularity, filled } from "./bucket";
+// From the rows of an answer to what is drawn: one panel for each combination of currencies, one series per group, the
+// largest first and the rest together. All arithmetic is exact, and none goes over different panels.
+import type { Column, Description, Row } from "./api";
+import { type Granularity, filled, labels } from "./bucket";
 import { type Value, add, exact, negated, sum, text } from "./exact";
-import { type View, addsUp, currencyOf, groups } from "./view";
+import { type Fixed, type View, addsUp, currenciesOf, groups } from "./view";
 
 /** Groups that are shown by themselves. */
 const SHOWN = 6;
 
 export interface Series {
-  name: string;
-  /** What picks this group; nothing for "others". */
-  fixed: [string, string | null][] | null;
+  /** What picks this group, as one text; of the others what they are called. */
+  key: string;
+  /** What picks this group; nothing picks the others. */
+  fixed: Fixed[] | null;
   values: Value[];
   /** Undefined where several buckets do not add up. */
   total: Value;
 }
 
 export interface Panel {
-  /** The currency; nothing where amounts have none. */
-  title: string | null;
-  fixed: [string, string | null][];
+  key: string;
+  /** The currencies; empty where amounts have none. */
+  fixed: Fixed[];
   series: Series[];
   total: Value;
   /** How many groups are not shown, not even together. */
@@ -30,56 +31,60 @@ export interface Panel {
 export interface Drawn {
   /** Begins of the buckets; null for rows without a time. */
   times: (string | null)[];
+  labels: string[];
   open: boolean[];
   panels: Panel[];
 }
 
-export function drawn(of: Definition, view: View, columns: Column[], rows: Iterable<Row>): Drawn {
+/** The values of a row in these dimensions. As JSON they are a key: NULL and the text NULL are two. */
+export function picked(row: Row, dimensions: string[]): Fixed[] {
+  return dimensions.map((name) => [name, written(row[name])]);
+}
+
+export function drawn(of: Description, view: View, columns: Column[], rows: Iterable<Row>): Drawn {
   const all = [...rows];
   const dimensions = groups(of, view);
-  const currency = currencyOf(of);
-  const panelled = currency !== null && dimensions.includes(currency) ? currency : null;
-  const inner = dimensions.filter((name) => name !== panelled);
+  const panelled = currenciesOf(of).filter((name) => dimensions.includes(name));
+  const inner = dimensions.filter((name) => !panelled.includes(name));
   const whole = view.by === null || view.by === "all";
   const times = whole ? [null] : timesOf(all, view.by);
   const at = new Map(times.map((time, index) => [time, index]));
   const open = times.map(() => false);
-  const panels = new Map<string, { key: string | null; groups: Map<string, { key: Value[]; values: Value[] }> }>();
+  const panels = new Map<string, { fixed: Fixed[]; groups: Map<string, Found> }>();
   for (const row of all) {
     const index = whole ? 0 : at.get(timeOf(row));
     if (index === undefined) continue;
     if (row["complete"] === false) open[index] = true;
-    const key = panelled === null ? null : written(row[panelled]);
-    const panel = panels.get(String(key)) ?? { key, groups: new Map() };
-    panels.set(String(key), panel);
-    const group = inner.map((name) => row[name]);
-    const name = JSON.stringify(group);
-    const series = panel.groups.get(name) ?? { key: group, values: times.map(() => undefined) };
-    panel.groups.set(name, series);
+    const fixed = picked(row, panelled);
+    const panel = panels.get(JSON.stringify(fixed)) ?? { fixed, groups: new Map() };
+    panels.set(JSON.stringify(fixed), panel);
+    const group = picked(row, inner);
+    const series = panel.groups.get(JSON.stringify(group)) ?? { fixed: group, values: times.map(() => undefined) };
+    panel.groups.set(JSON.stringify(group), series);
     series.values[index] = row[view.measure];
   }
   // Doubles that the server rounded once are not rounded again here.
   const rounded = columns.find(({ name }) => name === view.measure)?.type === "float64";
-  const additive = !rounded && addsUp(of.measures.find(({ name }) => name === view.measure));
-  const made = [...panels.values()].map(({ key, groups }) => panelOf(panelled, key, inner, [...groups.values()], additive));
-  return { times, open, panels: made.sort((a, b) => larger(b.total, a.total) || (String(a.title) < String(b.title) ? -1 : 1)) };
+  const additive = !rounded && addsUp(of.definition.measures.find(({ name }) => name === view.measure));
+  const made = [...panels].map(([key, { fixed, groups }]) => panelOf(key, fixed, [...groups], additive));
+  return { times, labels: labels(times, view.by ?? "all"), open, panels: made.sort((a, b) => larger(b.total, a.total) || (a.key < b.key ? -1 : 1)) };
 }
 
-function panelOf(panelled: string | null, key: string | null, inner: string[], found: { key: Value[]; values: Value[] }[], additive: boolean): Panel {
+interface Found {
+  fixed: Fixed[];
+  values: Value[];
+}
+
+function panelOf(key: string, fixed: Fixed[], found: [string, Found][], additive: boolean): Panel {
   const all = found
-    .map(({ key, values }): Series => ({
-      name: key.length ? key.map((value) => written(value) ?? "NULL").join(" · ") : "total",
-      fixed: inner.map((name, at) => [name, written(key[at])]),
-      values,
-      total: additive ? total(values) : values.length === 1 ? values[0] : undefined,
-    }))
-    .sort((a, b) => larger(weight(b), weight(a)) || (a.name < b.name ? -1 : 1));
+    .map(([key, { fixed, values }]): Series => ({ key, fixed, values, total: additive ? total(values) : values.length === 1 ? values[0] : undefined }))
+    .sort((a, b) => larger(weight(b), weight(a)) || (a.key < b.key ? -1 : 1));
   const shown = all.slice(0, all.length === SHOWN + 1 ? SHOWN + 1 : SHOWN);
   const rest = all.slice(shown.length);
   const others: Series[] = additive && rest.length ? [together(rest)] : [];
   return {
-    title: panelled === null ? null : (key ?? "NULL"),
-    fixed: panelled === null ? [] : [[panelled, key]],
+    key,
+    fixed,
     series: [...shown, ...others],
     // Of the values: a series without a total, as with a NaN in it, must not be skipped.
     total: additive ? total(all.flatMap(({ values }) => values)) : null,
@@ -92,7 +97,7 @@ function together(rest: Series[]): Series {
     const here = rest.map(({ values }) => values[at]).filter((value) => value !== undefined);
     return here.length ? total(here) : undefined;
   });
-  return { name: `${rest.length} others`, fixed: null, values, total: total(rest.flatMap(({ values }) => values)) };
+  return { key: `${rest.length} others`, fixed: null, values, total: total(rest.flatMap(({ values }) => values)) };
 }
 
 function total(values: Value[]): Value {
@@ -115,7 +120,8 @@ function timesOf(rows: Row[], by: Granularity | null): (string | null)[] {
     if (time === null) without = true;
     else times.add(time);
   }
-  const civil = [...times].filter((time) => /^\d{4}-/.test(time)).sort();
+  // By instant: where the clock goes back, the later of two equal hours has the smaller offset.
+  const civil = [...times].filter((time) => /^\d{4}-/.test(time)).sort((a, b) => Date.parse(a) - Date.parse(b));
   const odd = [...times].filter((time) => !/^\d{4}-/.test(time)).sort();
   return [...filled(civil, by ?? ""), ...odd, ...(without ? [null] : [])];
 }

@@ -1,17 +1,20 @@
 // What is looked at on an aggregate's page: its address in the URL, the question that it asks, and how a person would
 // repeat it elsewhere.
-import { type Definition, type Description, type MeasureDefinition, aggregatePath } from "./api";
+import { type Column, type Description, type MeasureDefinition, aggregatePath } from "./api";
 import { type Granularity, finer, granularities } from "./bucket";
 import { href } from "./place";
+
+/** A dimension and its value, which is null for SQL's NULL. */
+export type Fixed = [string, string | null];
 
 export interface View {
   measure: string;
   by: Granularity | null;
   from?: string;
   to?: string;
-  /** One dimension, besides a currency that amounts must not be mixed over. */
+  /** One dimension, besides the currencies that amounts must not be mixed over. */
   group: string | null;
-  fixed: [string, string | null][];
+  fixed: Fixed[];
   filter?: string;
   compare?: string;
   zone?: string;
@@ -23,11 +26,9 @@ export interface View {
 const NEWEST: Record<string, string> = { day: "-60d", week: "-365d", hour: "-3d" };
 const NEWEST_STEPS = "-2d";
 
-/** Named as the server knows a currency by. */
-export const isCurrency = (name: string) => /^(currency|ccy|.*_currency)$/i.test(name);
-
-export function currencyOf({ dimensions }: { dimensions?: string[] }): string | null {
-  return dimensions?.find(isCurrency) ?? null;
+/** The dimensions that are currencies, which the server says. */
+export function currenciesOf({ columns }: { columns: Column[] }): string[] {
+  return columns.filter(({ currency }) => currency).map(({ name }) => name);
 }
 
 /** Amounts have a currency; counts have none. */
@@ -77,17 +78,15 @@ export function address(name: string, view: View): string {
   return base + view.fixed.map(([name, value]) => `&where=${encodeURIComponent(`${name}:${quoted(value)}`)}`).join("");
 }
 
-/** Dimensions by which the answer is grouped: the one asked for, and the currency where amounts would be mixed. */
-export function groups(of: Definition, view: View): string[] {
-  const fixed = new Set(view.fixed.map(([name]) => name));
-  const currency = currencyOf(of);
-  const amount = isAmount(of.measures.find(({ name }) => name === view.measure));
-  const all = [amount && currency && !fixed.has(currency) ? currency : null, view.group];
-  return [...new Set(all.filter((name): name is string => name !== null && !fixed.has(name)))];
+/** Dimensions by which the answer is grouped: every currency where amounts would be mixed, and the one asked for. */
+export function groups(of: Description, view: View): string[] {
+  const amount = isAmount(of.definition.measures.find(({ name }) => name === view.measure));
+  const all = [...(amount ? currenciesOf(of) : []), ...(view.group === null ? [] : [view.group])];
+  return [...new Set(all)].filter((name) => !view.fixed.some(([fixed]) => fixed === name));
 }
 
 /** The parameters of a question to `/data`, `/live` and `/explain`. */
-export function parameters(of: Definition, view: View): URLSearchParams {
+export function parameters(of: Description, view: View): URLSearchParams {
   const asked = new URLSearchParams();
   if (view.by) asked.set("granularity", view.by);
   if (view.from) asked.set("from", view.from);
@@ -111,37 +110,41 @@ export function rowParameters(view: View): URLSearchParams {
   return asked;
 }
 
-/** One step closer to the rows: into a bucket, and a group of it where one was picked. */
-export function into(of: Description, view: View, bounds: { from: string; to: string } | null, fixed: [string, string | null][]): View | null {
+/** One step closer to the rows: into a bucket, and a group of it where one was picked. Nowhere from a bucket without bounds
+ * that can be asked for: a link from there would lead to more than it shows. */
+export function into(of: Description, view: View, bounds: { from: string; to: string } | null, fixed: Fixed[]): View | null {
   const all = [...view.fixed, ...fixed.filter(([name]) => !view.fixed.some(([known]) => known === name))];
   const group = view.group && all.some(([name]) => name === view.group) ? null : view.group;
-  if (!bounds || !view.by) return fixed.length ? { ...view, fixed: all, group } : null;
+  if (!bounds || !view.by) return null;
   const next = finer(view.by, granularities(of.levels));
   if (next) return { ...view, ...bounds, by: next, fixed: all, group, compare: undefined };
   return of.definition.drill_through ? { ...view, ...bounds, fixed: all, rows: true, compare: undefined } : null;
 }
 
-export function curl(name: string, of: Definition, view: View): string {
+export function curl(of: Description, view: View): string {
   const path = view.rows ? `rows?${plain(rowParameters(view))}` : `data?${plain(parameters(of, view))}`;
-  return `curl ${shell(`${location.origin}${aggregatePath(name)}/${path}`)}`;
+  return `curl ${shell(`${location.origin}${aggregatePath(of.name)}/${path}`)}`;
 }
 
 function newest(by: Granularity | null): string | undefined {
   return by?.startsWith("P") ? NEWEST_STEPS : NEWEST[by ?? ""];
 }
 
-function fixedOf(text: string, dimensions: string[]): [string, string | null][] {
+function fixedOf(text: string, dimensions: string[]): Fixed[] {
   const at = text.indexOf(":");
   const [name, value] = [text.slice(0, at), text.slice(at + 1)];
   if (at < 0 || !dimensions.includes(name)) return [];
-  if (value === "null") return [[name, null]];
+  if (isNull(value)) return [[name, null]];
   return [[name, /^'.*'$/s.test(value) ? value.slice(1, -1).replaceAll("''", "'") : value]];
 }
+
+/** Without quotes it is SQL's NULL, however it is written. */
+const isNull = (value: string) => value.toLowerCase() === "null";
 
 /** As the parameter `where` wants a value: quotes keep commas and the word null apart. */
 function quoted(value: string | null): string {
   if (value === null) return "null";
-  return /^[\w.+-]+$/.test(value) && value !== "null" ? value : `'${value.replaceAll("'", "''")}'`;
+  return /^[\w.+-]+$/.test(value) && !isNull(value) ? value : `'${value.replaceAll("'", "''")}'`;
 }
 
 /** Readable where a URL allows it. */

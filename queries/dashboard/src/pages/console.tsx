@@ -1,19 +1,21 @@
 // The query console, which is loaded when somebody comes here: a body of POST /v1/query, and its answer.
 import { useEffect, useState } from "preact/hooks";
 
-import { type Answer, type Problem, refusalOf, send } from "../model/api";
+import { type Answer, type Column, type Description, type Problem, type Row, aggregatePath, ask, refusalOf, send } from "../model/api";
 import { instant } from "../model/bucket";
 import { shown } from "../model/exact";
 import { aggregates, source } from "../model/upstream";
+import { currenciesOf } from "../model/view";
 import { Copy } from "../parts/copy";
 import { Refused } from "../parts/trouble";
+import { Single } from "../parts/values";
 
 export default function Console() {
   const [text, setText] = useState<string | null>(null);
   const [answers, setAnswers] = useState<(Answer | { problem: Problem })[] | null>(null);
   const [refused, setRefused] = useState<Problem | null>(null);
   const [took, setTook] = useState(0);
-  const samples = examples();
+  const samples = useExamples();
   const body = text ?? samples[0]?.[1] ?? "";
   const run = async (asked = body) => {
     const began = performance.now();
@@ -54,7 +56,7 @@ function Answered({ answer, took }: { answer: Answer; took: number }) {
         <thead><tr>{columns.map(({ name, role }) => <th key={name} scope="col" class={role === "measure" ? "number" : undefined}>{name}</th>)}</tr></thead>
         <tbody>
           {answer.data.slice(0, 500).map((row, at) => (
-            <tr key={at}>{columns.map(({ name, role }) => <td key={name} class={role === "measure" ? "number" : undefined}>{role === "measure" ? shown(row[name]) : role === "time" && row[name] ? instant(String(row[name])) : String(row[name] ?? "NULL")}</td>)}</tr>
+            <tr key={at}>{columns.map((column) => <td key={column.name} class={column.role === "measure" ? "number" : undefined}>{cell(column, row)}</td>)}</tr>
           ))}
         </tbody>
       </table>
@@ -62,17 +64,35 @@ function Answered({ answer, took }: { answer: Answer; took: number }) {
   );
 }
 
-function examples(): [string, string][] {
-  const one = aggregates.value?.find(({ levels }) => levels[0] !== "all") ?? aggregates.value?.[0];
-  if (!one) return [];
+function cell({ name, role }: Column, row: Row) {
+  if (role === "measure") return shown(row[name]);
+  if (role === "time" && row[name]) return instant(String(row[name]));
+  // The others have no value of their own, which is not NULL.
+  return role === "dimension" && row["others"] === true ? "" : <Single of={row[name]} />;
+}
+
+/** Questions to an aggregate that there is. */
+function useExamples(): [string, string][] {
+  const name = (aggregates.value?.find(({ levels }) => levels[0] !== "all") ?? aggregates.value?.[0])?.name;
+  const [of, setOf] = useState<Description | null>(null);
+  useEffect(() => { if (name) ask<Description>(aggregatePath(name)).then(setOf, () => setOf(null)); }, [name]);
+  return of ? examples(of) : [];
+}
+
+function examples(of: Description): [string, string][] {
+  const aggregate = of.name;
+  const { measures, dimensions = [] } = of.definition;
+  const currencies = currenciesOf(of);
+  const group_by = currencies.length ? currencies : dimensions.slice(0, 1);
   const text = (body: unknown) => JSON.stringify(body, null, 2);
   const year = String(new Date().getFullYear());
-  const top = { aggregate: one.name, granularity: "all", group_by: one.dimensions, order: [`-${one.measures.at(-1)}`], limit: 10, others: true };
+  // Others would be of different currencies together.
+  const top = { aggregate, granularity: "all", group_by: dimensions, order: [`-${measures.at(-1)?.name}`], limit: 10, ...(currencies.length ? {} : { others: true }) };
   const table = source.value?.tables[0]?.name;
   return [
-    ["By year", text({ aggregate: one.name, granularity: "year", group_by: one.dimensions.slice(0, 1) })],
+    ["By year", text({ aggregate, granularity: "year", group_by })],
     ["Largest ten", text(top)],
-    ["At one position", text({ queries: [{ aggregate: one.name, granularity: "month", from: year, group_by: one.dimensions.slice(0, 1) }, top] })],
+    ["At one position", text({ queries: [{ aggregate, granularity: "month", from: year, group_by }, top] })],
     ...(table ? [["Of the table", text({ table, measures: ["count(*)"], granularity: "year", explain: "analyze" })] as [string, string]] : []),
   ];
 }

@@ -25,9 +25,9 @@ interface Explanation {
 
 type Unanswered = Problem & { why_not?: Explanation["why_not"]; suggestion?: Definition };
 
-const FIELDS = ["table", "measures", "group_by", "filter", "granularity", "from", "to", "time_zone"] as const;
-const LABELS: Record<string, string> = { table: "Table", measures: "Measures", group_by: "Group by", filter: "Filter", granularity: "Granularity", from: "From", to: "To, exclusive", time_zone: "Zone" };
-const HINTS: Record<string, string> = { measures: "sum(amount), count(*)", group_by: "currency", filter: "status = 'settled'", granularity: "month", from: "2026", to: "2027", time_zone: "UTC" };
+const FIELDS = ["table", "measures", "group_by", "filter", "granularity", "from", "to", "time", "time_zone"] as const;
+const LABELS: Record<string, string> = { table: "Table", measures: "Measures", group_by: "Group by", filter: "Filter", granularity: "Granularity", from: "From", to: "To, exclusive", time: "Time column", time_zone: "Zone" };
+const HINTS: Record<string, string> = { measures: "sum(amount), count(*)", group_by: "currency", filter: "status = 'settled'", granularity: "month", from: "2026", to: "2027", time: "created_at", time_zone: "UTC" };
 
 export function Explain() {
   const { query } = place.value;
@@ -129,6 +129,6 @@ function question(asked: Record<string, string>): Record<string, unknown> {
     table: asked["table"],
     measures: list(asked["measures"] ?? ""),
     group_by: list(asked["group_by"] ?? ""),
-    ...one("filter"), ...one("granularity"), ...one("from"), ...one("to"), ...one("time_zone"),
+    ...one("filter"), ...one("granularity"), ...one("from"), ...one("to"), ...one("time"), ...one("time_zone"),
   };
 }

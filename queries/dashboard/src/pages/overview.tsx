@@ -2,19 +2,21 @@
 // All totals are of one request, so they are all true at one position.
 import { useEffect, useState } from "preact/hooks";
 
-import { type Answer, type Listed, type Problem, type Row, type Source, send } from "../model/api";
+import { type Answer, type Description, type Listed, type Problem, type Row, type Source, aggregatePath, ask, send } from "../model/api";
 import { granularities, label } from "../model/bucket";
 import { bytes, pixels, shown } from "../model/exact";
+import { picked } from "../model/panels";
 import { href } from "../model/place";
 import { aggregates, lagOf, lags, rates, retained, sources, unreachable } from "../model/upstream";
-import { currencyOf } from "../model/view";
+import { currenciesOf } from "../model/view";
 import { Pill } from "../parts/pill";
 import { SparkBars, SparkLine } from "../parts/spark";
 import { Story } from "../parts/story";
 import { Refused, ToDo } from "../parts/trouble";
+import { Values, spoken } from "../parts/values";
 
 const EVERY_MS = 1000;
-/** Bars of a card, and the currencies that it shows. */
+/** Bars of a card, and the combinations of currencies that it shows. */
 const BUCKETS = 24;
 const GROUPS = 3;
 /** Days that hold so many buckets, and a bit. */
@@ -25,8 +27,8 @@ const AT_ONCE = 24;
 type Totals = Map<string, Answer | Problem>;
 
 export function Overview() {
-  const totals = useTotals(aggregates.value ?? []);
   const list = aggregates.value;
+  const totals = useTotals(list);
   const at = [...totals.values()].flatMap((one) => ("as_of" in one ? one.as_of.lsn : []))[0];
   return (
     <>
@@ -101,12 +103,13 @@ function Card({ one, answer }: { one: Listed; answer: Answer | Problem | undefin
 
 function Groups({ one, answer, by }: { one: Listed; answer: Answer; by: string }) {
   const measure = one.measures[0] ?? "";
-  const dimension = answer.columns.find(({ role }) => role === "dimension")?.name;
-  const rows = answer.data.filter((row) => by === "all" || typeof row["time"] === "string");
+  const dimensions = answer.columns.filter(({ role }) => role === "dimension").map(({ name }) => name);
+  // What has no time, or one before all others, is of no bucket that is shown.
+  const rows = answer.data.filter((row) => by === "all" || /^\d{4}-/.test(String(row["time"])));
   const times = [...new Set(rows.map((row) => row["time"]))].sort().slice(-BUCKETS);
   const groups = new Map<string, Row[]>();
   for (const row of rows) {
-    const key = dimension ? String(row[dimension] ?? "NULL") : measure;
+    const key = JSON.stringify(picked(row, dimensions));
     groups.set(key, [...(groups.get(key) ?? []), row]);
   }
   const size = (rows: Row[]) => rows.reduce((all, row) => all + Math.abs(pixels(row[measure]) ?? 0), 0);
@@ -114,18 +117,19 @@ function Groups({ one, answer, by }: { one: Listed; answer: Answer; by: string }
   const top = Math.max(...largest.map(([, rows]) => size(rows)), 1);
   return (
     <table class="glance">
-      <caption>{measure}{by !== "all" && `, ${label((times.at(-1) as string | undefined) ?? null, by)}`}</caption>
+      <caption>{measure}{by !== "all" && times.length > 0 && `, ${label(String(times.at(-1)), by)}`}{groups.size > GROUPS && ` (${GROUPS} of ${groups.size})`}</caption>
       <tbody>
         {largest.map(([key, rows]) => {
           // A group may have no row in the newest bucket, or lack some before.
           const shownRows = times.map((time) => rows.find((row) => row["time"] === time));
           const values = shownRows.map((row) => pixels(row?.[measure]) ?? 0);
+          const of = picked(rows[0] ?? {}, dimensions);
           const open = shownRows.map((row) => row?.["complete"] === false);
           return (
             <tr key={key}>
-              <th scope="row">{key}</th>
+              <th scope="row">{of.length ? <Values of={of} /> : measure}</th>
               <td class="figure">{shown(shownRows.at(-1)?.[measure])}</td>
-              <td>{by === "all" ? <SparkLength part={size(rows) / top} /> : <SparkBars values={values} open={open} label={`${key}, the last ${values.length} ${by}s`} />}</td>
+              <td>{by === "all" ? <SparkLength part={size(rows) / top} /> : <SparkBars values={values} open={open} label={`${spoken(of) || measure}, the last ${values.length} ${by}s`} />}</td>
             </tr>
           );
         })}
@@ -144,30 +148,33 @@ function scale({ levels }: Listed): string {
   return ["month", "week", "day", "year"].find((one) => possible.includes(one)) ?? possible[0] ?? "all";
 }
 
-function question(one: Listed) {
+/** Up to now: what is dated ahead, or never ends, is no newest total. The newest first, as there may be more than a page. */
+async function question(one: Listed) {
+  const of = await ask<Description>(aggregatePath(one.name));
   const by = scale(one);
-  const currency = currencyOf(one);
   const days = DAYS[by];
   return {
     aggregate: one.name,
     granularity: by,
-    group_by: currency ? [currency] : [],
+    group_by: currenciesOf(of),
     measures: one.measures.slice(0, 1),
     ...(days ? { from: `-${days}d` } : {}),
+    ...(by === "all" ? {} : { to: "now", order: ["-time"] }),
     limit: 10_000,
   };
 }
 
 /** The totals of every aggregate, again every second while somebody looks. */
-function useTotals(list: Listed[]): Totals {
+function useTotals(list: Listed[] | null): Totals {
   const [totals, setTotals] = useState<Totals>(new Map());
-  const names = list.map(({ name, state }) => `${name} ${state}`).join();
   useEffect(() => {
     let stopped = false;
-    const asked = list.filter(({ state }) => state !== "halted").slice(0, AT_ONCE);
+    const asked = (list ?? []).filter(({ state }) => state !== "halted").slice(0, AT_ONCE);
+    let queries: object[] | null = null;
     const look = async () => {
       while (!stopped) {
-        const answered = asked.length ? await send<{ answers: (Answer | { problem: Problem })[] }>("POST", "/v1/query", { queries: asked.map(question) }).catch(() => null) : null;
+        queries ??= await Promise.all(asked.map(question)).catch(() => null);
+        const answered = queries?.length ? await send<{ answers: (Answer | { problem: Problem })[] }>("POST", "/v1/query", { queries }).catch(() => null) : null;
         // Totals that are not answered any more are not shown any more.
         if (!stopped) setTotals(new Map(answered?.answers.map((answer, at) => [asked[at]?.name ?? "", "problem" in answer ? answer.problem : answer])));
         await new Promise((resume) => setTimeout(resume, document.hidden ? 10 * EVERY_MS : EVERY_MS));
@@ -175,6 +182,6 @@ function useTotals(list: Listed[]): Totals {
     };
     void look();
     return () => { stopped = true; };
-  }, [names]);
+  }, [list]);
   return totals;
 }

@@ -8,9 +8,9 @@ import { label } from "../model/bucket";
 import { bytes, shown } from "../model/exact";
 import { go, href, place } from "../model/place";
 import { lookAgain, sources } from "../model/upstream";
-import { isCurrency } from "../model/view";
 import { DefinitionForm } from "../parts/definition_form";
 import { Refused } from "../parts/trouble";
+import { Single } from "../parts/values";
 
 const PAUSE_MS = 250;
 
@@ -136,7 +136,7 @@ function Shown({ preview }: { preview: Preview }) {
             <thead><tr>{sample.columns.map(({ name }) => <th key={name} scope="col">{name}</th>)}</tr></thead>
             <tbody>
               {sample.data.slice(0, 6).map((row, at) => (
-                <tr key={at}>{sample.columns.map(({ name, role }) => <td key={name}>{role === "measure" ? shown(row[name]) : role === "time" ? label(row[name] as string | null, granularity(time)) : String(row[name] ?? "NULL")}</td>)}</tr>
+                <tr key={at}>{sample.columns.map(({ name, role }) => <td key={name}>{role === "measure" ? shown(row[name]) : role === "time" ? label(row[name] as string | null, granularity(time)) : <Single of={row[name]} />}</td>)}</tr>
               ))}
             </tbody>
           </table>
@@ -172,11 +172,12 @@ export function first(tables: Table[], name?: string): Definition {
   const columns = table?.columns ?? [];
   const amount = columns.find(({ type, primary_key }) => /numeric|double|real|bigint|integer/.test(type) && !primary_key);
   const time = columns.find(({ type }) => /^timestamp/.test(type)) ?? columns.find(({ type }) => type === "date");
-  const currency = columns.find(({ name }) => isCurrency(name));
+  // Ticked at first, to be unticked: a table's columns do not say which are currencies, as an aggregate's do.
+  const currencies = columns.filter(({ name }) => /^(ccy|curr|currency_code|currency_id|(.*_)?currency)$/i.test(name));
   return {
     table: table?.name ?? "",
     measures: [...(amount ? [{ name: amount.name, sum: amount.name }] : []), { name: "n", count: "*" }],
-    dimensions: currency ? [currency.name] : [],
+    dimensions: currencies.map(({ name }) => name),
     ...(time ? { time: { column: time.name, granularity: "day", time_zone: "UTC" }, rollups: ["month", "year"] } : {}),
   };
 }

@@ -7,6 +7,7 @@ import { instant } from "../model/bucket";
 import { type Value, shown } from "../model/exact";
 import { type View, rowParameters } from "../model/view";
 import { Refused } from "./trouble";
+import { Single } from "./values";
 
 interface Rows {
   columns: Column[];
@@ -47,8 +48,8 @@ export function Behind({ of, view }: { of: Description; view: View }) {
 
 const isNumber = (type: string) => /numeric|decimal|int|real|double/.test(type);
 
-function cell(value: Value, type: string): string {
-  if (value === null || value === undefined) return "NULL";
+function cell(value: Value, type: string) {
+  if (value === null || value === undefined) return <Single of={value} />;
   if (/timestamp/.test(type)) return instant(String(value));
   return /numeric|decimal|real|double/.test(type) ? shown(value) : String(value);
 }

@@ -9,7 +9,7 @@ import { brief } from "../model/exact";
 import { scheme } from "../model/scheme";
 
 export interface Line {
-  name: string;
+  key: string;
   values: (number | null)[];
 }
 
@@ -41,7 +41,7 @@ export function Chart(shown: Shown) {
   const width = useMemo(() => signal(0), []);
   const dark = scheme.value;
   const bars = shown.lines.length === 1 && shown.buckets <= BARS_AT_MOST;
-  const shape = JSON.stringify([shown.lines.map(({ name }) => name), bars, !!shown.previous, shown.height, dark]);
+  const shape = JSON.stringify([shown.lines.map(({ key }) => key), bars, !!shown.previous, shown.height, dark]);
 
   useEffect(() => {
     const element = holder.current;

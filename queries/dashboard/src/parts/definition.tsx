@@ -7,12 +7,12 @@ import { Statement } from "./copy";
 
 export function DefinitionPanel({ of, view }: { of: Description; view: View }) {
   const sql = asSql(of, view);
-  const explain = href(["explain"], ofTheTable(of.definition, view));
+  const explain = href(["explain"], ofTheTable(of, view));
   return (
     <section class="definition" aria-labelledby="definition">
       <h2 id="definition">Elsewhere</h2>
       <div class="pair">
-        <div><h3>The same with curl</h3><Statement text={curl(of.name, of.definition, view)} label="Copy curl" /></div>
+        <div><h3>The same with curl</h3><Statement text={curl(of, view)} label="Copy curl" /></div>
         {sql && <div class="same-sql"><h3>The same in Postgres</h3><Statement text={sql} label="Copy SQL" /></div>}
       </div>
       <p><a href={explain}>Explain this question</a></p>

@@ -2,7 +2,8 @@
 import type { Description } from "../model/api";
 import { bounds, granularities, label, period } from "../model/bucket";
 import { go } from "../model/place";
-import { type View, address, currencyOf } from "../model/view";
+import { type View, address, currenciesOf } from "../model/view";
+import { Single } from "./values";
 
 interface Viewed {
   of: Description;
@@ -75,7 +76,7 @@ export function Crumbs({ of, view }: Viewed) {
       </ol>
       {view.fixed.map(([name, value]) => (
         <a key={name} class="chip" title="Let go" href={address(of.name, { ...view, rows: false, fixed: view.fixed.filter(([other]) => other !== name) })}>
-          {name} <strong>{value ?? "NULL"}</strong> <span aria-hidden="true">×</span><span class="unseen">, let go</span>
+          {name} <strong><Single of={value} /></strong> <span aria-hidden="true">×</span><span class="unseen">, let go</span>
         </a>
       ))}
       {of.definition.time && <span class="zone">{view.zone ?? of.definition.time.time_zone ?? "UTC"}</span>}
@@ -127,6 +128,6 @@ function anyZone(of: Description): boolean {
 }
 
 function example(of: Description): string {
-  const name = of.definition.dimensions?.find((one) => one !== currencyOf(of.definition)) ?? of.definition.dimensions?.[0];
+  const name = of.definition.dimensions?.find((one) => !currenciesOf(of).includes(one)) ?? of.definition.dimensions?.[0];
   return name ? `${name} in ('a', 'b')` : "no dimensions";
 }

@@ -119,7 +119,7 @@ async fn a_table_that_cannot_be_published_keeps_no_other_waiting() {
         refusal.is_some_and(|error| error.code == "publication_not_permitted" && error.message.contains("guild"))
     };
     engine.until_seen("it says why late is not read", refused).await;
-    assert_eq!(engine.status.borrow().state, SourceState::Live);
+    engine.until_seen("it is live", |engine| engine.status.borrow().state == SourceState::Live).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,11 +43,11 @@ fn nameless(upstream: &UpstreamConfig) -> Result<Failure, Failure> {
         upstream.data.display()
     );
     let config = PostgresConfig::server(upstream.url.reveal(), "tidemark").map_err(usage)?;
-    let unread = runtime()?.block_on(unread_slots(&config)).map_err(usage)?;
-    if unread.is_empty() {
-        said.push_str("; Postgres has no slot of a Tidemark that nobody reads");
+    match runtime()?.block_on(unread_slots(&config)) {
+        Ok(unread) if unread.is_empty() => said.push_str("; Postgres has no slot of a Tidemark that nobody reads"),
+        Ok(unread) => unread.iter().for_each(|orphan| said.push_str(&format!("\n  {}", told(orphan)))),
+        Err(error) => said.push_str(&format!("\n  those that nobody reads are not known: {}", error.message)),
     }
-    unread.iter().for_each(|orphan| said.push_str(&format!("\n  {}", told(orphan))));
     Ok(Failure::Usage(said))
 }
 

@@ -136,7 +136,10 @@ fn a_backup_under_load_goes_on_exactly_where_its_log_was_held_and_says_so_where_
         );
         std::thread::sleep(Duration::from_millis(10));
     };
-    assert!(halted["hint"].as_str().unwrap().contains("empty data directory"), "{halted}");
+    let hint = halted["hint"].as_str().unwrap();
+    assert!(hint.contains("empty data directory"), "{halted}");
+    // The way on that loses nothing comes first.
+    assert!(hint.contains(&format!("SELECT pg_copy_logical_replication_slot('{held}', '{slot}');")), "{halted}");
     // All the same it knows from its start on what its store must not lack: what the original had answered by the backup. Nobody has
     // asked it anything yet.
     let answered = |data: &Path| -> u64 {

@@ -95,9 +95,19 @@ fn what_is_read_is_printed_for_people_and_for_programs() {
         r#"{"table":"public.payments","dimensions":["payer"],"measures":[{"name":"n","count":"*"}]}"#,
     )
     .unwrap();
-    let (code, _, said) = asked(&["register", file.to_str().unwrap(), "--wait"]);
+    let (code, registered, said) = asked(&["register", file.to_str().unwrap(), "--wait"]);
     assert_eq!((code, said.as_str()), (0, ""));
+    assert!(registered.contains("\"state\": \"live\""), "as it was before it was waited for: {registered}");
     assert_eq!(server.get("/v1/aggregates/by_payer/data").0, 200, "it was not waited for");
+    // Advice for a request is no advice for a command.
+    std::fs::write(&file, r#"{"table":"public.payments","measures":[{"name":"n","count":"*"}]}"#).unwrap();
+    let (code, _, said) = asked(&["register", file.to_str().unwrap()]);
+    assert!(code == 2 && said.contains("definition_differs") && said.contains("tidemark drop by_payer"), "{said}");
+
+    let (code, _, said) = asked(&["verify", "monthly", "--from", "2026", "--to", "2025"]);
+    assert!(code == 2 && said.contains("empty_range"), "{said}");
+    let (code, compared, _) = asked(&["verify", "monthly", "--from", "1990", "--to", "1991"]);
+    assert!(code == 0 && compared.contains("nothing was compared"), "{compared}");
     let (code, differing, said) = asked(&["verify", "--output", "csv"]);
     assert_eq!((code, differing.trim(), said.as_str()), (0, "aggregate,granularity,time,key,stored,expected", ""));
 }
@@ -162,6 +172,13 @@ fn a_live_answer_moves_and_survives_a_restart() {
     terminal.until(&["2024-01-01T00:00:00Z 365", "█"]);
     terminal.until(&["Ctrl-C ends"]);
 
+    // Where nothing changes there is no line to be refused, and it ends all the same.
+    let mut unread = asking(&server, &question).stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(unread.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("snapshot"), "{first}");
+    assert_eq!(end_of(&mut unread), Some(0));
+
     database.sql("INSERT INTO payments VALUES (10000, 'ES1', 5, '2024-06-01Z')");
     lines.until(&["upsert", "time=2024-01-01T00:00:00Z", "n=366"]);
     csv.until(&["upsert,0/", ",366,"]);
@@ -219,6 +236,18 @@ fn csv_is_all_rows_or_says_that_there_are_more() {
     assert_eq!(first["data"][0]["account"], json!((BEYOND_DOUBLES + 1).to_string()));
 }
 
+/// The exit code of a command that nobody reads any more.
+fn end_of(child: &mut std::process::Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(Instant::now() < deadline, "it goes on for nobody");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A reader that has gone ends it; otherwise every `| head` would leave a process.
 #[test]
 fn nobody_follows_for_nobody() {
@@ -235,15 +264,7 @@ fn nobody_follows_for_nobody() {
     out.read_line(&mut first).unwrap();
     assert!(first.contains("snapshot"), "{first}");
     drop(out);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "it goes on for nobody");
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(end_of(&mut child), Some(0));
     for (arguments, words) in [
         (&["live", "daily", "--measure", "amount"][..], "no measure"),
         (&["live", "daily", "others=true"], "not_live"),
@@ -300,6 +321,29 @@ fn settings_say_where_they_come_from_and_hide_passwords() {
     // What serve would refuse is said.
     let (code, shown, said) = show(&["--generator", "1", "--replay", "x"], &[]);
     assert!(code == 2 && shown.contains("--replay") && said.contains("more than one source"), "{said}");
+    // Also what it would find out once it makes of them what it runs with.
+    let absent = directory.path().join("absent.json");
+    for (variable, value, words) in [
+        ("TIDEMARK_POSTGRES", "gopher", "postgres://"),
+        ("TIDEMARK_SNAPSHOT_READERS", "17", "16"),
+        ("TIDEMARK_SNAPSHOT_READERS", "0", "16"),
+        ("TIDEMARK_TABLE", "a.b.c.d", "a.b.c.d"),
+        ("TIDEMARK_NO_ROW_IMAGE", "public.unlisted", "public.unlisted"),
+        ("TIDEMARK_TOKENS", absent.to_str().unwrap(), "tidemark token create --tokens"),
+    ] {
+        let (code, shown, said) = show(&[], &[(variable, value)]);
+        assert!(code == 2 && shown.contains(variable) && said.contains(words), "{variable}={value}: {code} {said}");
+        let mut serving = tidemark();
+        serving
+            .args(["serve", "--config", file, "--listen", "127.0.0.1:0", "--data"])
+            .arg(directory.path().join("data"))
+            .env(variable, value);
+        assert_eq!(run(&mut serving), (2, String::new(), said), "{variable}={value}: serve says otherwise");
+    }
+    assert!(!directory.path().join("data").exists());
+    // As people write yes.
+    let (code, shown, _) = show(&["--listen", "0.0.0.0:9"], &[("TIDEMARK_INSECURE_LISTEN", "1")]);
+    assert_eq!(code, 0, "{shown}");
 }
 
 #[test]

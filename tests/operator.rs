@@ -60,6 +60,12 @@ fn checks_name_every_mistake_and_fix_what_can_be_fixed() {
     assert!(out.contains("ALTER SYSTEM SET max_slot_wal_keep_size"), "{out}");
     assert!(out.trim_end().ends_with("ok") && out.contains("0 failed, 1 warning,"), "{out}");
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    // Nor is anything repaired under a name that no source will ever have.
+    let (code, out, err) =
+        run(check(&url, &["--table", "payments", "--fix-as", &database.postgres.url()]).current_dir(parent.path()));
+    assert!(code == Some(2) && out.contains("--data") && !out.contains("unnamed"), "{out}{err}");
+    assert_eq!(database.value("SELECT count(*) FROM pg_publication"), "0");
+    database.sql("ALTER ROLE tide NOREPLICATION; REVOKE SELECT ON payments FROM tide");
     // Without a table it is about the server.
     assert_eq!(run(check(&database.postgres.url(), &[]).current_dir(parent.path())).0, Some(0));
 
@@ -145,6 +151,7 @@ fn slots_are_dropped_by_their_directory_or_by_name() {
     };
     let (code, _, err) = drop_slot(&[]);
     assert!(code == Some(2) && err.contains("no Tidemark data directory") && err.contains("--slot"), "{err}");
+    assert!(err.contains("tidemark drop-slot --slot tidemark_0ld"), "{err}");
     assert!(!data.exists());
 
     let server = Server::start(&data, &url, &["payments"], &[]);

@@ -7,7 +7,7 @@ use std::path::Path;
 use connectors::PostgresConfig;
 use engine::engine::EngineConfig;
 use engine::materialization::AggregateState;
-use engine::source::{SourceState, TableState};
+use engine::source::TableState;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio_postgres::Client;

@@ -62,6 +62,13 @@ fn every_cell_equals_postgres_while_everyone_writes() {
     assert_eq!(positions.len(), comparisons, "the position did not move");
     // The accounts alone: payments may have been truncated.
     assert!(cells > comparisons as u64 * 100, "hardly anything was compared: {cells}");
+    // Nothing is equal to nothing.
+    for against in ["postgres", "rows"] {
+        for (from, to) in [("2026", "2025"), ("2024-02", "2024-02"), ("now", "-1d")] {
+            let request = json!({"aggregate": "by_day", "from": from, "to": to, "against": against});
+            assert_eq!(refusal(&server, &request), (422, "empty_range".to_owned()), "{request}");
+        }
+    }
     for request in [
         json!({"aggregate": "by_day", "from": "2024-02", "to": "2024-03"}),
         json!({"aggregate": "by_day", "from": "2024-02", "to": "2024-03", "against": "rows"}),

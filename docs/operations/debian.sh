@@ -71,9 +71,19 @@ if [ "$1" = configure ]; then
     install -d -o tidemark -g tidemark -m 0700 /var/lib/tidemark
     # Packages before this one had the data right there: it goes on there.
     overrides=/etc/systemd/system/tidemark.service.d
-    if [ -e /var/lib/tidemark/FORMAT ] && [ ! -e $overrides/data.conf ]; then
+    data=
+    if [ -e /var/lib/tidemark/FORMAT ]; then
+        data=/var/lib/tidemark
+    # And those whose settings did not say where it is, as yours do not if you kept them.
+    elif [ -e /var/lib/tidemark/data/FORMAT ] && ! grep -q '^data *=' /etc/tidemark/tidemark.toml; then
+        data=/var/lib/tidemark/data
+    fi
+    if [ -n "$data" ] && [ ! -e $overrides/data.conf ]; then
         install -d $overrides
-        printf '[Service]\nEnvironment=TIDEMARK_DATA=/var/lib/tidemark\n' > $overrides/data.conf
+        printf '[Service]\nEnvironment=TIDEMARK_DATA=%s\n' "$data" > $overrides/data.conf
+    fi
+    if [ -n "$data" ]; then
+        echo "tidemark: say data = \"$data\" in /etc/tidemark/tidemark.toml, for check and drop-slot to find it too"
     fi
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
@@ -92,16 +102,25 @@ if [ "$1" = remove ]; then
     if [ -d /run/systemd/system ]; then
         systemctl disable --now tidemark.service || true
     fi
-    if [ -e /var/lib/tidemark/data/FORMAT ] || [ -e /var/lib/tidemark/FORMAT ]; then
-        echo "tidemark: Postgres keeps its log for the replication slot of the data in /var/lib/tidemark until you drop it;"
-        echo "tidemark: docs/operations says how, also once this package is gone"
-    fi
+    # The slot has its name from the directory; the last word of the file is the directory's.
+    for format in /var/lib/tidemark/data/FORMAT /var/lib/tidemark/FORMAT; do
+        [ -e "$format" ] || continue
+        slot=tidemark_$(sed 's/.* //' "$format")
+        echo "tidemark: Postgres keeps its log for replication slot $slot until somebody drops it:"
+        echo "tidemark:   SELECT pg_drop_replication_slot('$slot'); DROP PUBLICATION IF EXISTS $slot;"
+    done
 fi
 SCRIPT
 # The data stays, also when purged: it names the slot that is still to be dropped.
 cat > "$root/DEBIAN/postrm" <<'SCRIPT'
 #!/bin/sh
 set -e
+if [ "$1" = purge ]; then
+    # Ours, and of no use to a package that is installed later.
+    rm -f /etc/systemd/system/tidemark.service.d/data.conf
+    rmdir --ignore-fail-on-non-empty /etc/systemd/system/tidemark.service.d 2> /dev/null || true
+    echo "tidemark: /var/lib/tidemark stays: its data names the replication slot that Postgres may still keep its log for"
+fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
 fi

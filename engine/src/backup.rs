@@ -219,7 +219,7 @@ pub(crate) fn take(
         fs::read_to_string(store.data().join(FORMAT)).map_err(|error| BackupError::failed(store.data(), error))?;
     let instance = format::check(&text, &store.data().display().to_string())
         .map_err(|error| BackupError::failed(store.data(), error))?;
-    fs::create_dir_all(backups).map_err(|error| BackupError::failed(backups, error))?;
+    format::create_closed(backups).map_err(|error| BackupError::failed(backups, error))?;
     // Of this store only: others may be taking theirs into the same directory.
     let ours = partial_of(&instance);
     remove_partial(backups, &ours).map_err(|error| BackupError::failed(backups, error))?;
@@ -305,7 +305,7 @@ impl Copying<'_> {
     fn run(self) -> Result<(Manifest, u64), BackupError> {
         let partial = self.partial;
         let failed = |error: io::Error| BackupError::failed(partial, error);
-        fs::create_dir(partial).map_err(failed)?;
+        format::create_closed(partial).map_err(failed)?;
         let copy = partial.join(STORE);
         self.store.checkpoint(&copy).map_err(|error| BackupError::failed(partial, error))?;
         fs::write(partial.join(FORMAT), self.format).map_err(failed)?;
@@ -426,7 +426,7 @@ fn check(backup: &Path) -> Result<(Manifest, BTreeMap<PathBuf, String>), BackupE
 
 fn check_empty(data: &Path) -> Result<(), BackupError> {
     let failed = |error: io::Error| BackupError::failed(data, error);
-    fs::create_dir_all(data).map_err(failed)?;
+    format::create_closed(data).map_err(failed)?;
     let mut entries = fs::read_dir(data).map_err(failed)?;
     if entries.any(|entry| !entry.is_ok_and(|entry| format::came_with_the_disk(&entry))) {
         return Err(BackupError::refused(
@@ -440,7 +440,7 @@ fn check_empty(data: &Path) -> Result<(), BackupError> {
 
 fn copy(backup: &Path, data: &Path, manifest: &Manifest, sums: &BTreeMap<PathBuf, String>) -> Result<(), BackupError> {
     let failed = |error: io::Error| BackupError::failed(data, error);
-    fs::create_dir(data.join(STORE)).map_err(failed)?;
+    format::create_closed(&data.join(STORE)).map_err(failed)?;
     let is_format = |name: &&PathBuf| name.as_path() == Path::new(FORMAT);
     for name in sums.keys().filter(|name| !is_format(name)) {
         // Read all the same, so that a backup is whole or refused.

@@ -89,7 +89,7 @@ impl Shared {
     /// Stops everything for good: reads answer with this from now on. The first reason stays.
     pub fn halt(&self, code: &str, message: impl Into<String>, remedy: &str) {
         let reason = Unavailable { code: code.to_owned(), message: message.into(), remedy: remedy.to_owned() };
-        tracing::error!(code, message = %reason.message, "halted");
+        tracing::error!(code, reason = %reason.message, "halted");
         self.published.halt(reason);
     }
 

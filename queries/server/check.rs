@@ -1,7 +1,11 @@
 //! `tidemark check`: what `serve` would refuse, all of it at once, before it is started; with `--fix` also the repair.
 //!
 //! The surprise: slot and publication are named after the data directory. One that is named on the command line is
-//! claimed here as `serve` would, so that the name in a repair is the one that will be used.
+//! claimed here as `serve` would, so that the name in a repair is the one that will be used. Without one nothing is made
+//! under a made-up name: `serve` would never use it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use connectors::PostgresConfig;
 use connectors::postgres::{Finding, Stage, check, repair};
@@ -19,8 +23,12 @@ use crate::table::Table;
 /// A repaired check may uncover another: rights first, then what they let us see.
 const MAX_ROUNDS: usize = 3;
 
-/// The name where there is no data directory yet.
+/// Stands for the name where there is no data directory yet. It is neither shown nor made.
 const UNNAMED: &str = "tidemark_unnamed";
+
+/// What a repair needs that would make something under that name.
+const NEEDS_A_NAME: &str = "slot and publication are named after the data directory: name it with --data (as the user that \
+                            serves it), or start once, and check again for the statement";
 
 /// A statement that was run, and what Postgres had against it.
 struct Repair {
@@ -49,8 +57,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     };
     // What cannot work leaves no data directory behind.
     of(upstream.url.reveal(), UNNAMED)?;
-    let named = if upstream.data_named { claim(&upstream.data).map(Some) } else { instance(&upstream.data) };
-    let slot = match named.map_err(|error| usage(&error))? {
+    let slot = match name_of(&upstream)? {
         Some(instance) => format!("tidemark_{instance}"),
         None => UNNAMED.to_owned(),
     };
@@ -61,7 +68,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let shown = output == OutputFormat::Table;
 
     let (findings, repairs) = runtime()?.block_on(async {
-        let mut findings = check(&config, Stage::Unknown).await;
+        let mut findings = look(&config).await;
         let mut repairs = Vec::new();
         for _ in 0..MAX_ROUNDS {
             let due = if fix { due(&findings, &repairs) } else { Vec::new() };
@@ -79,7 +86,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
                 }
                 repairs.push(Repair { statement, refused, needs_restart });
             }
-            findings = check(&config, Stage::Unknown).await;
+            findings = look(&config).await;
         }
         Ok::<_, Failure>((findings, repairs))
     })?;
@@ -92,6 +99,47 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
         0 => Ok(()),
         1 => Err(Failure::Usage("1 check failed".to_owned())),
         failed => Err(Failure::Usage(format!("{failed} checks failed"))),
+    }
+}
+
+/// The instance that names slot and publication; none where there is no data directory and none is named.
+fn name_of(upstream: &UpstreamConfig) -> Result<Option<String>, Failure> {
+    let data = &upstream.data;
+    let known = instance(data).map_err(|error| Failure::Usage(error.to_string()))?;
+    if known.is_some() || !upstream.data_named {
+        return Ok(known);
+    }
+    if let Some(owner) = other_owner(data) {
+        return Err(Failure::Usage(format!(
+            "{} would be root's, and the user with id {owner}, who has what is around it, could not serve it\n  remedy: run this as \
+             that user, such as: runuser -u tidemark -- tidemark check ...",
+            data.display()
+        )));
+    }
+    claim(data).map(Some).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// Whose directory root would make a directory of its own in, or claim.
+fn other_owner(data: &Path) -> Option<u32> {
+    let data = std::path::absolute(data).ok()?;
+    let around = data.ancestors().find_map(|above| std::fs::metadata(above).ok())?;
+    (rustix::process::geteuid().is_root() && around.uid() != 0).then(|| around.uid())
+}
+
+/// All checks, without the made-up name.
+async fn look(config: &PostgresConfig) -> Vec<Finding> {
+    let mut findings = check(config, Stage::Unknown).await;
+    findings.iter_mut().for_each(unnamed);
+    findings
+}
+
+fn unnamed(finding: &mut Finding) {
+    let check = &mut finding.check;
+    check.message = check.message.replace(UNNAMED, "(named after the data directory)");
+    if check.remedy.contains(UNNAMED) {
+        finding.repair.retain(|statement| !statement.contains(UNNAMED));
+        let first = finding.repair.iter().map(|statement| format!("{statement}; -- then: "));
+        check.remedy = first.chain([NEEDS_A_NAME.to_owned()]).collect();
     }
 }
 

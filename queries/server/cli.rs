@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use queries::access::{Pin, Scope};
@@ -20,7 +21,8 @@ ends it at once. SIGHUP reads certificates and tokens anew.
 Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  the engine failed, or was stopped by a second signal
-  2  the usage or the configuration is wrong, or the database or the data directory is not as it has to be
+  2  the usage or the configuration is wrong, or the data directory is not as it has to be, or, where that is new, the
+     database; with data already there it stays up, halted or trying again, and /readyz answers 503 with the reason
   4  something needed to start is not to be had now: Postgres does not answer or has no place, another process has the
      data directory or the address, the disk is full or fails, no thread can be started; try again";
 
@@ -59,11 +61,12 @@ Exit codes:
   2  a check failed, or the usage or the configuration is wrong";
 
 const DROP_SLOT_HELP: &str =
-    "What is gone already is no error. Slots of other data directories are listed, and dropped only when named.
+    "What is gone already is no error. Slots of other data directories that nobody reads are listed, and dropped only when named; \
+without a data directory and --slot nothing is dropped, and they are listed.
 
 Exit codes:
   0  slot and publication are gone
-  2  the slot is in use, is not Tidemark's, or Postgres cannot be asked; or the usage is wrong";
+  2  there is neither a data directory nor --slot, the publication is somebody else's (the slot is gone), the slot is in use, is not Tidemark's, or Postgres cannot be asked; or the usage is wrong";
 
 const BACKUP_HELP: &str = "Nothing stops meanwhile. The backup is a directory of its own under the server's --backup-dir (unless stated, `backups` in \
 the data directory), on the same file system as hard links: copy it to another machine, or it goes when the disk goes.
@@ -542,7 +545,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "NUMBER", env = "TIDEMARK_MAX_CONNECTIONS_PER_ADDRESS")]
     pub max_connections_per_address: Option<usize>,
     /// Serve on an address that others reach, also without tokens or TLS
-    #[arg(long, env = "TIDEMARK_INSECURE_LISTEN")]
+    #[arg(long, env = "TIDEMARK_INSECURE_LISTEN", value_parser = BoolishValueParser::new())]
     pub insecure_listen: bool,
     /// Follow this Postgres database; better given in the environment, where others do not see its password
     #[arg(long, value_name = "URL", env = "TIDEMARK_POSTGRES", hide_env_values = true)]
@@ -555,7 +558,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "TABLE", env = "TIDEMARK_NO_ROW_IMAGE", value_delimiter = ',')]
     pub no_row_image: Vec<String>,
     /// Make the replication slot one that standbys copy, to go on after a failover; takes Postgres 17 or newer
-    #[arg(long, env = "TIDEMARK_FAILOVER_SLOT")]
+    #[arg(long, env = "TIDEMARK_FAILOVER_SLOT", value_parser = BoolishValueParser::new())]
     pub failover_slot: bool,
     /// Halt at a transaction with more row data than this; it is held in memory [default: 1GiB]
     #[arg(long, value_name = "SIZE", env = "TIDEMARK_MAX_TRANSACTION")]

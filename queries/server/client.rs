@@ -180,7 +180,22 @@ impl Client {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
-        Failure::Failed(format!("{} does not answer: {error}\n  is `tidemark serve` running there?", self.url))
+        let said = error.to_string();
+        Failure::Failed(format!("{} does not answer: {said}\n  {}", self.url, advice(&self.url, &said)))
+    }
+}
+
+/// What to do about a server that was not understood. Whether it was TLS can only be told by the words.
+fn advice(url: &str, said: &str) -> &'static str {
+    let encrypted = url.starts_with("https://");
+    if said.contains("invalid peer certificate") {
+        return "remedy: give the certificate of the CA that made the server's with --ca-file, and the name that it is for in --server";
+    }
+    match encrypted {
+        // A record of TLS is no answer in HTTP, and the other way round.
+        false if said.contains("http parse fail") => "remedy: where the server has TLS, use https:// in --server",
+        true if said.contains("InvalidContentType") => "remedy: where the server has no TLS, use http:// in --server",
+        _ => "is `tidemark serve` running there?",
     }
 }
 
@@ -333,6 +348,18 @@ mod tests {
             ("totals", None),
         ] {
             assert_eq!(is_encrypted(url).ok(), encrypted, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_understood_is_told_with_what_to_do() {
+        for (url, said, words) in [
+            ("https://h", "io: invalid peer certificate: UnknownIssuer", "--ca-file"),
+            ("http://h", "protocol: http parse fail: invalid HTTP version", "https://"),
+            ("https://h", "io: received corrupt message of type InvalidContentType", "http://"),
+            ("https://h", "io: Connection refused (os error 111)", "running there"),
+        ] {
+            assert!(advice(url, said).contains(words), "{said}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::cli::{ConfigShowArguments, OutputFormat, ServeArguments};
 use crate::config::{ServeConfig, default_of, file_of};
 use crate::failure::Failure;
 use crate::output::say_document;
+use crate::serve::rehearse;
 use crate::table::Table;
 
 /// Settings that each name a source; one of them counts.
@@ -75,7 +76,7 @@ pub fn run(arguments: ConfigShowArguments, matches: &ArgMatches) -> Result<(), F
             say_document(&json!(described).to_string())?;
         }
     }
-    ServeConfig::resolve(serve).map(drop)
+    rehearse(&ServeConfig::resolve(serve)?)
 }
 
 fn settings(matches: &ArgMatches, file: &toml::Table, path: &str) -> Vec<Setting> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -15,11 +15,13 @@ use crate::cli::{LiveArguments, OutputFormat};
 use crate::client::{Client, Lines, problem_text};
 use crate::document::{field, list, plain};
 use crate::failure::Failure;
-use crate::output::{remark, still_read};
+use crate::output::{nobody_reads, remark, still_read};
 use crate::table::{csv_line, harmless};
 
 /// Three times the server's own pause.
 const SILENCE: Duration = Duration::from_secs(45);
+/// How often it is looked whether anybody reads, while there is nothing to show.
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause before a connection is made again.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Events that wait to be shown.
@@ -37,6 +39,9 @@ pub fn run(arguments: &LiveArguments) -> Result<(), Failure> {
         remark("the connection was lost; trying again");
         lines = loop {
             std::thread::sleep(RECONNECT);
+            if nobody_reads() {
+                return Ok(());
+            }
             match client.live(&arguments.question, view.last_id.as_deref()) {
                 Ok(lines) => break lines,
                 Err(Failure::Failed(_)) => {}
@@ -49,10 +54,13 @@ pub fn run(arguments: &LiveArguments) -> Result<(), Failure> {
 /// Shows the events of one connection. Whether anybody reads on.
 fn follow(lines: Lines, view: &mut View<'_>) -> Result<bool, Failure> {
     let events = read(lines);
+    let mut heard = Instant::now();
     loop {
-        match events.recv_timeout(SILENCE) {
+        match events.recv_timeout(LOOK) {
             Ok(line) if !view.show(&line)? => return Ok(false),
-            Ok(_) => {}
+            Ok(_) => heard = Instant::now(),
+            Err(RecvTimeoutError::Timeout) if nobody_reads() => return Ok(false),
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() < SILENCE => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(true),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -19,6 +20,17 @@ pub fn still_read(line: &str) -> Result<bool, Failure> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::Failed(error.to_string())),
     }
+}
+
+/// Whether nobody can read standard output any more: a pipe's other end is closed, a terminal is gone. A line that is
+/// written finds out as well, where there is one to write.
+pub fn nobody_reads() -> bool {
+    let out = std::io::stdout();
+    // What is asked for is nothing: these are told all the same.
+    let mut told = [PollFd::new(&out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+    poll(&mut told, Some(&now)).is_ok() && told.iter().any(|out| out.revents().intersects(gone))
 }
 
 /// Prints a server's document; one that is no JSON as it is.

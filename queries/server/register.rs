@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::shell;
 use serde_json::Value;
 
 use crate::cli::RegisterArguments;
@@ -20,12 +21,32 @@ pub fn run(arguments: &RegisterArguments) -> Result<(), Failure> {
     let definitions = DefinitionFile::read(&arguments.file, arguments.name.as_deref())?;
     let client = Client::new(&arguments.server)?;
     for definition in &definitions {
-        say_document(&client.put(definition)?.into_success()?)?;
+        let registered = client.put(definition)?.into_success().map_err(|failure| by_command(failure, definition))?;
+        // Of one that is waited for it is told how it stands then.
+        if !arguments.wait {
+            say_document(&registered)?;
+        }
     }
-    if arguments.wait {
-        definitions.iter().try_for_each(|definition| wait(&client, &definition.name))?;
+    for definition in definitions.iter().filter(|_| arguments.wait) {
+        wait(&client, &definition.name)?;
+        say_document(&client.describe(&definition.name)?)?;
     }
     Ok(())
+}
+
+/// What the server advises is a parameter of a request, which this command does not send.
+fn by_command(failure: Failure, definition: &DefinitionFile) -> Failure {
+    match failure {
+        Failure::Usage(said)
+            if ["[definition_differs]", "[replace_not_supported]"].iter().any(|code| said.contains(code)) =>
+        {
+            let name = shell::word(&definition.name);
+            Failure::Usage(format!(
+                "{said}\n  with this command: tidemark drop {name}, then register it again; there is no answer until it is filled"
+            ))
+        }
+        other => other,
+    }
 }
 
 fn wait(client: &Client, name: &str) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `tidemark restore`: a new data directory from a backup, and what has to be done upstream so that it goes on.
 
+use connectors::postgres::taking_the_place;
 use engine::backup::{Manifest, restore};
 use engine::shell;
 
@@ -22,15 +23,14 @@ fn upstream(Manifest { lsn, source, held_slot, .. }: &Manifest) -> Vec<String> {
     match held_slot {
         _ if source.connector != "postgres" => Vec::new(),
         Some(held) => {
-            let (slot, copied, word) = (literal(&source.slot), literal(held), shell::word(held));
+            let [drop, copy] = taking_the_place(held, &source.slot);
+            let word = shell::word(held);
             let held = held.escape_debug();
             vec![
                 format!("Slot {held} keeps the log from there on. With the Tidemark of the original stopped, have it take the place of"),
                 "the directory's own slot, then serve with --data and the settings as before:".to_owned(),
-                format!("  SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot}"),
-                // What goes on from there must be there before the other one is given up.
-                format!("    AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {copied} AND wal_status <> 'lost');"),
-                format!("  SELECT pg_copy_logical_replication_slot({copied}, {slot});"),
+                format!("  {drop}"),
+                format!("  {copy}"),
                 format!("{held} itself keeps log until it is dropped: tidemark drop-slot --slot {word}"),
             ]
         }
@@ -40,12 +40,6 @@ fn upstream(Manifest { lsn, source, held_slot, .. }: &Manifest) -> Vec<String> {
             "can be taken with --hold-log.".to_owned(),
         ],
     }
-}
-
-/// The text as a literal of SQL, whatever the session takes a backslash for.
-fn literal(text: &str) -> String {
-    let quoted = format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"));
-    if text.contains('\\') { format!("E{quoted}") } else { quoted }
 }
 
 #[cfg(test)]
@@ -68,7 +62,7 @@ mod tests {
         assert!(lines.contains(&"  SELECT pg_copy_logical_replication_slot('tidemark_1_b', 'tidemark_1');".to_owned()));
         assert!(lines.last().unwrap().ends_with("tidemark drop-slot --slot tidemark_1_b"));
         let lines = told("x'; DROP TABLE t; --", Some("y\\'\n  SELECT 1; $(z)"));
-        assert!(lines.iter().any(|line| line.ends_with("slot_name = 'x''; DROP TABLE t; --'")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("slot_name = 'x''; DROP TABLE t; --' AND EXISTS")), "{lines:?}");
         let copy = "  SELECT pg_copy_logical_replication_slot(E'y\\\\''\n  SELECT 1; $(z)', 'x''; DROP TABLE t; --');";
         assert!(lines.contains(&copy.to_owned()), "{lines:?}");
         assert!(lines.last().unwrap().ends_with("--slot 'y\\'\\''\n  SELECT 1; $(z)'"), "{lines:?}");

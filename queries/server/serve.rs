@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use connectors::{ConnectorConfig, EventsConfig, GeneratorConfig, PostgresConfig,
 use engine::Engine;
 use engine::engine::EngineConfig;
 use engine::pipeline::abort_on_engine_panic;
-use engine::source::ResumePoint;
+use engine::shell;
+use engine::source::{ResumePoint, SourceError};
 use engine::store::StoreMemory;
 use engine::store::format::claim;
 use queries::access::Gate;
@@ -26,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::config::{ServeConfig, SourceConfig};
+use crate::config::{Secret, ServeConfig, SourceConfig};
 use crate::failure::Failure;
 use crate::recount::PostgresRecount;
 use crate::{logging, open_files, supervisor};
@@ -36,9 +38,7 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
     // To the very end: the last spans are sent when it is dropped.
     let _exporting = logging::start(config.log)?;
     abort_on_engine_panic();
-    let gate = config.tokens.clone().map_or(Ok(Gate::default()), Gate::of_file).map_err(Failure::Usage)?;
-    let tls = config.tls.clone().map(|(certificate, key)| Tls::open(certificate, key));
-    let tls = tls.transpose().map_err(Failure::Usage)?;
+    let (gate, tls) = guards(&config)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let listener = bind(config.listen).await?;
@@ -58,6 +58,32 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
         running.stop().await;
         Ok(())
     })
+}
+
+/// Fails where `run` would for what the configuration says, with nothing started and nothing made.
+pub fn rehearse(config: &ServeConfig) -> Result<(), Failure> {
+    guards(config)?;
+    match &config.source {
+        SourceConfig::Postgres { url, tables, no_row_image } => {
+            postgres_config(config, url, tables, no_row_image, "tidemark").map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who is let in, and over what.
+fn guards(config: &ServeConfig) -> Result<(Gate, Option<Tls>), Failure> {
+    let gate = config.tokens.clone().map_or(Ok(Gate::default()), Gate::of_file).map_err(|error| {
+        let path = config.tokens.as_deref().filter(|path| !path.exists());
+        Failure::Usage(path.map_or(error.clone(), |path| no_tokens(&error, path)))
+    })?;
+    let tls = config.tls.clone().map(|(certificate, key)| Tls::open(certificate, key));
+    Ok((gate, tls.transpose().map_err(Failure::Usage)?))
+}
+
+fn no_tokens(error: &str, path: &Path) -> String {
+    let path = shell::word(&path.display().to_string());
+    format!("{error}\n  remedy: tidemark token create --tokens {path} --scope admin")
 }
 
 /// The runtime that HTTP and the connectors share.
@@ -156,27 +182,13 @@ struct Started {
 
 /// Starts what the configuration says.
 async fn start(config: &ServeConfig) -> Result<Started, Failure> {
-    let usage = |error: &dyn std::fmt::Display| Failure::Usage(error.to_string());
     let (mut inlet, mut upstream) = (None, None);
     let connector = match &config.source {
         SourceConfig::Postgres { url, tables, no_row_image } => {
-            let named = |slot: &str| {
-                PostgresConfig::new(url.reveal(), tables, slot)
-                    .and_then(|config| config.with_row_images_off(no_row_image))
-                    .map_err(|error| usage(&error))
-            };
-            // A URL that cannot work leaves no data directory behind.
+            // What cannot work leaves no data directory behind.
+            let named = |slot: &str| postgres_config(config, url, tables, no_row_image, slot);
             named("tidemark")?;
-            let instance = claim(&config.data)?;
-            let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-            let mut postgres = named(&format!("tidemark_{instance}"))?
-                .with_failover(config.failover_slot)
-                .with_backups(&config.backup_dir)
-                .with_max_transaction_bytes(size(config.max_transaction_bytes))
-                .with_message_limit(size(config.max_row_bytes));
-            if let Some(readers) = config.snapshot_readers {
-                postgres = postgres.with_snapshot_readers(readers).map_err(|error| usage(&error))?;
-            }
+            let postgres = named(&format!("tidemark_{}", claim(&config.data)?))?;
             upstream = Some(PostgresRecount(postgres.clone()));
             ConnectorConfig::Postgres(postgres)
         }
@@ -194,6 +206,30 @@ async fn start(config: &ServeConfig) -> Result<Started, Failure> {
     let source_name = connector.name();
     let running = Running::start(&engine_config(config), connector).await?;
     Ok(Started { running, source_name, inlet, upstream })
+}
+
+/// The source as it is told to be, behind a slot of this name.
+fn postgres_config(
+    config: &ServeConfig,
+    url: &Secret,
+    tables: &[String],
+    no_row_image: &[String],
+    slot: &str,
+) -> Result<PostgresConfig, Failure> {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let told = || {
+        let postgres = PostgresConfig::new(url.reveal(), tables, slot)?
+            .with_row_images_off(no_row_image)?
+            .with_failover(config.failover_slot)
+            .with_backups(&config.backup_dir)
+            .with_max_transaction_bytes(size(config.max_transaction_bytes))
+            .with_message_limit(size(config.max_row_bytes));
+        match config.snapshot_readers {
+            Some(readers) => postgres.with_snapshot_readers(readers),
+            None => Ok(postgres),
+        }
+    };
+    told().map_err(|error: SourceError| Failure::Usage(error.to_string()))
 }
 
 /// Half of the memory for blocks, a quarter for cells, the rest for what is being written.

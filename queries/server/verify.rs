@@ -65,6 +65,9 @@ fn report(found: &Value) -> Result<(), Failure> {
     for skipped in list(found, "skipped") {
         say(&format!("{:<8} {:<30} {}", "skipped", field(skipped, "aggregate"), field(skipped, "message")))?;
     }
+    if found.get("cells").and_then(Value::as_u64) == Some(0) {
+        return say(&format!("nothing was compared: there is no cell at {}", field(found, "lsn")));
+    }
     say(&format!(
         "{} cells compared with {} at {} in {} ms",
         field(found, "cells"),

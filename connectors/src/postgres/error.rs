@@ -181,9 +181,15 @@ pub(crate) fn pooler(said: &str) -> SourceError {
     )
 }
 
-/// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is published.
+/// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is told.
 pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
                                      over with an empty data directory: tidemark serve --data NEWDIR";
+
+/// Fills the slot's name in, before anybody reads or logs it.
+pub(crate) fn with_slot_named(mut error: SourceError, slot: &str) -> SourceError {
+    error.remedy = error.remedy.replace("<slot>", slot);
+    error
+}
 
 pub(crate) fn bad_url(what: &str) -> SourceError {
     source_error(

@@ -4,7 +4,10 @@
 //! The copy stands where upstream was last told that everything is durable, so a backup that is taken afterwards is never
 //! behind it. The surprise: nobody reads it, so upstream keeps its log, and its dead rows of the catalog, until it is dropped.
 
+use engine::change::Lsn;
 use engine::source::SourceError;
+use postgres_types::PgLsn;
+use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::config::PostgresConfig;
@@ -58,6 +61,41 @@ async fn release(config: &PostgresConfig, held: &str) -> Result<(), Failure> {
     let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1";
     sql_session(config).await?.execute(drop, &[&held]).await?;
     Ok(())
+}
+
+/// A copy of `slot` that still has the log from `resume` on; the one that holds the least before it.
+pub(super) async fn reaching(client: &Client, slot: &str, resume: Lsn) -> Result<Option<String>, Failure> {
+    let copies = format!("{slot}_");
+    let row = client
+        .query_opt(
+            "SELECT slot_name::text FROM pg_replication_slots
+             WHERE left(slot_name::text, length($1)) = $1 AND plugin = 'pgoutput' AND database = current_database()
+               AND NOT active AND NOT temporary AND wal_status <> 'lost' AND confirmed_flush_lsn <= $2
+             ORDER BY confirmed_flush_lsn DESC LIMIT 1",
+            &[&copies, &PgLsn::from(resume.0)],
+        )
+        .await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+/// The statements by which a copy takes the place of the slot that has moved on. What goes on from there has to be there
+/// before the other one is given up. The names may be forged: those of a backup are its file's.
+#[must_use]
+pub fn taking_the_place(held: &str, slot: &str) -> [String; 2] {
+    let (held, slot) = (literal(held), literal(slot));
+    [
+        format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot} \
+             AND EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {held} AND wal_status <> 'lost');"
+        ),
+        format!("SELECT pg_copy_logical_replication_slot({held}, {slot});"),
+    ]
+}
+
+/// The text as a literal of SQL, whatever the session takes a backslash for.
+fn literal(text: &str) -> String {
+    let quoted = format!("'{}'", text.replace('\\', r"\\").replace('\'', "''"));
+    if text.contains('\\') { format!("E{quoted}") } else { quoted }
 }
 
 fn told(failure: Failure) -> SourceError {

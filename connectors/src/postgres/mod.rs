@@ -52,14 +52,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 pub use config::{DEFAULT_SNAPSHOT_READERS, PostgresConfig};
-pub use held_log::{hold_log, release_log};
+pub use held_log::{hold_log, release_log, taking_the_place};
 pub use preflight::{Finding, Stage, check, repair};
 pub use recount::Recount;
-pub use slot::{Dropped, Orphan, drop_slot};
+pub use slot::{Dropped, Orphan, drop_slot, unread_slots};
 
 use crate::NotStarted;
 use config::TableName;
-use error::{Failure, source_error};
+use error::{Failure, source_error, with_slot_named};
 use following::Following;
 use impasse::Impasse;
 use joins::Joins;
@@ -122,13 +122,14 @@ async fn run_here(config: PostgresConfig, context: SourceContext) {
         failure = drive(&config, resume, link, commands) => failure,
     };
     if let Failure::Definite(error) = outcome {
+        let error = with_slot_named(error, &config.slot);
         let lsn = status.borrow().received_lsn;
-        tracing::error!(%lsn, code = error.code, message = %error.message, remedy = %error.remedy, "the Postgres source halted");
+        tracing::error!(%lsn, code = error.code, reason = %error.message, remedy = %error.remedy, "the Postgres source halted");
         status.send_modify(|status| {
             status.state = SourceState::Halted {
                 code: error.code.to_owned(),
                 message: error.message.clone(),
-                remedy: error.remedy.replace("<slot>", &config.slot),
+                remedy: error.remedy.clone(),
             };
         });
         tokio::select! {

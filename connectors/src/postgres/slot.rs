@@ -15,7 +15,8 @@ use tokio_postgres::error::SqlState;
 use super::Link;
 use super::config::{PostgresConfig, quote_identifier};
 use super::connect::sql_session;
-use super::error::{Failure, START_OVER, source_error};
+use super::error::{Failure, START_OVER, source_error, with_slot_named};
+use super::held_log;
 use super::transport::ReplicationClient;
 
 /// A running tidemark answers at least once a second; a walsender silent for longer belongs to nobody.
@@ -82,14 +83,7 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
         return Err(lost(slot));
     }
     if facts.confirmed_flush > resume {
-        return Err(Failure::definite(
-            "slot_overtaken",
-            format!(
-                "replication slot {slot} was consumed up to {} by someone else; tidemark has stored up to {resume}",
-                facts.confirmed_flush
-            ),
-            START_OVER,
-        ));
+        return Err(overtaken(client, slot, facts.confirmed_flush, resume).await?);
     }
     match facts.active_pid {
         None => Ok(facts.confirmed_flush),
@@ -98,6 +92,22 @@ pub(super) async fn check_resume(client: &Client, config: &PostgresConfig, resum
             Err(still_held(slot, pid))
         }
     }
+}
+
+/// As after a restore, where a slot that holds the log for the backup is the way on.
+async fn overtaken(client: &Client, slot: &str, confirmed: Lsn, resume: Lsn) -> Result<Failure, Failure> {
+    let message = format!(
+        "replication slot {slot} was consumed up to {confirmed} by someone else; tidemark has stored up to {resume}"
+    );
+    let remedy = match held_log::reaching(client, slot, resume).await? {
+        None => START_OVER.to_owned(),
+        Some(held) => format!(
+            "slot {held} holds the log from there on: with the tidemark that reads {slot} stopped, have it take that slot's \
+             place, then restart tidemark: {} -- or {START_OVER}",
+            held_log::taking_the_place(&held, slot).join(" ")
+        ),
+    };
+    Ok(Failure::definite("slot_overtaken", message, remedy))
 }
 
 fn still_held(slot: &str, pid: i32) -> Failure {
@@ -403,6 +413,8 @@ pub struct Dropped {
     pub slot: bool,
     /// There was a publication, and it is gone.
     pub publication: bool,
+    /// Why the publication is still there, where it is. The slot is gone all the same.
+    pub publication_left: Option<SourceError>,
     /// Slots of other data directories that nobody reads; they are still there.
     pub orphans: Vec<Orphan>,
 }
@@ -412,15 +424,25 @@ pub struct Dropped {
 /// A slot in use is waited for, as one whose tidemark has just stopped is free a moment later; after that it is refused
 /// with `slot_in_use`, or with `force` taken from whoever reads it.
 pub async fn drop_slot(config: &PostgresConfig, force: bool) -> Result<Dropped, SourceError> {
-    drop_all(config, force).await.map_err(|failure| match failure {
-        Failure::Definite(error) => error,
+    drop_all(config, force).await.map_err(|failure| told(failure, config))
+}
+
+/// Slots of tidemarks that nobody reads, whose ever they are.
+pub async fn unread_slots(config: &PostgresConfig) -> Result<Vec<Orphan>, SourceError> {
+    let looked = async { orphans(&sql_session(config).await?, "").await };
+    looked.await.map_err(|failure: Failure| told(failure, config))
+}
+
+fn told(failure: Failure, config: &PostgresConfig) -> SourceError {
+    match failure {
+        Failure::Definite(error) => with_slot_named(error, &config.slot),
         Failure::Transient(message) => source_error(
             "cannot_connect",
             format!("cannot work with Postgres at {}: {message}", config.display()),
             "check that Postgres runs there, and try again",
         ),
         Failure::Closed => source_error("cannot_connect", "the session was closed", "try again"),
-    })
+    }
 }
 
 async fn drop_all(config: &PostgresConfig, force: bool) -> Result<Dropped, Failure> {
@@ -433,12 +455,34 @@ async fn drop_all(config: &PostgresConfig, force: bool) -> Result<Dropped, Failu
     }
     let client = sql_session(config).await?;
     let slot = drop_waiting(&client, config, force).await?;
-    let publication = &config.publication;
-    let there = client.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[publication]).await?.is_some();
-    if there {
-        client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {publication}")).await?;
+    // The slot is what costs Postgres its disk: that it is gone is told, whatever becomes of the rest.
+    let (publication, publication_left) = match drop_publication(&client, &config.publication).await {
+        Ok(there) => (there, None),
+        Err(failure) => (false, Some(told(failure, config))),
+    };
+    let orphans = match publication_left {
+        None => orphans(&client, &config.slot).await?,
+        Some(_) => Vec::new(),
+    };
+    Ok(Dropped { slot, publication, publication_left, orphans })
+}
+
+/// False where there is none.
+async fn drop_publication(client: &Client, name: &str) -> Result<bool, Failure> {
+    let there = client.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&name]).await?.is_some();
+    if !there {
+        return Ok(false);
     }
-    Ok(Dropped { slot, publication: there, orphans: orphans(&client, &config.slot).await? })
+    match client.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}")).await {
+        Ok(()) => Ok(true),
+        // Somebody else made it, for a role that may not.
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(Failure::definite(
+            "permission_denied",
+            format!("publication {name} belongs to somebody else and is still there; it keeps no log"),
+            format!("as the publication's owner: DROP PUBLICATION {name};"),
+        )),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// False where there is no slot.
@@ -505,6 +549,10 @@ async fn in_use(client: &Client, slot: &str, pid: i32) -> Result<Failure, Failur
     Ok(Failure::definite(
         "slot_in_use",
         format!("replication slot {slot} is in use by {who} with pid {pid}{whence}"),
-        "stop that tidemark first, or drop the slot all the same: tidemark drop-slot --force",
+        // By its name: the same command without it drops the slot of whichever directory it is pasted into.
+        format!(
+            "stop that tidemark first, or drop the slot all the same: tidemark drop-slot --slot {} --force",
+            engine::shell::word(slot)
+        ),
     ))
 }

@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 use super::Link;
 use super::catalog::{TypeCatalog, quoted_name};
 use super::config::{PostgresConfig, TableName, Wanted, parse_table_name};
-use super::error::{Failure, source_error};
+use super::error::{Failure, source_error, with_slot_named};
 use super::following::{Following, Judgement, read_anew};
 use super::joiner::{self, Joiner, Told};
 use super::joins::Joins;
@@ -493,7 +493,8 @@ impl<'s> Follower<'s> {
 
     async fn halt(&mut self, id: TableId, reason: SourceError) -> Result<(), Failure> {
         let lsn = self.course.handed_over;
-        tracing::error!(%lsn, code = reason.code, message = %reason.message, remedy = %reason.remedy, "a table halted");
+        let reason = with_slot_named(reason, &self.config.slot);
+        tracing::error!(%lsn, code = reason.code, reason = %reason.message, remedy = %reason.remedy, "a table halted");
         self.course.outbox.push_back(self.course.following.halt(id, reason));
         self.assembler.take_tables(self.course.following.live());
         self.flush().await
@@ -588,7 +589,8 @@ impl<'s> Follower<'s> {
     }
 
     async fn join_failed(&mut self, name: &TableName, error: SourceError) -> Result<(), Failure> {
-        tracing::error!(table = %name, code = error.code, message = %error.message, remedy = %error.remedy, "a table cannot be read");
+        let error = with_slot_named(error, &self.config.slot);
+        tracing::error!(table = %name, code = error.code, reason = %error.message, remedy = %error.remedy, "a table cannot be read");
         match self.course.following.by_name(&name.to_string()).map(|table| table.schema.id) {
             Some(id) => self.halt(id, error).await,
             None => {

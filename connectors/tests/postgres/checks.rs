@@ -119,6 +119,17 @@ async fn every_remedy_repairs_its_mistake() {
         admin.batch_execute("DROP PUBLICATION tidemark_c").await.unwrap();
     }
     repaired(&admin, &plain("payments"), "publication", "publication_not_permitted").await;
+    // To own the table is not enough.
+    admin
+        .batch_execute(
+            "CREATE ROLE owner_only LOGIN REPLICATION; CREATE TABLE owned (id int4 PRIMARY KEY);
+             ALTER TABLE owned OWNER TO owner_only",
+        )
+        .await
+        .unwrap();
+    let owner = config(&server.url_as("owner_only", "postgres"), &["owned"], "tidemark_o");
+    let found = repaired(&admin, &owner, "publication", "publication_not_permitted").await;
+    assert_eq!(found.repair, ["GRANT CREATE ON DATABASE \"postgres\" TO \"owner_only\""]);
 
     // Settings, wherever they come from.
     repaired(&admin, &of("payments"), "max_slot_wal_keep_size", "").await;
@@ -537,6 +548,7 @@ async fn a_slot_is_dropped_once_nobody_reads_it() {
     let pid = until_read(&client, "tidemark_drop").await;
     let refused = drop_slot(&alone, false).await.unwrap_err();
     assert_eq!(refused.code, "slot_in_use");
+    assert!(refused.remedy.ends_with("tidemark drop-slot --slot tidemark_drop --force"), "{refused}");
     assert!(refused.message.contains(&format!("tidemark/tidemark_drop with pid {pid}")), "{refused}");
     assert_eq!(active_pid(&client, "tidemark_drop").await, Some(pid), "it was left alone");
 
@@ -563,6 +575,16 @@ async fn a_slot_is_dropped_once_nobody_reads_it() {
     assert!(drop_slot(&alone, true).await.unwrap().slot);
     let code = engine.until_halted().await;
     assert!(["slot_missing", "publication_changed"].contains(&code.as_str()), "{code}");
+
+    // The slot is gone also where the publication is somebody else's.
+    client.batch_execute("CREATE ROLE dropper LOGIN REPLICATION; CREATE PUBLICATION tidemark_theirs").await.unwrap();
+    client.batch_execute("SELECT pg_create_logical_replication_slot('tidemark_theirs', 'pgoutput')").await.unwrap();
+    let theirs = PostgresConfig::server(&server.url_as("dropper", "postgres"), "tidemark_theirs").unwrap();
+    let dropped = drop_slot(&theirs, false).await.unwrap();
+    assert!(dropped.slot && !dropped.publication);
+    let left = dropped.publication_left.unwrap();
+    assert_eq!(left.code, "permission_denied");
+    assert!(left.remedy.ends_with("DROP PUBLICATION tidemark_theirs;"), "{left}");
 
     let foreign = PostgresConfig::server(&server.url(), "debezium").unwrap();
     assert_eq!(drop_slot(&foreign, true).await.unwrap_err().code, "slot_not_ours");

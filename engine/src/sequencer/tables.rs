@@ -156,7 +156,7 @@ impl Sequencer {
     pub(super) fn halt_table(&mut self, table: &FollowedTable, reason: &SourceError) -> Changeover {
         let mut change = self.suspend(&table.schema.qualified_name(), &halted(reason));
         let SourceError { code, message, remedy } = reason.clone();
-        tracing::error!(code, %message, table = %table.schema.qualified_name(), "table halted");
+        tracing::error!(code, reason = %message, table = %table.schema.qualified_name(), "table halted");
         let standing = TableState::Halted { code: code.to_owned(), message, remedy };
         let table = self.put_table(FollowedTable { standing, ..table.clone() }, &mut change);
         self.images.add_table(&table);

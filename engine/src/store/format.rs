@@ -9,7 +9,7 @@
 //! ```
 
 use std::hash::{BuildHasher, Hasher};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::{fs, io};
 
@@ -20,11 +20,14 @@ use super::{OpenError, disk_failed, disk_full};
 /// Raised whenever an older binary could misread what a newer one wrote.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Rows of a database are not for everyone who has an account on the machine.
+const CLOSED: u32 = 0o700;
+
 /// Accepts a directory of this format, or makes an empty one into it. Returns the instance: eight hexadecimal digits
 /// that tell this directory's replication slot from that of another.
 pub fn claim(directory: &Path) -> Result<String, OpenError> {
     let shown = directory.display().to_string();
-    fs::create_dir_all(directory).map_err(|error| not_usable(directory, &error))?;
+    create_closed(directory).map_err(|error| not_usable(directory, &error))?;
     let marker = directory.join("FORMAT");
     match fs::read_to_string(&marker) {
         Ok(text) => return check(&text, &shown),
@@ -45,6 +48,17 @@ pub fn claim(directory: &Path) -> Result<String, OpenError> {
     replace(directory, "FORMAT", &format!("tidemark {FORMAT_VERSION} {instance}\n"))
         .map_err(|error| not_usable(directory, &error))?;
     Ok(instance)
+}
+
+/// Makes a directory that holds rows, for its owner alone; one that is there stays as it is, and those around it are as usual.
+pub(crate) fn create_closed(directory: &Path) -> io::Result<()> {
+    if let Some(around) = directory.parent() {
+        fs::create_dir_all(around)?;
+    }
+    match fs::DirBuilder::new().mode(CLOSED).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// What a new file system has in it: root's directory for what a repair may find. One that holds something is somebody's.
@@ -137,6 +151,7 @@ mod tests {
         let instance = claim(&ours).unwrap();
         assert_eq!(claim(&ours).unwrap(), instance);
         assert_eq!(super::instance(&ours).unwrap(), Some(instance));
+        assert_eq!(fs::metadata(&ours).unwrap().mode() & 0o777, CLOSED);
         assert_eq!(super::instance(&parent.path().join("other")).unwrap(), None);
         assert!(!parent.path().join("other").exists());
 

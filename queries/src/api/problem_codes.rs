@@ -437,7 +437,7 @@ sections! {
     "publication_mismatch" [422, 503] "The publication leaves something out: operations, rows, columns or tables."
         "The check has the statement."
     "publication_not_permitted" [422, 503] "The role may not make or alter the publication."
-        "Run the statement as the owner of the table, or give the role ownership."
+        "Run the statement, as a superuser. The role needs ownership of the table, and `CREATE` on the database."
     "publication_changed" [422, 503] "The publication or the table's place in it was changed, perhaps for a moment, while a slot reads with it: what was not sent meanwhile is gone."
         "Read the table anew. Where the publication itself leaves something out, alter it as the remedy says: its tables are read anew. Where it was dropped or created anew, start over with an empty data directory."
     "no_free_slot" [422, 503] "All replication slots of the server are in use."
@@ -451,7 +451,7 @@ sections! {
     "slot_lost" [422, 503] "Postgres threw log away that was still needed: `max_slot_wal_keep_size` was reached."
         "Raise it; drop the slot and start over with an empty data directory."
     "slot_in_use" [422, 503] "Another session reads the slot, perhaps another Tidemark over the same directory."
-        "Stop it; `drop-slot --force` ends it."
+        "Stop it; `drop-slot --slot NAME --force` ends it."
 }
 "Postgres: what halts a source" "Every question is 503 with it, because nothing later would be exact; what was stored stays." {
     "snapshot_interrupted" [503] "Reading the rows for the first time was interrupted."
@@ -465,7 +465,7 @@ sections! {
     "log_undecodable" [503] "Postgres cannot decode its own log past a position, time after time."
         "The remedy says what can be tried; else start over with an empty data directory."
     "slot_overtaken" [503] "Someone else consumed the slot further than Tidemark has stored."
-        "Start over with an empty data directory."
+        "After a restore, where a slot holds the log for the backup, run the two statements of the remedy; else start over with an empty data directory."
     "slot_unusable" [503] "Postgres says that the slot cannot be read any more."
         "Drop it, and start over with an empty data directory."
     "different_server" [503] "The server is another one than the totals come from."

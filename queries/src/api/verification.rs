@@ -8,6 +8,7 @@ use super::Problem;
 use super::field::Field;
 use crate::query::output::outputs;
 use crate::query::suggestion::did_you_mean;
+use crate::verify::bucket_range::BadRange;
 use crate::verify::comparison::{ComparisonError, Values};
 use crate::verify::{Against, Difference, Skipped, Tally, Unverified, Verification, Verified};
 
@@ -136,9 +137,12 @@ impl Problem {
                     .hint(format!("see /v1/aggregates/{aggregate}"))
                     .retry_after(1)
             }
-            Unverified::Bound(bound) => Problem::new(422, "bad_bound", detail)
+            Unverified::Range(BadRange::NoTime { which, .. }) => Problem::new(422, "bad_bound", detail)
                 .hint("for example 2026, 2026-03, 2026-03-01, an RFC 3339 instant, now or -30d")
-                .at(format!("/{}", bound.which)),
+                .at(format!("/{which}")),
+            Unverified::Range(BadRange::Empty) => {
+                Problem::new(422, "empty_range", detail).hint("`from` is inclusive, `to` is exclusive").at("/to")
+            }
             Unverified::NoPostgres => Problem::new(422, "no_postgres", detail)
                 .hint("compare with the row images that are kept: \"against\": \"rows\"")
                 .at("/against"),

@@ -2,6 +2,7 @@
 //! connection on; one that cannot be used leaves the old one in force.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +44,15 @@ impl Tls {
 fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, String> {
     let (at, of_key) = (certificate.display(), key.display());
     let unreadable = |what: &str, path: &Path, error: &dyn Display| {
-        format!("{} cannot be read as a {what}: {error}\n  remedy: name a PEM file", path.display())
+        let remedy = match std::fs::File::open(path) {
+            // Whoever made it is usually root, and we are not.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                "let the user that Tidemark runs as read it, and nobody else: as root, install -g tidemark -m 640 FILE /etc/tidemark/"
+            }
+            Err(_) => "name a PEM file that is there",
+            Ok(_) => "name a PEM file",
+        };
+        format!("{} cannot be read as a {what}: {error}\n  remedy: {remedy}", path.display())
     };
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(|error| unreadable("certificate", certificate, &error))?;

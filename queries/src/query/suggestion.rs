@@ -12,14 +12,22 @@ pub fn nearest<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// Names that are listed: all parameters of a question, and no more than fit a few lines.
+const LISTED: usize = 24;
+
 /// The sentence for a wrong name: the nearest one, or all there are.
 #[must_use]
 pub fn did_you_mean<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str> + Clone) -> String {
     if let Some(name) = nearest(wrong, known.clone()) {
         return format!("did you mean {name:?}?");
     }
-    let known: Vec<&str> = known.into_iter().take(20).collect();
-    if known.is_empty() { String::new() } else { format!("known: {}", known.join(", ")) }
+    let (listed, more) = (known.clone().into_iter().take(LISTED), known.into_iter().skip(LISTED).count());
+    let listed: Vec<&str> = listed.collect();
+    match (listed.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!("known: {}", listed.join(", ")),
+        (false, more) => format!("known: {}, and {more} more", listed.join(", ")),
+    }
 }
 
 /// Levenshtein's distance: insertions, deletions, substitutions.

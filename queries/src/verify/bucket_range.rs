@@ -18,14 +18,20 @@ pub struct Range {
     pub now_us: i64,
 }
 
-/// An end of a range that is no time.
+/// A range that nothing can be compared in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no time")]
-pub struct BadBound {
-    /// `from` or `to`.
-    pub which: &'static str,
-    /// What stands there.
-    pub text: String,
+pub enum BadRange {
+    /// An end of it is no time.
+    #[error("{text:?} is no time")]
+    NoTime {
+        /// `from` or `to`.
+        which: &'static str,
+        /// What stands there.
+        text: String,
+    },
+    /// Nothing begins in it, and nothing would be equal to nothing.
+    #[error("the range ends before it begins")]
+    Empty,
 }
 
 /// Buckets of a level, both ends included.
@@ -39,12 +45,21 @@ pub struct BucketRange {
 
 impl Range {
     /// The buckets of a level; `None` where the level has none that begin.
-    pub fn buckets(&self, calendar: &Calendar, granularity: Granularity) -> Result<Option<BucketRange>, BadBound> {
+    pub fn buckets(&self, calendar: &Calendar, granularity: Granularity) -> Result<Option<BucketRange>, BadRange> {
         if self.from.is_none() && self.to.is_none() {
             return Ok(Some(BucketRange::ALL));
         }
-        let from = self.bound("from", self.from.as_deref(), calendar, granularity)?;
-        let to = self.bound("to", self.to.as_deref(), calendar, granularity)?;
+        let from = self.bound("from", self.from.as_deref(), calendar)?;
+        let to = self.bound("to", self.to.as_deref(), calendar)?;
+        // As they were written: of a level with long buckets both may well be of the same one.
+        if from.zip(to).is_some_and(|(from, to)| instant(from) >= instant(to)) {
+            return Err(BadRange::Empty);
+        }
+        let begins = |bound| match bound {
+            Bound::At(us) => us,
+            Bound::Ago(us) => calendar.interval(granularity, us).start,
+        };
+        let (from, to) = (from.map(begins), to.map(begins));
         if granularity == Granularity::All {
             return Ok(None);
         }
@@ -54,20 +69,16 @@ impl Range {
         Ok(Some(BucketRange { from, to }))
     }
 
-    fn bound(
-        &self,
-        which: &'static str,
-        text: Option<&str>,
-        calendar: &Calendar,
-        granularity: Granularity,
-    ) -> Result<Option<i64>, BadBound> {
+    fn bound(&self, which: &'static str, text: Option<&str>, calendar: &Calendar) -> Result<Option<Bound>, BadRange> {
         let Some(text) = text else { return Ok(None) };
-        match parse_bound(text, calendar, self.now_us) {
-            Some(Bound::At(us)) => Ok(Some(us)),
-            Some(Bound::Ago(us)) => Ok(Some(calendar.interval(granularity, us).start)),
-            None => Err(BadBound { which, text: text.chars().take(100).collect() }),
-        }
+        let bound = parse_bound(text, calendar, self.now_us);
+        bound.map(Some).ok_or_else(|| BadRange::NoTime { which, text: text.chars().take(100).collect() })
     }
+}
+
+fn instant(bound: Bound) -> i64 {
+    let (Bound::At(us) | Bound::Ago(us)) = bound;
+    us
 }
 
 impl BucketRange {

@@ -13,7 +13,7 @@ use engine::source::{FollowedTable, SourceError, TableState};
 use engine::{Engine, Snapshot};
 use tokio::sync::mpsc;
 
-use super::bucket_range::{BadBound, BucketRange, Range};
+use super::bucket_range::{BadRange, BucketRange, Range};
 use super::comparison::{ComparisonError, Tally, compare};
 use super::expected::Expected;
 use super::statement::level_statement;
@@ -94,9 +94,9 @@ pub enum Unverified {
     /// The one aggregate that was named cannot be compared.
     #[error("{0:?}")]
     Resting(Skipped),
-    /// An end of the range is no time.
+    /// Nothing can be compared in the range.
     #[error(transparent)]
-    Bound(#[from] BadBound),
+    Range(#[from] BadRange),
     /// The source is no Postgres.
     #[error("the source is no Postgres that could be asked")]
     NoPostgres,

@@ -167,7 +167,7 @@ async fn look_and_tell(config: &PostgresConfig, fresh: bool, status: &watch::Sen
     let settled = !fresh && !findings.iter().any(Finding::is_failed);
     let checks: Vec<Check> = findings.into_iter().map(|finding| finding.check).collect();
     for check in new_troubles(&status.borrow().checks, &checks) {
-        tracing::warn!(check = check.name, message = %check.message, remedy = %check.remedy, "something to do upstream");
+        tracing::warn!(check = check.name, reason = %check.message, remedy = %check.remedy, "something to do upstream");
     }
     // Nobody waits for checks: who wants them looks.
     status.send_if_modified(|status| {

@@ -5,7 +5,7 @@ use engine::change::TableSchema;
 use tokio_postgres::Client;
 
 use super::super::catalog::{create_publication, quoted_name};
-use super::super::config::{PostgresConfig, TableName};
+use super::super::config::{PostgresConfig, TableName, quote_identifier};
 use super::super::error::{Failure, START_OVER};
 use super::super::following::read_anew;
 use super::Stage;
@@ -256,20 +256,26 @@ async fn may_publish(
     let name = &config.publication;
     let may_create: bool =
         client.query_one("SELECT has_database_privilege(current_database(), 'CREATE')", &[]).await?.try_get(0)?;
-    let foreign = tables.iter().zip(owned).find(|(_, owned)| !**owned);
-    let what = match foreign {
-        Some((table, _)) => format!("role {} does not own table {}", config.user, table.qualified_name()),
-        None if !may_create => {
-            format!("role {} may not create publications in database {}", config.user, config.database)
-        }
-        None => return Ok(Finding::ok(NAME, format!("publication {name} will be made at the start"))),
+    let refused = |what: String| {
+        let message = format!("publication {name} does not exist and cannot be created: {what}");
+        Finding::failed(NAME, "publication_not_permitted", message)
     };
-    let statement = create_publication(name, tables);
-    let finding = Finding::failed(
-        NAME,
-        "publication_not_permitted",
-        format!("publication {name} does not exist and cannot be created: {what}"),
-    )
-    .repaired_by(vec![statement.clone()]);
-    Ok(finding.remedy(format!("{statement}; -- as the tables' owner")))
+    if let Some((table, _)) = tables.iter().zip(owned).find(|(_, owned)| !**owned) {
+        let statement = create_publication(name, tables);
+        let remedy = format!("{statement}; -- as a superuser, or as the tables' owner who may CREATE on the database");
+        let finding = refused(format!("role {} does not own table {}", config.user, table.qualified_name()));
+        return Ok(finding.repaired_by(vec![statement]).remedy(remedy));
+    }
+    if may_create {
+        return Ok(Finding::ok(NAME, format!("publication {name} will be made at the start")));
+    }
+    // Owning the tables is not enough, so the owner could not make it either.
+    let grant = format!(
+        "GRANT CREATE ON DATABASE {} TO {}",
+        quote_identifier(&config.database),
+        quote_identifier(&config.user)
+    );
+    let what = format!("role {} may not CREATE in database {}", config.user, config.database);
+    let remedy = format!("{grant}; -- or, as a superuser: {};", create_publication(name, tables));
+    Ok(refused(what).repaired_by(vec![grant]).remedy(remedy))
 }

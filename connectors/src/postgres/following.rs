@@ -42,16 +42,8 @@ pub(super) struct Judgement {
     pub(super) appeared: Vec<(TableId, TableId)>,
     /// Tables that hold rows which were never sent.
     pub(super) read_anew: Vec<TableId>,
-}
-
-impl Judgement {
-    /// Every table that is followed may lack something.
-    pub(super) fn read_all_anew(&mut self, following: &Following) {
-        tracing::warn!(
-            "the publication was altered, and something may have been left out meanwhile: its tables are read anew"
-        );
-        self.read_anew = following.live().map(|table| table.schema.id).collect();
-    }
+    /// The publication was altered, and something of any table may have been left out meanwhile.
+    pub(super) all_anew: bool,
 }
 
 impl Following {
@@ -113,7 +105,7 @@ impl Following {
 
     /// The publication is the one it always was, and carries everything. True where it was written anew: its owner may be
     /// another one, or something was left out for a moment, which nothing tells apart.
-    pub(super) fn judge_publication(&mut self, name: &str, look: &Look) -> Result<bool, SourceError> {
+    fn judge_publication(&mut self, name: &str, look: &Look) -> Result<bool, SourceError> {
         if look.from < self.publication_at {
             return Ok(false);
         }
@@ -222,6 +214,12 @@ impl Following {
         }
         table.partitions.push(partition);
         Some(SourceEvent::PartitionAdded { table: id, partition })
+    }
+
+    /// As [`Following::judge`], of the publication as well. What is judged is known from then on: it has to reach the engine.
+    pub(super) fn judge_all(&mut self, publication: &str, look: &Look, reached: Lsn) -> Result<Judgement, SourceError> {
+        let all_anew = self.judge_publication(publication, look)?;
+        Ok(Judgement { all_anew, ..self.judge(look, reached) })
     }
 
     /// Compares a look with what was known; `reached` is the position up to which everything was handed over.

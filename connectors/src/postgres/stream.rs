@@ -256,11 +256,8 @@ impl<'s> Follower<'s> {
         if view.look.asked.is_empty() {
             return Ok(());
         }
-        let rewritten = self.course.following.judge_publication(&self.config.publication, &view.look)?;
-        let mut judgement = self.course.following.judge(&view.look, self.course.handed_over);
-        if rewritten {
-            judgement.read_all_anew(&self.course.following);
-        }
+        let (course, publication) = (&mut *self.course, &self.config.publication);
+        let judgement = course.following.judge_all(publication, &view.look, course.handed_over)?;
         self.act_on(&view.look, judgement).await
     }
 
@@ -268,6 +265,9 @@ impl<'s> Follower<'s> {
     async fn act_on(&mut self, look: &Look, judgement: Judgement) -> Result<(), Failure> {
         self.course.outbox.extend(judgement.events);
         // Before anything is waited for: what was judged is known from then on and is not found again.
+        if judgement.all_anew {
+            self.want_all_anew();
+        }
         for table in judgement.read_anew {
             self.want_anew(table);
         }
@@ -336,6 +336,18 @@ impl<'s> Follower<'s> {
             self.want_anew(other);
         }
         Ok(found)
+    }
+
+    /// Whatever is followed, and whatever is being read: of that, too, something may not have been sent to who reads it.
+    fn want_all_anew(&mut self) {
+        tracing::warn!(
+            "the publication was altered, and something may have been left out meanwhile: its tables are read anew"
+        );
+        if let Some(wanted) = self.course.joins.end() {
+            self.course.joins.wait_for(wanted);
+        }
+        let live: Vec<TableId> = self.course.following.live().map(|table| table.schema.id).collect();
+        live.into_iter().for_each(|table| self.want_anew(table));
     }
 
     /// None of the table's rows from the stream until it was read.

@@ -111,16 +111,12 @@ impl Upstream<'_> {
         }
         slot::keep_on_standbys(&mut client, &sql, config).await?;
         let look = Look::take(&sql, &config.publication, &self.following.ids()).await?;
-        let rewritten = self.following.judge_publication(&config.publication, &look)?;
         let upstream = Lsn(upstream.into());
         link.note_upstream(upstream);
         start_stream(&mut client, &config.slot, &config.publication, positions).await?;
         link.note_acknowledged(positions.durable);
-        // Last: what is judged is known from then on, and must reach the engine.
-        let mut judgement = self.following.judge(&look, start);
-        if rewritten {
-            judgement.read_all_anew(self.following);
-        }
+        // Last: nothing may fail between this and telling the engine.
+        let judgement = self.following.judge_all(&config.publication, &look, start)?;
         Ok(Session { client, sql, version, started: Instant::now(), start, upstream, look, judgement })
     }
 

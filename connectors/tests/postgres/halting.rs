@@ -9,7 +9,7 @@ use connectors::postgres::throwaway::Stop;
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
-use crate::payments::{PAYMENTS, lsn, now, wait_for};
+use crate::payments::{PAYMENTS, free as slot_is_free, lsn, now, wait_for};
 use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,13 +29,7 @@ async fn what_cannot_be_continued_exactly_halts() {
         engine
     };
     let resume_code = async |resume: ResumePoint| FakeEngine::start(settings.clone(), resume).until_halted().await;
-    let free = async || {
-        wait_for("the slot is free", async || {
-            let row = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE active", &[]).await.unwrap();
-            row.get::<_, i64>(0) == 0
-        })
-        .await;
-    };
+    let free = async || slot_is_free(&client).await;
 
     let resume = begin(&settings).await.stop().await;
     free().await;

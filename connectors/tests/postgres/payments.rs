@@ -62,3 +62,12 @@ pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 pub async fn confirmed_flush(client: &Client, slot: &str) -> Lsn {
     lsn(client, &format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{slot}'")).await
 }
+
+/// Waits until nobody reads from a slot any more.
+pub async fn free(client: &Client) {
+    wait_for("the slot is free", async || {
+        let row = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE active", &[]).await.unwrap();
+        row.get::<_, i64>(0) == 0
+    })
+    .await;
+}

@@ -7,7 +7,7 @@ use engine::source::{ResumePoint, SourceCommand, SourceState};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
-use crate::payments::{now, wait_for};
+use crate::payments::{free, now, wait_for};
 use crate::server::Server;
 
 const TABLES: &str = "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8);
@@ -65,11 +65,7 @@ async fn a_locked_table_that_is_to_join_keeps_no_other_waiting() {
     assert_eq!(answer.await.unwrap().unwrap_err().code, "source_busy");
     // One that the configuration names waits for its turn, again and again, and the others go on.
     let resume = engine.stop().await;
-    wait_for("the slot is free", async || {
-        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
-        client.query_one(active, &[]).await.unwrap().get::<_, i64>(0) == 0
-    })
-    .await;
+    free(&client).await;
     let both = config(&server.url(), &["t", "late"], "tidemark_still");
     let mut engine = FakeEngine::start(both, resume);
     client.batch_execute("INSERT INTO t VALUES (2, 2)").await.unwrap();

@@ -9,7 +9,7 @@ use engine::source::{ResumePoint, SourceCommand, SourceState, TableState};
 use tokio_postgres::Client;
 
 use crate::engine::{FakeEngine, config};
-use crate::payments::{now, wait_for};
+use crate::payments::{free, now, wait_for};
 use crate::server::Server;
 
 /// Rows as the engine stand-in prints them, from the columns `id int8, v int8`.
@@ -49,14 +49,6 @@ async fn begin(server: &Server, client: &Client, tables: &[&str]) -> FakeEngine 
     engine.until(Lsn(1)).await;
     engine.until(now(client).await).await;
     engine
-}
-
-async fn free(client: &Client) {
-    wait_for("the slot is free", async || {
-        let row = client.query_one("SELECT count(*) FROM pg_replication_slots WHERE active", &[]).await.unwrap();
-        row.get::<_, i64>(0) == 0
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -417,6 +409,28 @@ async fn a_publication_that_was_altered_has_its_tables_read_anew() {
     engine.until_seen("read anew once more", |engine| engine.joined == 1).await;
     assert_same(&client, &mut engine, "t").await;
     assert_eq!(engine.status.borrow().state, SourceState::Live);
+}
+
+/// Who reads a table while it happens is not sent it either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_being_read_while_the_publication_is_altered_is_read_anew() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8); INSERT INTO late SELECT i, i FROM generate_series(1, 20000) i").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    engine.commands.send(SourceCommand::ReadTable { table: "late".to_owned(), row_image: None, reply }).await.unwrap();
+    engine.until_seen("reading", |engine| engine.rows.values().any(|rows| rows.len() >= 5_000)).await;
+    run(&client, "BEGIN; ALTER PUBLICATION tidemark_tables SET (publish = 'insert'); UPDATE late SET v = -v; ALTER PUBLICATION tidemark_tables SET (publish = 'insert, update, delete, truncate'); COMMIT").await;
+    // Where it was read before anybody looked, it is read once more.
+    let none_is_left = |engine: &FakeEngine| engine.joined >= 2 && engine.reading.is_empty();
+    engine
+        .until_seen("both are read", |engine| none_is_left(engine) && rows_of(engine, "late")[0][1].contains('-'))
+        .await;
+    for table in ["t", "late"] {
+        assert_same(&client, &mut engine, table).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

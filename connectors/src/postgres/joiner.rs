@@ -39,7 +39,7 @@ use super::{Backoff, Link};
 /// How long a table's lock is waited for to publish it: VACUUM and CREATE INDEX CONCURRENTLY have it for long.
 const PUBLISHING: Duration = Duration::from_millis(500);
 
-/// What Postgres says where a temporary slot or an exported snapshot is gone, or where it is a standby now.
+/// What Postgres says where a temporary slot or an exported snapshot is gone, or where it is a standby now: others may do.
 const OF_WHAT_PASSES: [&str; 3] = ["slot_unusable", "slot_missing", "server_not_understood"];
 
 /// How long a table waits whose relation another one has, before it is tried again.
@@ -133,15 +133,17 @@ impl Joining {
         loop {
             match self.attempt().await {
                 Ok(()) => return drop(self.tell.send(Told::There).await),
-                Err(failure) if may_pass(&failure) => {
+                Err(Failure::Closed) => return,
+                Err(Failure::Definite(error)) if !OF_WHAT_PASSES.contains(&error.code) => {
+                    return drop(self.tell.send(Told::Failed(error)).await);
+                }
+                Err(failure) => {
                     tracing::warn!(table = %self.wanted.name, reason = %failure, "reading the table begins anew");
                     if self.tell.send(Told::Again).await.is_err() {
                         return;
                     }
                     backoff.pause().await;
                 }
-                Err(Failure::Transient(_) | Failure::Closed) => return,
-                Err(Failure::Definite(error)) => return drop(self.tell.send(Told::Failed(error)).await),
             }
         }
     }
@@ -273,15 +275,6 @@ impl Joining {
                 }
             }
         }
-    }
-}
-
-/// Whether another slot and another snapshot may do. The ones before went with their session, or with the server's being a primary.
-fn may_pass(failure: &Failure) -> bool {
-    match failure {
-        Failure::Transient(_) => true,
-        Failure::Definite(error) => OF_WHAT_PASSES.contains(&error.code),
-        Failure::Closed => false,
     }
 }
 

@@ -163,7 +163,7 @@ impl Watcher {
             status.retained_wal_bytes = retained.map(|bytes| bytes.max(0).unsigned_abs());
             status.slot_status = there.then_some(slot_status);
         });
-        let waited_for = synchronous::trouble(client).await?.map(|(what, repair)| format!("{what}; {repair}"));
+        let waited_for = synchronous::trouble(client).await?.map(|trouble| trouble.to_string());
         let tables = self.tables.borrow().clone();
         let look = Arc::new(Look::take(client, &self.config.publication, &tables).await?);
         self.view.send_modify(|view| {

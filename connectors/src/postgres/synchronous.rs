@@ -5,28 +5,21 @@
 //! until its commit is visible to others, and it is visible once we have answered. So no stream is begun where the setting
 //! names us, and one that runs is ended, until somebody names the standbys.
 
+use engine::source::SourceError;
 use tokio_postgres::Client;
 
-use super::error::Failure;
+use super::error::{Failure, source_error};
 
-/// `synchronous_standby_names` that names the session of this application, if it does.
-async fn names_naming_us(client: &Client) -> Result<Option<String>, Failure> {
+/// What is wrong, and the statement that repairs it; `None` where commits do not wait for us.
+pub(super) async fn trouble(client: &Client) -> Result<Option<SourceError>, Failure> {
     // All our sessions have the same name.
     let settings = "SELECT current_setting('synchronous_standby_names'), current_setting('application_name')";
     let row = client.query_one(settings, &[]).await?;
     let (names, application): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(name(&names, &application).then_some(names))
-}
-
-/// What is wrong, and the statement that repairs it; `None` where commits do not wait for us.
-pub(super) async fn trouble(client: &Client) -> Result<Option<(String, &'static str)>, Failure> {
-    let names = names_naming_us(client).await?;
-    Ok(names.map(|names| {
-        let what = format!(
-            "synchronous_standby_names = '{names}' makes commits wait for tidemark, too: to Postgres it is one more standby"
-        );
-        (what, REPAIR)
-    }))
+    let what = format!(
+        "synchronous_standby_names = '{names}' makes commits wait for tidemark, too: to Postgres it is one more standby"
+    );
+    Ok(name(&names, &application).then(|| source_error("synchronous_standby", what, REPAIR)))
 }
 
 const REPAIR: &str = "name the standbys themselves: ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (standby1, standby2)'; \
@@ -36,7 +29,7 @@ const REPAIR: &str = "name the standbys themselves: ALTER SYSTEM SET synchronous
 pub(super) async fn refuse(client: &Client) -> Result<(), Failure> {
     match trouble(client).await? {
         None => Ok(()),
-        Some((what, repair)) => Err(Failure::Transient(format!("{what}; {repair}"))),
+        Some(trouble) => Err(Failure::Transient(trouble.to_string())),
     }
 }
 

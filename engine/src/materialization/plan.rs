@@ -365,8 +365,8 @@ fn resolve_dimensions(definition: &Definition, schema: &TableSchema) -> Result<V
     Ok(dimensions)
 }
 
-/// Names that answers use for something else.
-const RESERVED: [&str; 3] = ["time", "complete", "others"];
+/// Names that answers use for something else, whatever is asked.
+pub const RESERVED: [&str; 3] = ["time", "complete", "others"];
 
 fn resolve_measures(definition: &Definition, schema: &TableSchema) -> Result<Vec<MeasurePlan>, DefinitionError> {
     let mut measures: Vec<MeasurePlan> = Vec::new();

@@ -53,14 +53,14 @@ fn sum_of_doubles(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
     ))
 }
 
+/// Whether rows of different values of a column are never in one group.
+fn is_told_apart(plan: &Plan, column: usize) -> bool {
+    plan.dimensions.iter().any(|dimension| dimension.column == column) || is_of_one_value(plan.filter.as_ref(), column)
+}
+
 /// With the whole primary key among dimensions, or fixed by the filter, nothing is added up.
 fn one_row_per_group(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
-    let conjuncts =
-        plan.filter.clone().map(engine::materialization::filter::Filter::into_conjuncts).unwrap_or_default();
-    let fixed =
-        |column: usize| conjuncts.iter().any(|condition| matches!(condition.equals(), Some((at, [_])) if at == column));
-    let kept_apart = |column: usize| plan.dimensions.iter().any(|dimension| dimension.column == column);
-    schema.primary_key.iter().all(|column| fixed(*column) || kept_apart(*column)).then(|| {
+    schema.primary_key.iter().all(|column| is_told_apart(plan, *column)).then(|| {
         let key = schema.primary_key.iter().filter_map(|at| schema.columns.get(*at)).map(|column| column.name.as_str());
         let key = key.collect::<Vec<_>>().join(", ");
         Warning::new(
@@ -74,11 +74,8 @@ fn one_row_per_group(plan: &Plan, schema: &TableSchema) -> Option<Warning> {
 
 /// A sum over a table with a currency that neither groups by it nor is of one value of it adds dollars to euros.
 fn sum_across_currencies(definition: &Definition, plan: &Plan, schema: &TableSchema) -> Option<Warning> {
-    let told_apart = |at: usize| {
-        plan.dimensions.iter().any(|dimension| dimension.column == at) || is_of_one_value(plan.filter.as_ref(), at)
-    };
     let currencies =
-        schema.columns.iter().enumerate().filter(|(at, column)| is_currency(&column.name) && !told_apart(*at));
+        schema.columns.iter().enumerate().filter(|(at, column)| is_currency(&column.name) && !is_told_apart(plan, *at));
     let sums = || plan.measures.iter().filter(|measure| adds_amounts(measure.function));
     let mixed = |at: usize| sums().find(|sum| !is_of_one_value(sum.filter.as_ref(), at));
     let (sum, currency) = currencies.filter_map(|(at, currency)| Some((mixed(at)?, currency))).next()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use engine::change::{Column, ColumnType, Lsn, Value};
 use engine::materialization::bucket::{WeekStart, YearStart};
 use engine::materialization::filter::{Filter, constant_of};
-use engine::materialization::plan::zone_of;
+use engine::materialization::plan::{RESERVED, zone_of};
 use engine::materialization::{Aggregate, Bucket, Calendar, Granularity, Plan, group_key};
 use serde_json::Value as Json;
 
@@ -32,8 +32,6 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 const MAX_ROWS_BEHIND: usize = 100;
 /// Most columns to order by.
 const MAX_ORDER: usize = 8;
-/// Names that answers use for something else, whatever is asked.
-const RESERVED: [&str; 3] = ["time", "complete", "others"];
 /// What stands beside each measure of an answer with a comparison.
 pub const COMPARED: [&str; 2] = ["previous", "change"];
 

@@ -1,5 +1,6 @@
 //! What the server and the role must be able to do, whatever the tables.
 
+use engine::source::SourceError;
 use tokio_postgres::Client;
 
 use super::super::config::{PostgresConfig, quote_identifier};
@@ -22,7 +23,7 @@ pub(super) struct ServerFacts {
     encoding: String,
     pub(super) may_replicate: bool,
     /// Why commits would wait for us, and what repairs that.
-    waits_for_us: Option<(String, &'static str)>,
+    waits_for_us: Option<SourceError>,
     pub(super) provider: Provider,
 }
 
@@ -77,11 +78,10 @@ impl ServerFacts {
     }
 
     fn judge_synchronous(&self) -> Finding {
-        match &self.waits_for_us {
-            None => Finding::ok("synchronous_standby", "no commit waits for tidemark"),
-            Some((what, repair)) => {
-                Finding::failed("synchronous_standby", "synchronous_standby", what.clone()).remedy(*repair)
-            }
+        const NAME: &str = "synchronous_standby";
+        match self.waits_for_us.clone() {
+            None => Finding::ok(NAME, "no commit waits for tidemark"),
+            Some(error) => Finding::of(NAME, error),
         }
     }
 

@@ -33,6 +33,13 @@ async fn no_commit_waits_for_us() {
         client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     };
     name_standbys("*").await;
+    // Commits wait once the checkpointer has read the setting; it does so before a checkpoint, once the postmaster has told everyone.
+    wait_for("the setting is read", async || {
+        client.query_one("SHOW synchronous_standby_names", &[]).await.unwrap().get::<_, String>(0) == "*"
+    })
+    .await;
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    client.batch_execute("CHECKPOINT").await.unwrap();
     let writer = server.client().await;
     let writing = tokio::spawn(async move { writer.batch_execute("INSERT INTO t VALUES (1, 1)").await });
     let refused = |engine: &FakeEngine| matches!(&engine.status.borrow().state, SourceState::Reconnecting { reason, .. } if reason.contains("synchronous_standby_names"));

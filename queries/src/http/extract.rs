@@ -9,6 +9,7 @@ use engine::materialization::Definition;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::named_once::NamedOnce;
 use crate::api::Problem;
 use crate::query::QueryRequest;
 use crate::query::suggestion::nearest;
@@ -221,12 +222,10 @@ fn check_objects(
 fn parse<T: DeserializeOwned>(body: &[u8], refused: &'static str) -> Result<T, Problem> {
     // serde would take the items of an array for fields, in order.
     let array = body.trim_ascii_start().starts_with(b"[");
-    let read = if array {
-        serde_json::from_slice::<serde::de::IgnoredAny>(body)
-            .and(Err(serde::de::Error::custom("an object is expected, not an array")))
-    } else {
-        serde_json::from_slice(body)
-    };
+    let read = serde_json::from_slice::<NamedOnce>(body).and_then(|NamedOnce| match array {
+        true => Err(serde::de::Error::custom("an object is expected, not an array")),
+        false => serde_json::from_slice(body),
+    });
     read.map_err(|error| {
         let message = error.to_string();
         if !error.is_data() {
@@ -256,6 +255,19 @@ mod tests {
         let problem = parse_definition(misspelt).unwrap_err();
         assert_eq!((problem.status, problem.code.as_str()), (422, "invalid_definition"));
         assert_eq!(problem.hint, "did you mean \"granularity\"?");
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_is_refused() {
+        for body in [
+            r#"{"aggregate":"a","where":{"currency":"EUR","currency":"USD"}}"#,
+            r#"{"queries":[{"aggregate":"a","where":{"currency":"EUR","currency":"USD"}}]}"#,
+            r#"{"currency":1,"currency":2}"#,
+        ] {
+            let problem = parse_queries(body.as_bytes()).unwrap_err();
+            assert_eq!((problem.status, problem.code.as_str()), (422, "invalid_query"), "{body}");
+            assert!(problem.detail.starts_with("duplicate field `currency` at line 1"), "{}", problem.detail);
+        }
     }
 
     #[test]

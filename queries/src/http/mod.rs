@@ -19,6 +19,7 @@ mod lingering;
 mod malformed;
 /// Counters and gauges of the server and the engine.
 pub mod metrics;
+mod named_once;
 /// The contract as a document.
 pub mod openapi;
 mod pages;

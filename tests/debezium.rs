@@ -389,10 +389,15 @@ fn start(data: &Path, described: &Path, run: u64) -> Server {
     Server::listen(serve(data).arg("--events").arg(described).args(["--workers", workers]))
 }
 
+/// What has to be stated of it: some bytes in base64 are digits, too.
+fn encoding(settings: Settings) -> Value {
+    if settings.precise && !settings.schema { json!({"decimals": "precise"}) } else { json!({}) }
+}
+
 /// A new source of the described tables, with an aggregate: its data directory, its description, the server.
-fn begin(directory: &Path) -> (PathBuf, PathBuf, Server) {
+fn begin(directory: &Path, settings: Settings) -> (PathBuf, PathBuf, Server) {
     let (data, described) = (directory.join("data"), directory.join("tables.json"));
-    std::fs::write(&described, json!({"tables": tables()}).to_string()).unwrap();
+    std::fs::write(&described, json!({"tables": tables(), "debezium": encoding(settings)}).to_string()).unwrap();
     let server = start(&data, &described, 0);
     assert!(matches!(server.put("/v1/aggregates/monthly", &definition()).0, 201 | 202));
     (data, described, server)
@@ -444,7 +449,7 @@ fn posted_histories_add_up_through_repeats_and_kills() {
         let history = history(seed, settings, 60);
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xDEB);
         let directory = tempfile::tempdir().unwrap();
-        let (data, described, mut server) = begin(directory.path());
+        let (data, described, mut server) = begin(directory.path(), settings);
         let mut runs = 1;
 
         let lines = &history.lines;
@@ -515,7 +520,7 @@ fn recorded_histories_add_up() {
         let history = history(seed, settings, 40);
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("recording.ndjson");
-        let mut text = format!("{}\n", json!({"tables": tables(), "debezium": {}}));
+        let mut text = format!("{}\n", json!({"tables": tables(), "debezium": encoding(settings)}));
         // The end of a recording may stand in it twice.
         let repeated = history.lines.len() - history.lines.len() / 5;
         for line in history.lines.iter().chain(&history.lines[repeated..]) {
@@ -543,7 +548,7 @@ fn what_does_not_fit_is_refused_with_its_place_and_leaves_no_half_transaction() 
         Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
     let mut history = history(1, settings, 0);
     let directory = tempfile::tempdir().unwrap();
-    let (data, described, server) = begin(directory.path());
+    let (data, described, server) = begin(directory.path(), settings);
     post(&server, &history.lines, false);
     let snapshot = history.lines.len();
     history.transact();
@@ -606,7 +611,7 @@ fn a_promoted_standby_that_lacked_transactions_halts_the_source() {
     let mut promoted = history.clone();
     (0..3).for_each(|_| history.transact());
     let directory = tempfile::tempdir().unwrap();
-    let (data, described, server) = begin(directory.path());
+    let (data, described, server) = begin(directory.path(), settings);
     post(&server, &history.lines, false);
     post(&server, &history.lines, false);
     // What Debezium sends again is known. Then comes what the standby did instead of the last three.
@@ -628,6 +633,44 @@ fn a_promoted_standby_that_lacked_transactions_halts_the_source() {
     assert_eq!(server.get(path).0, 503);
     let (status, problem) = server.try_post(EVENTS, &body(&history.lines, false)).unwrap();
     assert_eq!((status, problem["code"].as_str()), (503, Some("events_diverged")), "{problem}");
+}
+
+/// What a TRUNCATE that is not told (`skipped.operations=t`, the connector's default) leads to, or an event that was dropped.
+#[test]
+fn a_row_that_appears_where_one_is_already_halts_its_table() {
+    let settings =
+        Settings { schema: false, precise: false, unit_ns: 1_000, metadata: false, full: false, keyed: false };
+    let mut history = history(5, settings, 0);
+    let directory = tempfile::tempdir().unwrap();
+    let (_, _, server) = begin(directory.path(), settings);
+    let (id, row) = history.rows.first_key_value().map(|(id, row)| (*id, row.clone())).unwrap();
+    let after = history.after(id, &row);
+    history.transaction += 1;
+    let (commit, lsn) = (history.log, history.log + 0x100);
+    history.commit = Some(commit);
+    let again = history.line("c", Value::Null, after, lsn, "false");
+    post(&server, &history.lines, false);
+    assert_eq!(answered_cells(&server.get_ok("/v1/aggregates/monthly/data?limit=100000")), history.cells());
+    let lsn = post(&server, &[again], false)["lsn"].as_str().unwrap().to_owned();
+    let (status, problem) = server.get(&format!("/v1/aggregates/monthly/data?min_lsn={lsn}&wait=20s"));
+    assert_eq!((status, problem["code"].as_str()), (503, Some("row_is_there")), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("--data NEWDIR"), "{problem}");
+    // Nobody can be asked for the rows, and that is said at once.
+    let headers = [("content-type", "application/json")];
+    let asked = Instant::now();
+    let reply =
+        server.exchange("POST", "/v1/sources/events/tables", &headers, br#"{"table":"public.payments"}"#).unwrap();
+    assert!(reply.status == 422 && reply.text.contains("tables_fixed"), "{}", reply.text);
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    // What is refused is to be seen by others than who sent it.
+    let mut wrong = history.lines[0].clone();
+    wrong["after"]["id"] = json!("a secret");
+    assert_eq!(server.try_post(EVENTS, &body(&[wrong], false)).unwrap().0, 422);
+    let source = server.get_ok("/v1/sources/events");
+    assert_eq!(source["checks"][0]["outcome"], "failed", "{source}");
+    assert!(source["checks"][0]["message"].as_str().unwrap().contains("value_mismatch"), "{source}");
+    assert!(!source.to_string().contains("a secret"), "{source}");
+    assert!(!server.log().concat().contains("a secret"));
 }
 
 /// The code of a halted source.

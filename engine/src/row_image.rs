@@ -30,6 +30,9 @@ pub enum RowImageError {
     /// An update or delete of a row that we do not have.
     #[error("there is no row image for a change of {0}")]
     Missing(String),
+    /// An insert of a row whose key is there already.
+    #[error("a row of {0} appeared whose key is there already")]
+    Twice(String),
     /// An update or delete without the whole old row, of a table that keeps no row images.
     #[error("a change of {0}, which keeps no row images, came without the whole old row")]
     NotWhole(String),
@@ -185,6 +188,14 @@ impl RowImages {
                 group.write(key, Some(row));
                 group.sign(part.ids(), 1, row);
             }
+            Change::InsertChecked { table, new } => {
+                encode_key(&mut self.key, &part, new)?;
+                match self.old_row(group, &part, false) {
+                    Ok(_) => return Err(RowImageError::Twice(part.schema.qualified_name())),
+                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
+                    Err(error) => return Err(error),
+                }
+            }
             Change::Update { old, new, .. } => {
                 applied.updates += 1;
                 self.update(group, &part, old, new)?;
@@ -288,7 +299,7 @@ fn add_whole(
 ) -> Result<(), RowImageError> {
     let not_whole = || RowImageError::NotWhole(part.schema.qualified_name());
     match change {
-        Change::Insert { new, .. } => {
+        Change::Insert { new, .. } | Change::InsertChecked { new, .. } => {
             applied.inserts += 1;
             let row = group.store(new.0)?;
             group.sign(part.ids(), 1, row);
@@ -382,7 +393,7 @@ mod tests {
         bytes
     }
 
-    fn images(directory: &std::path::Path) -> RowImages {
+    fn images(directory: &std::path::Path, keeps_row_image: bool) -> RowImages {
         let column = |name: &str, column_type| Column { name: name.to_owned(), column_type };
         let schema = TableSchema {
             id: TABLE,
@@ -390,7 +401,7 @@ mod tests {
             name: "t".to_owned(),
             columns: vec![column("id", ColumnType::Int8), column("note", ColumnType::Text)],
             primary_key: vec![0],
-            keeps_row_image: false,
+            keeps_row_image,
         };
         let mut images = RowImages::new(Store::open(directory, StoreMemory::default()).unwrap());
         images.add_table(&FollowedTable::new(schema, TableState::Live));
@@ -400,7 +411,7 @@ mod tests {
     #[test]
     fn without_row_images_a_change_is_what_it_says() {
         let directory = tempfile::tempdir().unwrap();
-        let mut images = images(directory.path());
+        let mut images = images(directory.path(), false);
         let (mut group, mut applied) = (GroupRows::default(), Applied::default());
         let (a, b) = (row(1, ValueRef::Text("a")), row(2, ValueRef::Text("b")));
         let unchanged = row(3, ValueRef::Unchanged);
@@ -421,9 +432,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_appears_where_one_is_already_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut images = images(directory.path(), true);
+        let (mut group, mut applied) = (GroupRows::default(), Applied::default());
+        let a = row(1, ValueRef::Text("a"));
+        let appears = Change::InsertChecked { table: TABLE, new: RowRef(&a) };
+        images.add_change(&mut group, appears, &mut applied).unwrap();
+        let twice = Err(RowImageError::Twice("public.t".to_owned()));
+        assert_eq!(images.add_change(&mut group, appears, &mut applied), twice);
+        let gone = Change::Delete { table: TABLE, old: OldImage::Key(RowRef(&a)) };
+        images.add_change(&mut group, gone, &mut applied).unwrap();
+        images.add_change(&mut group, appears, &mut applied).unwrap();
+        assert_eq!((applied.inserts, applied.deletes, group.signed().len()), (2, 1, 3));
+    }
+
+    #[test]
     fn without_row_images_less_than_the_whole_old_row_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let mut images = images(directory.path());
+        let mut images = images(directory.path(), false);
         let (mut group, mut applied) = (GroupRows::default(), Applied::default());
         let a = row(1, ValueRef::Text("a"));
         for change in [

@@ -33,7 +33,7 @@ use crate::free_space::FreeSpace;
 use crate::materialization::condition::quote_table;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Definition, Registration};
 use crate::row_image::{Applied, RowImageError, RowImages};
-use crate::sequencer::tables::{Changeover, read_anew};
+use crate::sequencer::tables::Changeover;
 use crate::shared::Shared;
 use crate::snapshot::AsOf;
 use crate::source::{FollowedTable, Milestone, SourceCommand, SourceError, SourceEvent, SourceIdentity, TableState};
@@ -420,7 +420,7 @@ impl Sequencer {
             }
             match self.images.add_change(&mut self.open.rows, change, &mut self.open.applied) {
                 Ok(()) => {}
-                Err(error @ (RowImageError::Missing(_) | RowImageError::NotWhole(_))) => {
+                Err(error @ (RowImageError::Missing(_) | RowImageError::Twice(_) | RowImageError::NotWhole(_))) => {
                     halted.insert(self.images.table_id(change.table()), error);
                 }
                 Err(error) => return Err(self.fail(&error)),
@@ -437,7 +437,7 @@ impl Sequencer {
         let (mut commands, mut registry) = (Vec::new(), Vec::new());
         for (id, error) in halted {
             let Some(table) = self.table_of(id) else { continue };
-            let read_anew = read_anew(&table.schema.qualified_name());
+            let read_anew = self.read_anew(&table.schema.qualified_name());
             let (code, remedy) = match error {
                 RowImageError::NotWhole(_) => {
                     let table = quote_table(&table.schema);
@@ -446,7 +446,8 @@ impl Sequencer {
                         format!("ALTER TABLE {table} REPLICA IDENTITY FULL; then {read_anew}"),
                     )
                 }
-                _ => ("row_image_missing", format!("{read_anew}; please report it")),
+                RowImageError::Twice(_) => ("row_is_there", read_anew),
+                _ => ("row_image_missing", read_anew),
             };
             let reason = SourceError { code, message: error.to_string(), remedy };
             let change = self.halt_table(&table, &reason);
@@ -516,6 +517,7 @@ impl Sequencer {
     fn fail(&self, error: &RowImageError) -> End {
         let (code, remedy) = match error {
             RowImageError::Missing(_)
+            | RowImageError::Twice(_)
             | RowImageError::NotWhole(_)
             | RowImageError::Malformed(_)
             | RowImageError::UnknownTable(_) => {

@@ -177,7 +177,7 @@ impl FollowedTable {
 /// Where upstream is ours to recognise again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceIdentity {
-    /// Kind of connector: `postgres`, `generator`, `replay`.
+    /// Kind of connector: `postgres`, `events`, `generator`, `replay`.
     pub connector: String,
     /// Postgres' system identifier, the generator's seed, the replayed file's name.
     pub system: String,
@@ -187,6 +187,14 @@ pub struct SourceIdentity {
     pub database: String,
     /// Replication slot, where there is one.
     pub slot: String,
+}
+
+impl SourceIdentity {
+    /// Whether a table can be read once more while the source runs: elsewhere there is nobody to ask for its rows.
+    #[must_use]
+    pub fn reads_anew(&self) -> bool {
+        self.connector == "postgres"
+    }
 }
 
 /// Where the engine stands when it starts a connector.

@@ -189,7 +189,7 @@ impl Assembly {
 
 /// A row that was removed and appears under another key is an update of its key: large values stay what they were.
 fn replaced(removed: &Changes, appeared: &Changes) -> Option<Changes> {
-    let (Some(Change::Delete { table, old: OldImage::Key(old) }), Some(Change::Insert { new, .. })) =
+    let (Some(Change::Delete { table, old: OldImage::Key(old) }), Some(Change::InsertChecked { new, .. })) =
         (removed.iter().next(), appeared.iter().next())
     else {
         return None;
@@ -214,6 +214,10 @@ fn append(into: &mut Changes, from: &Changes) -> Result<(), TooLarge> {
             Change::Insert { table, new } => {
                 let new = copy(into, new.0)?;
                 into.insert(table, new);
+            }
+            Change::InsertChecked { table, new } => {
+                let new = copy(into, new.0)?;
+                into.insert_checked(table, new);
             }
             Change::Update { table, old, new } => {
                 let old = copy_old(into, old)?;

@@ -73,7 +73,7 @@ pub(super) fn push(
         ColumnType::Timestamp => {
             let micros = match json {
                 Value::String(text) => timestamp(text.trim_end_matches('Z')),
-                _ => ticks(json, unit(semantic.name).or(Some(encoding.timestamps))),
+                _ => ticks(json, Some(timestamp_unit(column, json, semantic, encoding)?)),
             };
             ValueRef::Timestamp(micros.ok_or_else(|| mismatch(column, json, semantic))?)
         }
@@ -138,6 +138,41 @@ fn days(json: &Value) -> Option<i32> {
         .ok()
         .filter(|days| !matches!(*days, i32::MIN | i32::MAX))
 }
+
+/// The unit of a number in a `timestamp`. Debezium writes one of up to three digits after the second in milliseconds, others in
+/// microseconds, and nothing but the `schema` block says which: where that is missing and nothing is stated, a number is taken for
+/// microseconds only where no other unit makes a likelier time of it.
+fn timestamp_unit(
+    column: &Column,
+    json: &Value,
+    semantic: Semantic<'_>,
+    encoding: &Encoding,
+) -> Result<TimestampUnit, Wrong> {
+    if let Some(stated) = unit(semantic.name).or(encoding.timestamps) {
+        return Ok(stated);
+    }
+    let is_plain = |ticks: i64| {
+        ticks == 0
+            || LIKELY_MICROS.contains(&ticks.unsigned_abs())
+            || INFINITE_MICROS.iter().any(|(infinite, _)| *infinite == ticks)
+    };
+    if json.as_i64().is_none_or(is_plain) {
+        return Ok(TimestampUnit::Micros);
+    }
+    Err(wrong(
+        "ambiguous_timestamp",
+        format!(
+            "column {} is {json}: in microseconds that is one time, in milliseconds or nanoseconds another",
+            column.name
+        ),
+        "state \"debezium\":{\"timestamps\":\"millis\"}, \"micros\" or \"nanos\" beside the tables; where a table has timestamps of \
+         several units, set time.precision.mode=isostring in the Debezium connector, or have it send schema blocks",
+    ))
+}
+
+/// In microseconds a time that is neither within a year of 1970, where milliseconds of our days are, nor after the year 5138,
+/// where nanoseconds are.
+const LIKELY_MICROS: std::ops::RangeInclusive<u64> = 31_536_000_000_000..=100_000_000_000_000_000;
 
 fn unit(name: Option<&str>) -> Option<TimestampUnit> {
     match name? {
@@ -213,8 +248,9 @@ fn decimal(
     }
 }
 
-/// Debezium writes all digits of a declared scale, so digits of a column with decimals always hold a point, and base64
-/// never does; without a declared scale bytes come with theirs in a struct, so a string is digits.
+/// Debezium writes all digits of a declared scale, so digits of a column with decimals hold a point, and base64 never does:
+/// unless the column is not declared upstream as it is described here. Without a declared scale bytes come with theirs in a
+/// struct, so a string is digits.
 fn written_as(
     column: &Column,
     text: &str,
@@ -236,25 +272,20 @@ fn written_as(
     if words.contains(&text) {
         return Ok(DecimalMode::String);
     }
-    match declared {
-        None => Ok(DecimalMode::String),
-        Some(0) => {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            if text.starts_with('-') || (digits && !text.len().is_multiple_of(4)) {
-                Ok(DecimalMode::String)
-            } else if digits {
-                Err(wrong(
-                    "ambiguous_decimal",
-                    format!("column {} is {text:?}: as digits that is one number, as base64 another", column.name),
-                    "state \"debezium\":{\"decimals\":\"string\"} or \"precise\" beside the tables, as the connector's decimal.handling.mode is",
-                ))
-            } else {
-                Ok(DecimalMode::Precise)
-            }
-        }
-        Some(_) if text.contains('.') => Ok(DecimalMode::String),
-        Some(_) => Ok(DecimalMode::Precise),
+    if declared.is_none() || text.starts_with('-') || text.contains('.') {
+        return Ok(DecimalMode::String);
     }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(DecimalMode::Precise);
+    }
+    if !text.len().is_multiple_of(4) {
+        return Ok(DecimalMode::String);
+    }
+    Err(wrong(
+        "ambiguous_decimal",
+        format!("column {} is {text:?}: as digits that is one number, as base64 another", column.name),
+        "state \"debezium\":{\"decimals\":\"string\"} or \"precise\" beside the tables, as the connector's decimal.handling.mode is",
+    ))
 }
 
 fn is_wide_number(text: &str) -> bool {
@@ -337,7 +368,10 @@ mod tests {
             (MONEY, json!("-12.50"), finite(-1250, 2)),
             (MONEY, json!("BOI="), finite(1250, 2)),
             (MONEY, json!("+x4="), finite(-1250, 2)),
-            (MONEY, json!("1250"), finite(-2_658_700, 2)),
+            // What Postgres writes of a column that is not declared as it is described here; base64 of other bytes, too.
+            (MONEY, json!("1250"), Err("ambiguous_decimal")),
+            (MONEY, json!("125"), finite(12_500, 2)),
+            (MONEY, json!("-1250"), finite(-125_000, 2)),
             (MONEY, json!("AA=="), finite(0, 2)),
             (MONEY, json!("12.505"), Err("value_mismatch")),
             (MONEY, json!(12.5), Err("inexact_decimal")),
@@ -397,6 +431,10 @@ mod tests {
             (Timestamp, "io.debezium.time.NanoTimestamp", json!(i64::MIN), at(i64::MIN)),
             (Timestamp, "", json!(AT), at(SINCE_2000)),
             (Timestamp, "", json!(1.5), Err("value_mismatch")),
+            (Timestamp, "", json!(0), at(-EPOCH_MICROS_AFTER_1970)),
+            (Timestamp, "", json!(9_223_372_036_825_200_000i64), at(i64::MAX)),
+            (Timestamp, "", json!(AT / 1_000), Err("ambiguous_timestamp")),
+            (Timestamp, "", json!(AT * 1_000), Err("ambiguous_timestamp")),
             (
                 TimestampTz,
                 "io.debezium.time.ZonedTimestamp",
@@ -427,7 +465,7 @@ mod tests {
                 "{column_type:?} {name} {json}"
             );
         }
-        let millis = Encoding { timestamps: TimestampUnit::Millis, ..Encoding::default() };
+        let millis = Encoding { timestamps: Some(TimestampUnit::Millis), ..Encoding::default() };
         assert_eq!(read(Timestamp, &json!(AT / 1_000), Semantic::default(), &millis), at(SINCE_2000 - 104));
     }
 

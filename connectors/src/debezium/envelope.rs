@@ -240,7 +240,7 @@ impl Decoder {
                 incomplete = unavailable;
                 // In a snapshot and in a repeated one the row may be there already.
                 if read == Read::Stream {
-                    changes.insert(table.id, new);
+                    changes.insert_checked(table.id, new);
                 } else {
                     changes.upsert(table.id, new);
                 }
@@ -400,7 +400,10 @@ fn time(source: &At<'_>) -> i64 {
 /// Same for the same operation on the same row, in every version and process (FNV-1a): it is stored.
 fn identity(operation: &str, index: usize, table: &TableSchema, changes: &Changes) -> u64 {
     let row = changes.iter().next().and_then(|change| match change {
-        Change::Insert { new, .. } | Change::Update { new, .. } | Change::Upsert { new, .. } => Some(new),
+        Change::Insert { new, .. }
+        | Change::InsertChecked { new, .. }
+        | Change::Update { new, .. }
+        | Change::Upsert { new, .. } => Some(new),
         Change::Delete { old: OldImage::Key(old) | OldImage::Full(old), .. } => Some(old),
         Change::Delete { .. } | Change::Truncate { .. } => None,
     });
@@ -618,7 +621,7 @@ mod tests {
         assert_eq!((event.lsn, event.table, event.incomplete), (24_023_128, 0, false));
         assert_eq!(event.time_us, 1_559_033_904_863_123 - EPOCH_MICROS_AFTER_1970);
         assert_eq!(event.at_ms, Some(1_559_033_904_863));
-        let Some(Change::Insert { table: TableId(7), new }) = event.changes.iter().next() else { panic!() };
+        let Some(Change::InsertChecked { table: TableId(7), new }) = event.changes.iter().next() else { panic!() };
         let numeric = ValueRef::Numeric(Numeric::Finite { mantissa: 1250, scale: 2 });
         let since = ValueRef::Timestamp(1_529_507_596_945_000 - EPOCH_MICROS_AFTER_1970);
         assert_eq!(values(new), [ValueRef::Int(1), ValueRef::Text("Anne"), numeric, since]);
@@ -846,7 +849,7 @@ mod tests {
             if let Ok(Message::Event(event)) = decoder().decode(&line) {
                 // What is read is a row of the table's shape.
                 prop_assert_eq!(event.changes.len(), 1);
-                if let Some(Change::Insert { new, .. } | Change::Update { new, .. } | Change::Upsert { new, .. }) = event.changes.iter().next() {
+                if let Some(Change::InsertChecked { new, .. } | Change::Update { new, .. } | Change::Upsert { new, .. }) = event.changes.iter().next() {
                     prop_assert_eq!(new.columns().filter(Result::is_ok).count(), 4);
                 }
             }

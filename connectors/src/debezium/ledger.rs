@@ -22,7 +22,9 @@
 //! any event, so the source ends ([`DIVERGED`]).
 //!
 //! A transaction ends with its END marker if a BEGIN marker announced it; otherwise with the first event of the next one,
-//! and with the end of the request that brought it. One that goes on in a later request is then visible in parts.
+//! and with the end of the request that brought it. One that goes on in a later request is then visible in parts. An END
+//! marker says how many events there were, and whatever was lost on the way is missed there at the latest: also where all of
+//! a transaction was, or its BEGIN marker. Where no markers are sent, nobody can miss anything.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +59,7 @@ struct Reached {
 struct Open {
     /// By a BEGIN marker, so that an END marker follows.
     announced: bool,
-    /// Events of each table, those seen before included.
+    /// Events of each table; each counts once, however often it was sent.
     counts: BTreeMap<usize, u64>,
 }
 
@@ -98,6 +100,9 @@ pub struct Ledger {
     /// What happened at `lsn`.
     at_lsn: Vec<u64>,
     open: Option<Open>,
+    /// Events of the transaction seen last, by table, where it was taken for ended without its END marker.
+    #[serde(default)]
+    ended: Option<BTreeMap<usize, u64>>,
     /// Transactions whose BEGIN marker came and whose end did not.
     announced: Vec<u64>,
     tables: BTreeMap<usize, Reached>,
@@ -349,9 +354,6 @@ impl Ledger {
             {
                 return Err(diverged(event, at, last));
             }
-            if let Some(open) = &mut self.open {
-                *open.counts.entry(event.table).or_default() += 1;
-            }
             let seen = event.lsn < self.lsn || (event.lsn == self.lsn && self.at_lsn.contains(&event.identity));
             if seen {
                 let known = reached.is_some_and(|r| r.transaction != transaction || r.lsn >= event.lsn);
@@ -364,7 +366,9 @@ impl Ledger {
             }
             // After its end was taken for reached: the rest of it is a part of its own.
             let announced = self.announced.contains(&transaction);
-            self.open.get_or_insert_with(|| Open { announced, ..Open::default() });
+            let before = self.ended.take().unwrap_or_default();
+            let open = self.open.get_or_insert(Open { announced, counts: before });
+            *open.counts.entry(event.table).or_default() += 1;
             self.note_time(event);
             self.advance(event, transaction, self.commit);
             return Ok(Verdict { kind: Kind::New, ..Verdict::default() });
@@ -387,8 +391,15 @@ impl Ledger {
             return Err(unavailable(event));
         }
         self.check_snapshot()?;
+        if let (Some(Open { announced: true, .. }), Some(open)) = (&self.open, self.transaction) {
+            return Err(incomplete(
+                "/source/txId",
+                format!("transaction {open} has not ended, and an event of {transaction} came"),
+            ));
+        }
         let ends_snapshot = self.leave_snapshot();
         let ends_before = if self.open.is_some() { self.close(None) } else { None };
+        self.ended = None;
         self.open =
             Some(Open { announced: self.announced.contains(&transaction), counts: BTreeMap::from([(event.table, 1)]) });
         self.note_time(event);
@@ -424,26 +435,25 @@ impl Ledger {
     }
 
     fn end(&mut self, transaction: u64, lsn: u64, counts: &[(usize, u64)]) -> Result<Verdict, Refusal> {
-        let open = match &self.open {
-            Some(open) if self.transaction == Some(transaction) => open,
-            // Of a transaction that has ended here, or had nothing for us.
-            _ => {
-                self.announced.retain(|announced| *announced != transaction);
-                return Ok(Verdict::default());
-            }
+        let is_last = self.transaction == Some(transaction);
+        let nothing = BTreeMap::new();
+        let known = match &self.open {
+            Some(open) if is_last => Some(&open.counts),
+            _ if is_last => self.ended.as_ref(),
+            // Of one that lies behind everything that was seen, no event came. What was before the first of all is not known.
+            _ if self.transaction.is_some() && lsn > self.position.0.max(self.commit).max(self.lsn) => Some(&nothing),
+            _ => None,
         };
-        let came = |table| open.counts.get(&table).copied().unwrap_or_default();
-        if open.announced
+        let came = |table| known.and_then(|known| known.get(&table)).copied().unwrap_or_default();
+        if known.is_some()
             && let Some((_, announced)) = counts.iter().find(|(table, announced)| came(*table) < *announced)
         {
-            return Err(Refusal::new(
-                "incomplete_transaction",
-                "/data_collections",
-                format!("transaction {transaction} had {announced} events of a table, and fewer came"),
-                "let nothing between Debezium and here drop events (set skipped.operations=none), and send them again",
-            ));
+            let reason = format!("transaction {transaction} had {announced} events of a table, and fewer came");
+            return Err(incomplete("/data_collections", reason));
         }
-        Ok(Verdict { ends_after: self.close(Some(lsn)), ..Verdict::default() })
+        self.announced.retain(|announced| *announced != transaction);
+        let ends_after = if is_last { self.close(Some(lsn)) } else { None };
+        Ok(Verdict { ends_after, ..Verdict::default() })
     }
 
     fn next_position(&self) -> Lsn {
@@ -452,7 +462,8 @@ impl Ledger {
 
     /// Ends the open transaction; `end` is where its commit ends, where that is known.
     fn close(&mut self, end: Option<u64>) -> Option<Lsn> {
-        self.open.take()?;
+        let open = self.open.take()?;
+        self.ended = end.is_none().then_some(open.counts);
         self.announced.retain(|announced| Some(*announced) != self.transaction);
         self.position = self.next_position().max(Lsn(end.unwrap_or_default()));
         Some(self.position)
@@ -463,6 +474,13 @@ impl Ledger {
 /// known: then it can only be told of one that itself lies behind.
 fn follows(event: &Event, commit: u64, end: Lsn) -> bool {
     Lsn(commit) >= end || (commit == 0 && Lsn(event.lsn) >= end)
+}
+
+fn incomplete(pointer: &str, reason: String) -> Refusal {
+    let remedy = "let nothing between Debezium and here drop events (set skipped.operations=none), and send them again from the \
+                  transaction's beginning; one that is missing from its middle cannot be taken any more: then start over with an \
+                  empty data directory and a new snapshot";
+    Refusal::new("incomplete_transaction", pointer, reason, remedy)
 }
 
 fn seen_before(known: bool, event: &Event) -> Result<Verdict, Refusal> {
@@ -640,9 +658,13 @@ mod tests {
         assert!(ledger.is_open());
         kind(&mut ledger, &of(5, LOG, LOG + 2));
         assert_eq!(code(&mut ledger, &end(&[(0, 3)])), "incomplete_transaction");
-        // A repeated one counts: it came.
+        // A repeated one counts once.
         kind(&mut ledger, &Message::Begin { transaction: 5 });
-        kind(&mut ledger, &of(5, LOG, LOG + 2));
+        assert_eq!(kind(&mut ledger, &of(5, LOG, LOG + 2)), Kind::Duplicate);
+        assert_eq!(code(&mut ledger, &end(&[(0, 3)])), "incomplete_transaction");
+        // Another one does not end it, and what is missing at its end can still come.
+        assert_eq!(code(&mut ledger, &of(6, LOG + 99, LOG + 120)), "incomplete_transaction");
+        assert_eq!(kind(&mut ledger, &of(5, LOG, LOG + 3)), Kind::New);
         let verdict = ledger.admit(&end(&[(0, 3)])).unwrap();
         assert_eq!(verdict.ends_after, Some(Lsn(LOG + 99)));
         assert_eq!(kind(&mut ledger, &of(6, LOG + 99, LOG + 50)), Kind::New);
@@ -653,6 +675,30 @@ mod tests {
         kind(&mut ledger, &Message::Begin { transaction: 6 });
         kind(&mut ledger, &of(7, LOG + 199, LOG + 150));
         assert_eq!(ledger.end_of_request(), None);
+    }
+
+    #[test]
+    fn an_end_misses_what_was_lost_also_where_nothing_announced_it() {
+        let end = |transaction, lsn, count| Message::End { transaction, lsn, counts: vec![(0, count)] };
+        let mut ledger = Ledger::default();
+        // Before the first event of all nobody knows what there was.
+        assert_eq!(ledger.admit(&end(4, LOG + 9, 7)), Ok(Verdict::default()));
+        // Its BEGIN marker is lost, and one of its events; the request ended, too.
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 9, LOG + 10)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(code(&mut ledger, &end(5, LOG + 20, 2)), "incomplete_transaction");
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 9, LOG + 11)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(ledger.admit(&end(5, LOG + 20, 2)), Ok(Verdict::default()));
+        // All of it is lost.
+        kind(&mut ledger, &Message::Begin { transaction: 6 });
+        assert_eq!(code(&mut ledger, &end(6, LOG + 40, 1)), "incomplete_transaction");
+        assert_eq!(ledger.admit(&end(6, LOG + 40, 0)), Ok(Verdict::default()));
+        // What was told before is told again.
+        assert_eq!(kind(&mut ledger, &of(7, LOG + 40, LOG + 50)), Kind::New);
+        ledger.end_of_request();
+        assert_eq!(kind(&mut ledger, &of(5, LOG + 9, LOG + 10)), Kind::Duplicate);
+        assert_eq!(ledger.admit(&end(5, LOG + 20, 2)), Ok(Verdict::default()));
     }
 
     #[test]

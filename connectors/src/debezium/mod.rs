@@ -26,8 +26,8 @@ pub use envelope::{Decoder, Message};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Encoding {
-    /// Unit of a `timestamp` that is written as a number.
-    pub timestamps: TimestampUnit,
+    /// Unit of a `timestamp` that is written as a number; without it microseconds, and refused where another is as likely.
+    pub timestamps: Option<TimestampUnit>,
     /// How a `numeric` is written; without it decided by the value, and refused where both are possible.
     pub decimals: Option<DecimalMode>,
     /// What stands for a large value that an update did not touch.
@@ -39,7 +39,7 @@ pub struct Encoding {
 impl Default for Encoding {
     fn default() -> Self {
         Encoding {
-            timestamps: TimestampUnit::Micros,
+            timestamps: None,
             decimals: None,
             unavailable_value: "__debezium_unavailable_value".to_owned(),
             other_tables: OtherTables::Refuse,

@@ -20,7 +20,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::change::{Lsn, TableId, TableSchema, Transaction};
-use engine::source::{ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState, SourceStatus};
+use engine::source::{
+    Check, CheckOutcome, ResumePoint, SourceContext, SourceError, SourceEvent, SourceIdentity, SourceState,
+    SourceStatus,
+};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -119,7 +122,9 @@ impl Inlet {
 
 /// Runs until the channel closes or the journal cannot be written.
 pub async fn run(config: EventsConfig, context: SourceContext) {
-    let SourceContext { resume, events, mut durable, status, commands: _ } = context;
+    let SourceContext { resume, events, mut durable, status, commands } = context;
+    // Nobody can be asked for a table's rows: whoever asks is told at once.
+    drop(commands);
     let durable_now = durable.clone();
     let taken = config.outlet.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     let watched = events.clone();
@@ -169,7 +174,7 @@ async fn serve(
                 return Ok(());
             }
         }
-        show(&intake.assembly, status);
+        show(&intake.assembly, intake.refused.as_ref(), status);
         // Only now, so that a caller who is faster than the engine waits for it.
         if let Some((reply, answer)) = intake.answer.take() {
             let _ = reply.send(answer);
@@ -226,7 +231,7 @@ fn check_resume(
 
 /// Where it stands. Nothing is answered before the initial snapshot is complete, and after a restart not before what was
 /// taken is applied again.
-fn show(assembly: &Assembly, status: &watch::Sender<SourceStatus>) {
+fn show(assembly: &Assembly, refused: Option<&Check>, status: &watch::Sender<SourceStatus>) {
     let position = assembly.ledger().position();
     let streaming = assembly.ledger().is_streaming();
     let state = if streaming {
@@ -235,8 +240,10 @@ fn show(assembly: &Assembly, status: &watch::Sender<SourceStatus>) {
         SourceState::Snapshotting { rows_done: assembly.rows_read(), rows_estimated: 0 }
     };
     status.send_if_modified(|status| {
-        let changed = status.state != state;
+        let checks = refused.cloned().into_iter().collect();
+        let changed = status.state != state || status.checks != checks;
         status.state = state;
+        status.checks = checks;
         (status.received_lsn, status.upstream_lsn) = (position, position);
         if streaming {
             status.upstream_lsn_at_start.get_or_insert(position);
@@ -255,6 +262,8 @@ struct Intake {
     answer: Option<Answer>,
     /// Another history was posted: why that is known.
     diverged: Option<String>,
+    /// The last request was refused, and nothing that lies behind it is known: what an operator has to see.
+    refused: Option<Check>,
 }
 
 impl Intake {
@@ -285,7 +294,7 @@ impl Intake {
                         .to_owned(),
             });
         }
-        Ok(Intake { decoder, assembly, journal, answer: None, diverged: None })
+        Ok(Intake { decoder, assembly, journal, answer: None, diverged: None, refused: None })
     }
 
     /// Takes one request; the answer is left in `answer`. An error ends the source.
@@ -333,6 +342,7 @@ impl Intake {
                 .and_then(|()| self.journal.forget(durable)),
         };
         written.map_err(|error| failed(&error))?;
+        self.refused = refused.as_ref().map(|(line, refusal)| refused_check(*line, refusal, receipt.lsn));
         let answer = match refused {
             Some((line, refusal)) => Err(PostError::Refused { receipt, line, refusal: Box::new(refusal) }),
             None => Ok(receipt),
@@ -353,11 +363,9 @@ impl Intake {
                 Kind::Duplicate => receipt.duplicates += 1,
                 Kind::Nothing => receipt.ignored += 1,
             }
+            // Nothing that a restart has to know.
             if matches!(message, Message::Nothing) || kind == Kind::Duplicate {
-                // Nothing that a restart has to know. A repeated event counts for its transaction's completeness.
-                if kind == Kind::Nothing || !trial.is_open() {
-                    continue;
-                }
+                continue;
             }
             let line = serde_json::to_vec(&item.json)?;
             entries.push(Entry::Line(line.clone()));
@@ -383,6 +391,20 @@ impl Intake {
         receipt.waiting = self.assembly.waiting() as u64;
         receipt.lsn = self.assembly.ledger().position();
         Ok(receipt)
+    }
+}
+
+/// What is said of a refused event to others than its sender: where it was and why, and never a value of it.
+fn refused_check(line: usize, refusal: &Refusal, position: Lsn) -> Check {
+    let Refusal { code, pointer, remedy, .. } = refusal;
+    tracing::warn!(code, line, pointer, %position, "an event was refused: nothing after this position is taken unless its sender sends it again");
+    Check {
+        name: "posted_events",
+        outcome: CheckOutcome::Failed,
+        message: format!(
+            "the event in line {line} of the last request was refused at {pointer:?} ({code}); {position} is the last position that was taken"
+        ),
+        remedy: remedy.clone(),
     }
 }
 
@@ -694,6 +716,21 @@ mod tests {
         assert_eq!(intake.assembly.ledger(), &Ledger::default());
         assert_eq!(std::fs::metadata(config.directory.join("journal-00000001")).unwrap().len(), 0);
         assert_eq!(take(&mut intake, &event(1, "a"), Lsn::ZERO).unwrap().accepted, 1);
+    }
+
+    #[test]
+    fn a_refusal_is_seen_by_others_than_its_sender_without_the_value() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path().join("events"));
+        let mut intake = Intake::open(&config, None).unwrap();
+        let wrong = event(2, "b").replace("\"id\":2", "\"id\":\"secret\"");
+        take(&mut intake, &format!("{}{wrong}", event(1, "a")), Lsn::ZERO).unwrap_err();
+        let check = intake.refused.take().unwrap();
+        assert_eq!((check.name, check.outcome), ("posted_events", CheckOutcome::Failed));
+        assert!(check.message.contains("line 2") && check.message.contains("value_mismatch"), "{}", check.message);
+        assert!(!check.message.contains("secret") && !check.remedy.contains("secret"), "{check:?}");
+        take(&mut intake, &event(2, "b"), Lsn::ZERO).unwrap();
+        assert_eq!(intake.refused, None);
     }
 
     #[tokio::test]

@@ -68,7 +68,7 @@ fn apply(event: &Event, tables: &[TableSchema], changes: &mut Changes) -> Result
     match event {
         Event::Insert { new, .. } => {
             let new = row(changes, table, new, LeftOut::Null)?;
-            changes.insert(table.id, new);
+            changes.insert_checked(table.id, new);
         }
         Event::Update { key, old, new, .. } => {
             let old = old_row(changes, table, key.as_ref(), old.as_ref())?;
@@ -192,7 +192,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(transaction.commit_time_us, 1_000_000);
-        let Some(Change::Insert { new, .. }) = transaction.changes.iter().next() else { panic!() };
+        let Some(Change::InsertChecked { new, .. }) = transaction.changes.iter().next() else { panic!() };
         let mut values = Vec::new();
         new.decode_into(&mut values).unwrap();
         assert_eq!(values[0], ValueRef::Int(7));

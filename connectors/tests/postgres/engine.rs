@@ -332,7 +332,7 @@ impl FakeEngine {
 
     fn change(&mut self, change: Change<'_>) {
         match change {
-            Change::Insert { table, new } => {
+            Change::Insert { table, new } | Change::InsertChecked { table, new } => {
                 self.inserts += 1;
                 let row = read(new);
                 assert!(!row.contains(&show(ValueRef::Unchanged)));
@@ -387,7 +387,7 @@ fn read(row: RowRef<'_>) -> Row {
 
 fn describe(change: Change<'_>) -> String {
     match change {
-        Change::Insert { .. } => "insert".into(),
+        Change::Insert { .. } | Change::InsertChecked { .. } => "insert".into(),
         Change::Update { old: OldImage::Absent, .. } => "update".into(),
         Change::Update { old: OldImage::Key(_), .. } => "update with key".into(),
         Change::Update { old: OldImage::Full(_), .. } => "update with row".into(),

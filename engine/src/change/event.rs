@@ -22,8 +22,16 @@ pub enum OldImage<'a> {
 /// One event of one table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
-    /// A row appeared.
+    /// A row appeared, and by its source's word no other of its key was there.
     Insert {
+        /// The table.
+        table: TableId,
+        /// The whole new row.
+        new: RowRef<'a>,
+    },
+    /// A row appeared, said by one who may have left out that another of its key went away before: an event that was dropped
+    /// on its way, a TRUNCATE that is not told. Whether it was there is looked up, which an insert is spared.
+    InsertChecked {
         /// The table.
         table: TableId,
         /// The whole new row.
@@ -66,6 +74,7 @@ impl Change<'_> {
     pub fn table(&self) -> TableId {
         match self {
             Change::Insert { table, .. }
+            | Change::InsertChecked { table, .. }
             | Change::Update { table, .. }
             | Change::Upsert { table, .. }
             | Change::Delete { table, .. }
@@ -90,6 +99,7 @@ enum Old {
 #[derive(Clone, Copy, Debug)]
 enum Item {
     Insert(TableId, Span),
+    InsertChecked(TableId, Span),
     Update(TableId, Old, Span),
     Upsert(TableId, Span),
     Delete(TableId, Old),
@@ -148,6 +158,7 @@ impl Changes {
     pub fn retain(&mut self, keeps: impl Fn(TableId) -> bool) {
         self.items.retain(|item| {
             let (Item::Insert(table, _)
+            | Item::InsertChecked(table, _)
             | Item::Update(table, _, _)
             | Item::Upsert(table, _)
             | Item::Delete(table, _)
@@ -187,6 +198,11 @@ impl Changes {
         self.items.push(Item::Insert(table, new.0));
     }
 
+    /// Appends an insert of a row whose key may be there though it must not.
+    pub fn insert_checked(&mut self, table: TableId, new: WrittenRow) {
+        self.items.push(Item::InsertChecked(table, new.0));
+    }
+
     /// Appends an update; `old` is the key row or the full row where Postgres sent one.
     pub fn update(&mut self, table: TableId, old: OldRow, new: WrittenRow) {
         self.items.push(Item::Update(table, old.into_old(), new.0));
@@ -211,6 +227,7 @@ impl Changes {
     pub fn iter(&self) -> impl Iterator<Item = Change<'_>> + '_ {
         self.items.iter().map(move |item| match *item {
             Item::Insert(table, new) => Change::Insert { table, new: self.row(new) },
+            Item::InsertChecked(table, new) => Change::InsertChecked { table, new: self.row(new) },
             Item::Update(table, old, new) => Change::Update { table, old: self.old(old), new: self.row(new) },
             Item::Upsert(table, new) => Change::Upsert { table, new: self.row(new) },
             Item::Delete(table, old) => Change::Delete { table, old: self.old(old) },

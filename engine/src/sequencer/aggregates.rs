@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::tables::{Changeover, read_anew};
+use super::tables::Changeover;
 use super::{End, OnChange, Sequencer, stopped};
 use crate::commit::{Phase, RegistryChange};
 use crate::dataflow::Command;
@@ -305,7 +305,7 @@ impl Sequencer {
         let state = AggregateState::Halted {
             code: "store_corrupt".to_owned(),
             message: format!("the rows of table {table} that it is filled from cannot be read: {error}"),
-            remedy: format!("{}; nothing is lost upstream", read_anew(&table)),
+            remedy: format!("{}; nothing is lost upstream", self.read_anew(&table)),
         };
         // Nobody waits for it.
         let (reply, _) = oneshot::channel();

@@ -21,7 +21,7 @@ use crate::change::{Change, Changes, ColumnType, TableId, TableSchema};
 use crate::commit::RegistryChange;
 use crate::dataflow::Command;
 use crate::materialization::{Aggregate, AggregateId, AggregateState, Plan, Registration};
-use crate::source::{FollowedTable, SourceError, TableState};
+use crate::source::{FollowedTable, SourceError, SourceIdentity, TableState};
 
 /// Commands for the workers and changes of the registry that belong into one group.
 #[derive(Default)]
@@ -30,12 +30,22 @@ pub(super) struct Changeover {
     pub(super) registry: Vec<RegistryChange>,
 }
 
-/// What to do about a table whose rows here are not those upstream.
-pub(super) fn read_anew(table: &str) -> String {
-    format!("have the table read anew: POST /v1/sources/{{name}}/tables {}", serde_json::json!({"table": table}))
-}
+/// The same where the source cannot be asked for the rows.
+const START_OVER: &str =
+    "start over with an empty data directory and a new snapshot of the source: tidemark serve --data NEWDIR";
 
 impl Sequencer {
+    /// What to do about a table whose rows here are not those upstream.
+    pub(super) fn read_anew(&self, table: &str) -> String {
+        match self.identity.as_ref().filter(|identity| identity.reads_anew()) {
+            Some(SourceIdentity { connector, .. }) => {
+                let body = serde_json::json!({"table": table});
+                format!("have the table read anew: POST /v1/sources/{connector}/tables {body}")
+            }
+            None => START_OVER.to_owned(),
+        }
+    }
+
     /// A table begins to be read: whatever was there of its name is gone.
     pub(super) fn table_begins(&mut self, schema: TableSchema) -> Result<(), End> {
         self.mint_open()?;
@@ -234,7 +244,10 @@ impl Sequencer {
         let reason = SourceError {
             code: "schema_changed",
             message: format!("rows of table {name} are rows of table {by} now, and would count twice"),
-            remedy: format!("ask for totals over {by}; or, once they are rows of {name} alone, {}", read_anew(&name)),
+            remedy: format!(
+                "ask for totals over {by}; or, once they are rows of {name} alone, {}",
+                self.read_anew(&name)
+            ),
         };
         let mut left = owner.as_ref().clone();
         left.partitions.retain(|part| *part != relation);

@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
+use engine::source::SourceState;
 
 use crate::api::Problem;
 use crate::api::problem::WrongPart;
@@ -38,6 +39,13 @@ pub(in crate::http) async fn take(
                 .hint("post events in the body: one JSON object per line, or one array of them"));
         }
     };
+    if let SourceState::DiskLow { free_bytes, enough_bytes } = state.engine.status().source.state {
+        let detail =
+            format!("the disk of the store is nearly full ({free_bytes} bytes are free): nothing more is taken");
+        return Err(Problem::new(503, "disk_low", detail)
+            .hint(format!("free space until {enough_bytes} bytes are free, and send the events again"))
+            .retry_after(5));
+    }
     let body = body.map_err(|rejection| match rejection.status().as_u16() {
         413 => Problem::new(413, "body_too_large", format!("a request may have at most {} MiB", MAX_BODY >> 20))
             .hint("send fewer events at once"),

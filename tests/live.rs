@@ -214,6 +214,32 @@ fn who_comes_back_to_another_aggregate_of_the_name_begins_anew() {
     assert_eq!(Reader::open(&server, path, Some(position)).next().unwrap().name, "snapshot");
 }
 
+/// A browser keeps the address it began with, and sends the id of what it had last beside it.
+#[test]
+fn who_comes_back_with_another_question_begins_anew_and_the_last_id_counts() {
+    let (database, server, _data) = start();
+    let one = "/v1/aggregates/balances/live?granularity=all&throttle=20ms&where=account:1";
+    let mut reader = Reader::open(&server, one, None);
+    assert_eq!(reader.next().unwrap().name, "snapshot");
+    let first = reader.last_id.clone();
+    let all = "/v1/aggregates/balances/live?granularity=all&throttle=20ms&group_by=account";
+    assert_eq!(Reader::open(&server, all, Some(&first)).next().unwrap().name, "snapshot");
+
+    database.sql("UPDATE bookings SET amount = amount + 1 WHERE account = 1");
+    while reader.next().unwrap().name != "change" {}
+    assert_ne!(reader.last_id, first);
+    let rows = reader.rows.clone();
+    let mut resumed = Reader::open(&server, &format!("{one}&since={first}"), Some(&reader.last_id));
+    resumed.rows.clone_from(&rows);
+    assert_eq!(resumed.next().unwrap().name, "progress", "it has seen the change");
+    let mut resumed = Reader::open(&server, &format!("{one}&since={first}"), None);
+    assert_eq!(resumed.next().unwrap().name, "change");
+    assert_eq!(resumed.rows, rows);
+    // How long to wait for which position is no other question.
+    let mut waiting = Reader::open(&server, &format!("{one}&min_lsn=0/1&wait=1s"), Some(&reader.last_id));
+    assert_eq!(waiting.next().unwrap().name, "progress");
+}
+
 #[test]
 fn who_does_not_read_gets_the_difference_and_costs_nothing() {
     let (database, server, _data) = start();

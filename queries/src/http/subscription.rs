@@ -9,7 +9,7 @@
 //!
 //! Every event shows one commit of ours, so a transaction of the source is in it whole or not at all. What the reader has is
 //! known from the id of its last event ([`EventId`]): a position alone would not say which version of the aggregate it saw, nor
-//! which range `from=-2d` was.
+//! which range `from=-2d` was, nor what was asked: an id of another question, or of a token that sees less, begins anew.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use super::told::told;
 use crate::access::Caller;
 use crate::api::changes::{ChangesBody, Known};
 use crate::api::{AnswerView, Problem};
+use crate::query::fingerprint::Fingerprint;
 use crate::query::process::this_process;
 use crate::query::{AggregateQuery, QueryError, QueryRequest};
 
@@ -50,12 +51,14 @@ struct EventId {
     asked_us: i64,
     /// Numbers of aggregates mean something only to the process that they come from.
     process: u64,
+    /// Fingerprint of what was asked, with what the token leaves of it.
+    question: u64,
 }
 
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EventId { lsn, aggregate, asked_us, process } = self;
-        write!(f, "{lsn};{};{asked_us};{process:x}", aggregate.0)
+        let EventId { lsn, aggregate, asked_us, process, question } = self;
+        write!(f, "{lsn};{};{asked_us};{process:x};{question:x}", aggregate.0)
     }
 }
 
@@ -67,6 +70,7 @@ impl EventId {
             aggregate: AggregateId(parts.next()?.parse().ok()?),
             asked_us: parts.next()?.parse().ok()?,
             process: u64::from_str_radix(parts.next()?, 16).ok()?,
+            question: u64::from_str_radix(parts.next()?, 16).ok()?,
         };
         parts.next().is_none().then_some(id)
     }
@@ -99,16 +103,23 @@ struct Sent {
     tag: Option<u64>,
     as_of: AsOf,
     asked_us: i64,
+    question: u64,
 }
 
 impl Sent {
     fn id(&self) -> EventId {
-        event_id(self.as_of, self.aggregate, self.asked_us)
+        event_id(self.as_of, self.aggregate, self.asked_us, self.question)
     }
 }
 
-fn event_id(as_of: AsOf, aggregate: AggregateId, asked_us: i64) -> EventId {
-    EventId { lsn: as_of.lsn, aggregate, asked_us, process: this_process() }
+fn event_id(as_of: AsOf, aggregate: AggregateId, asked_us: i64, question: u64) -> EventId {
+    EventId { lsn: as_of.lsn, aggregate, asked_us, process: this_process(), question }
+}
+
+/// Of a question as its token leaves it: every part of it but how long to wait for what.
+fn fingerprint(restricted: QueryRequest) -> u64 {
+    let question = QueryRequest { min_lsn: None, wait: None, ..restricted };
+    Fingerprint::default().with(format!("{question:?}")).finish()
 }
 
 /// A live answer to one reader.
@@ -117,6 +128,8 @@ pub(super) struct Subscription {
     caller: Caller,
     name: String,
     request: QueryRequest,
+    /// Fingerprint of `request`, as the token leaves it.
+    question: u64,
     throttle: Duration,
     sent: Option<Sent>,
     last_event: Instant,
@@ -139,11 +152,13 @@ impl Subscription {
             Problem::new(429, "too_many_subscribers", "too many live answers are being read").retry_after(5)
         })?;
         let asked = ask(&state, &caller, &name, &request).await?;
+        let question = fingerprint(restricted(&caller, &name, &request)?);
         let mut subscription = Subscription {
             state,
             caller,
             name,
             request,
+            question,
             throttle,
             sent: None,
             last_event: Instant::now(),
@@ -159,14 +174,14 @@ impl Subscription {
     /// Reads again what the reader saw last, so that only the difference is sent. Where that is not kept any more, it
     /// begins anew.
     async fn resume(&mut self, asked: &Asked, since: &str) -> Result<(), Problem> {
-        let Some(EventId { lsn, aggregate, asked_us, process }) = EventId::parse(since) else {
+        let Some(EventId { lsn, aggregate, asked_us, process, question }) = EventId::parse(since) else {
             // A position alone says too little.
             return since.parse::<Lsn>().map(drop).map_err(|_| {
                 Problem::new(400, "bad_event_id", "Last-Event-ID is not the id of an event")
                     .hint("send the id of the last event")
             });
         };
-        if aggregate != asked.aggregate.id || process != this_process() {
+        if aggregate != asked.aggregate.id || process != this_process() || question != self.question {
             return Ok(());
         }
         let Some(kept) = self.state.moments.at(&asked.snapshot, lsn, &self.caller) else { return Ok(()) };
@@ -179,7 +194,8 @@ impl Subscription {
         let then = ask_of(&self.state, &self.caller, Arc::clone(&kept), Arc::clone(aggregate), query)?;
         let short = then.is_short();
         let known = in_live_turn(&self.state, short, move || Ok(Known::of(&then.view(&whole_answer(&then)?)))).await?;
-        self.sent = Some(Sent { aggregate: asked.aggregate.id, known, tag: None, as_of: kept.as_of(), asked_us });
+        let (aggregate, as_of) = (asked.aggregate.id, kept.as_of());
+        self.sent = Some(Sent { aggregate, known, tag: None, as_of, asked_us, question });
         Ok(())
     }
 
@@ -252,13 +268,14 @@ impl Subscription {
             }
         };
         asked.keep(&self.state.moments);
-        let short = asked.is_short();
+        let (short, question) = (asked.is_short(), self.question);
         let (event, sent) = in_live_turn(&self.state, short, move || {
             let tag = asked.tag_of_partitions()?;
             let answered = whole_answer(&asked)?;
             let view = asked.view(&answered);
             let (known, asked_us) = (Known::of(&view), asked.query.asked_us);
-            let sent = Sent { aggregate: asked.aggregate.id, known, tag, as_of: asked.snapshot.as_of(), asked_us };
+            let (aggregate, as_of) = (asked.aggregate.id, asked.snapshot.as_of());
+            let sent = Sent { aggregate, known, tag, as_of, asked_us, question };
             Ok((LiveEvent::new("snapshot", Some(sent.id()), &view.body())?, sent))
         })
         .await?;
@@ -278,7 +295,7 @@ impl Subscription {
             return self.resync("the aggregate was built anew").map(Some);
         }
         let (as_of, asked_us) = (asked.snapshot.as_of(), asked.query.asked_us);
-        let id = event_id(as_of, sent.aggregate, asked_us);
+        let id = event_id(as_of, sent.aggregate, asked_us, self.question);
         // The reader may be cut off, come back, and name this position.
         asked.keep(&self.state.moments);
         let (seen, before) = (sent.tag, std::mem::take(&mut sent.known));
@@ -364,11 +381,11 @@ mod tests {
 
     #[test]
     fn an_id_says_what_was_seen() {
-        let id =
-            EventId { lsn: "1/16B6C50".parse().unwrap(), aggregate: AggregateId(7), asked_us: -5, process: u64::MAX };
-        assert_eq!(id.to_string(), "1/16B6C50;7;-5;ffffffffffffffff");
+        let lsn = "1/16B6C50".parse().unwrap();
+        let id = EventId { lsn, aggregate: AggregateId(7), asked_us: -5, process: u64::MAX, question: 10 };
+        assert_eq!(id.to_string(), "1/16B6C50;7;-5;ffffffffffffffff;a");
         assert_eq!(EventId::parse(&id.to_string()), Some(id));
-        for none in ["", "1/16B6C50", "1/16B6C50;7;-5", "1/16B6C50;7;-5;zz", "1/16B6C50;7;-5;1;", "x;7;-5;1"] {
+        for none in ["", "1/16B6C50", "1/16B6C50;7;-5;1", "1/16B6C50;7;-5;zz;a", "1/16B6C50;7;-5;1;a;", "x;7;-5;1;a"] {
             assert_eq!(EventId::parse(none), None, "{none}");
         }
     }

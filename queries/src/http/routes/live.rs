@@ -36,7 +36,9 @@ pub(in crate::http) async fn live(
 ) -> Result<Response, Problem> {
     let throttle = take(&mut parameters, "throttle").map_or(Ok(THROTTLE), |text| throttle(&text))?;
     let header = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let since = take(&mut parameters, "since").or_else(|| header(header::HeaderName::from_static("last-event-id")));
+    // A browser that connects again keeps the address, and with it a `since` that was the beginning.
+    let since = take(&mut parameters, "since");
+    let since = header(header::HeaderName::from_static("last-event-id")).or(since);
     let mut request = QueryRequest::from_parameters(&parameters)?;
     let limit = request.limit.unwrap_or(MAX_ROWS);
     if limit > MAX_ROWS {

@@ -34,6 +34,9 @@ pub enum Misfit {
     /// The value, or the sum, needs more than 128 bits at the measure's scale.
     #[error("a value or a sum does not fit 128 bits")]
     Overflow,
+    /// The value has more digits than 128 bits hold.
+    #[error("a value has more than 38 digits")]
+    Wide,
     /// The value has more digits after the point than the measure keeps.
     #[error("a value has more digits after the point than the measure's scale")]
     Scale,
@@ -126,7 +129,7 @@ fn accumulate_numeric(sum: &mut Sum, value: ValueRef<'_>, scale: u16, sign: i64)
         ValueRef::Numeric(Numeric::NaN) => Special::NaN,
         ValueRef::Numeric(Numeric::PositiveInfinity) => Special::Positive,
         ValueRef::Numeric(Numeric::NegativeInfinity) => Special::Negative,
-        ValueRef::Opaque(_) => return Err(Misfit::Overflow),
+        ValueRef::Opaque(_) => return Err(Misfit::Wide),
         _ => return Err(Misfit::Type),
     };
     sum.add_special(special, sign).ok_or(Misfit::Overflow)

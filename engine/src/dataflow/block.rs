@@ -34,6 +34,8 @@ pub struct Block {
 pub enum Halt {
     /// A value or a sum left 128 bits.
     Overflow,
+    /// A number has more digits than 128 bits hold.
+    Wide,
     /// A value has more digits than the measure keeps.
     Scale,
     /// A value is not of the column's type.
@@ -57,6 +59,11 @@ impl Halt {
                 "sum_overflow",
                 "a value or a sum does not fit 128 bits",
                 "drop the aggregate; register it with a smaller scale or more dimensions",
+            ),
+            Halt::Wide => (
+                "value_too_wide",
+                "a number of a row has more than 38 digits, and can be neither added up nor compared exactly",
+                "round the number in its row; then POST /v1/aggregates/{name}/backfill:rebuild",
             ),
             Halt::Scale => (
                 "scale_exceeded",
@@ -99,6 +106,7 @@ impl From<Misfit> for Halt {
     fn from(misfit: Misfit) -> Self {
         match misfit {
             Misfit::Overflow => Halt::Overflow,
+            Misfit::Wide => Halt::Wide,
             Misfit::Scale => Halt::Scale,
             Misfit::Type => Halt::Type,
         }
@@ -172,12 +180,17 @@ pub struct PreAggregate {
     accumulators: Vec<Accumulator>,
     misfit: Option<Halt>,
     key: Vec<u8>,
+    /// Columns that conditions compare.
+    compared: Vec<usize>,
 }
 
 impl PreAggregate {
     /// Nothing added up yet.
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
+        let mut compared = Vec::new();
+        let of_measures = plan.measures.iter().filter_map(|measure| measure.filter.as_ref());
+        plan.filter.iter().chain(of_measures).for_each(|filter| filter.compared(&mut compared));
         let base = plan.levels.first().copied().unwrap_or(crate::materialization::Granularity::All);
         PreAggregate {
             bucket_cache: BucketCache::new(plan.calendar, base),
@@ -187,21 +200,38 @@ impl PreAggregate {
             accumulators: Vec::new(),
             misfit: None,
             key: Vec::new(),
+            compared,
         }
     }
 
     /// Adds (`sign` 1) or takes away (`sign` -1) one row.
     #[inline]
     pub fn add(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64) {
-        if self.misfit.is_some() || plan.filter.as_ref().is_some_and(|filter| !filter.accepts(row)) {
+        self.add_unless(plan, row, sign, || false);
+    }
+
+    /// The same. A row that does not fit is passed over where it is `void`: where as many of it go away as appear.
+    #[inline]
+    pub fn add_unless(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64, void: impl FnOnce() -> bool) {
+        if self.misfit.is_some() {
             return;
         }
-        if let Err(misfit) = self.try_add(plan, row, sign) {
-            self.misfit = Some(misfit);
+        match self.try_add(plan, row, sign) {
+            Ok(()) => {}
+            // It says nothing of the row alone.
+            Err(misfit @ Halt::Overflow) => self.misfit = Some(misfit),
+            Err(_) if void() => {}
+            Err(misfit) => self.misfit = Some(misfit),
         }
     }
 
     fn try_add(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64) -> Result<(), Halt> {
+        if self.compared.iter().any(|column| matches!(row.get(*column), Some(ValueRef::Opaque(_)))) {
+            return Err(Halt::Wide);
+        }
+        if plan.filter.as_ref().is_some_and(|filter| !filter.accepts(row)) {
+            return Ok(());
+        }
         let bucket = match plan.time {
             None => Bucket::ALL,
             Some(time) => {
@@ -215,7 +245,10 @@ impl PreAggregate {
         self.key.clear();
         for dimension in &plan.dimensions {
             let value = row.get(dimension.column).ok_or(Halt::Type)?;
-            group_key::push(&mut self.key, *value).map_err(|_| Halt::Type)?;
+            group_key::push(&mut self.key, *value).map_err(|_| match value {
+                ValueRef::Opaque(_) => Halt::Wide,
+                _ => Halt::Type,
+            })?;
         }
         if self.key.len() > group_key::MAX_LENGTH {
             return Err(Halt::GroupTooLong);

@@ -634,11 +634,12 @@ impl BucketCache {
         if self.granularity == Granularity::All {
             return Bucket::ALL;
         }
-        if time >= self.last.start && time < self.last.end {
-            return Bucket(self.last.start);
-        }
+        // First: an interval that ends with time itself, `i64::MAX`, is not to hold infinity.
         if Bucket(time).is_special() {
             return Bucket(time);
+        }
+        if time >= self.last.start && time < self.last.end {
+            return Bucket(self.last.start);
         }
         if let Granularity::Step(_) = self.granularity {
             self.last = self.calendar.interval(self.granularity, time);
@@ -693,6 +694,19 @@ mod tests {
             let date = epoch + chrono::Duration::days(day);
             assert_eq!(civil_from_days(day), (i64::from(date.year()), date.month(), date.day()));
             assert_eq!(days_from_civil(i64::from(date.year()), date.month(), date.day()), day);
+        }
+    }
+
+    #[test]
+    fn infinity_is_in_no_interval_that_ends_with_time() {
+        // 294276-12-31, the last year that Postgres has.
+        let last_year = days_from_civil(294_276, 12, 31) * DAY_US;
+        for granularity in ["P30D", "P36500D", "year"] {
+            let mut cache = BucketCache::new(Calendar::new(chrono_tz::UTC, 0), granularity.parse().unwrap());
+            assert!(!cache.bucket(last_year).is_special());
+            for special in [Bucket::INFINITY, Bucket::NULL, Bucket::NEGATIVE_INFINITY] {
+                assert_eq!(cache.bucket(special.0), special, "{granularity}");
+            }
         }
     }
 

@@ -79,7 +79,8 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Whether the row counts: only where the condition is true, not where it is unknown.
+    /// Whether the row counts: only where the condition is true, not where it is unknown. A number of more than 38 digits
+    /// compares with nothing: rows that have one in a [`Filter::compared`] column are not to be asked about.
     #[inline]
     #[must_use]
     pub fn accepts(&self, row: &[ValueRef<'_>]) -> bool {
@@ -116,6 +117,21 @@ impl Filter {
                 _ => None,
             },
             Filter::Not(a) => a.evaluate(row).map(|v| !v),
+        }
+    }
+
+    /// The columns whose values it compares, and does not only ask whether they are NULL.
+    pub fn compared(&self, into: &mut Vec<usize>) {
+        match self {
+            Filter::Compare { column, .. } | Filter::In { column, .. } | Filter::Column { column } => {
+                into.push(*column)
+            }
+            Filter::IsNull { .. } | Filter::Constant(_) => {}
+            Filter::And(a, b) | Filter::Or(a, b) => {
+                a.compared(into);
+                b.compared(into);
+            }
+            Filter::Not(a) => a.compared(into),
         }
     }
 

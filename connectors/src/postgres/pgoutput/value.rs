@@ -71,11 +71,22 @@ fn numeric(bytes: &[u8]) -> Option<ValueRef<'_>> {
     if digits.iter().any(|digit| u16::from_be_bytes(*digit) > 9999) {
         return None;
     }
-    let Some(mantissa) = mantissa(digits, weight, scale) else {
+    // Zeros at the end count for nothing: a `numeric(60,30)` is wide by them alone.
+    let exact = |scale| mantissa(digits, weight, scale).map(|mantissa| (mantissa, scale));
+    let Some((mantissa, scale)) = exact(scale).or_else(|| exact(scale.min(shortest_scale(digits, weight)))) else {
         return Some(ValueRef::Opaque(bytes));
     };
     let mantissa = if negative { -mantissa } else { mantissa };
     Some(ValueRef::Numeric(Numeric::Finite { mantissa, scale }))
+}
+
+/// Places after the point up to the last digit that is not zero.
+fn shortest_scale(digits: &[[u8; 2]], weight: i16) -> u16 {
+    let Some(last) = digits.iter().rposition(|digit| *digit != [0, 0]) else { return 0 };
+    let digit = digits.get(last).map_or(0, |digit| u16::from_be_bytes(*digit));
+    let zeros = (1..4).filter(|places| digit % 10u16.pow(*places) == 0).count() as i32;
+    let places = 4 * (last as i32 - i32::from(weight)) - zeros;
+    u16::try_from(places.max(0)).unwrap_or(u16::MAX)
 }
 
 /// All digits as one integer at `scale`; `None` where 127 bits do not suffice or a digit lies below the scale.
@@ -146,6 +157,11 @@ mod tests {
         // 1e40: one digit of weight 10.
         let bytes = [0, 1, 0, 10, 0, 0, 0, 0, 0, 1];
         assert_eq!(numeric(&bytes), Some(ValueRef::Opaque(&bytes)));
+        // 150000000.0…0 and 0.1250…0, with 40 places: wide by zeros alone.
+        let zeros = [0, 2, 0, 2, 0, 0, 0, 40, 0, 1, 0x13, 0x88];
+        assert_eq!(numeric(&zeros), Some(ValueRef::Numeric(Numeric::Finite { mantissa: 150_000_000, scale: 0 })));
+        let zeros = [0, 1, 0xFF, 0xFF, 0, 0, 0, 40, 0x04, 0xE2];
+        assert_eq!(numeric(&zeros), Some(ValueRef::Numeric(Numeric::Finite { mantissa: 125, scale: 3 })));
         let one = [0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
         assert_eq!(numeric(&one), Some(ValueRef::Numeric(Numeric::Finite { mantissa: 1, scale: 0 })));
     }

@@ -14,6 +14,7 @@ mod error;
 mod following;
 mod held_log;
 mod impasse;
+mod inheritance;
 mod joiner;
 mod joins;
 mod monitor;

@@ -1,5 +1,6 @@
 //! Signs by which a change is noticed that the stream does not tell: which publication and membership these are, what a table
-//! is called, which column is behind which name, what the labels of an enum are, which files and partitions hold the rows.
+//! is called, which column is behind which name, what the labels of an enum are, which files and partitions hold the rows, which
+//! tables inherit from it.
 //!
 //! The surprise is how a rewrite in place is told from VACUUM FULL. `ALTER ... TYPE same_type USING ...` changes every value
 //! without an event and with an identical RELATION message; it gives the table a new file, as VACUUM FULL, CLUSTER and
@@ -7,6 +8,7 @@
 //! with a new `xmin` of a column's catalog row is a column whose values may be others now.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use engine::change::{Lsn, TableId, TableSchema};
@@ -15,8 +17,10 @@ use postgres_types::PgLsn;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::config::TableName;
 use super::error::{Failure, source_error};
 use super::following::read_anew;
+use super::inheritance::{self, CHILDREN};
 use super::patience::with_patience;
 use super::synchronous;
 
@@ -60,6 +64,9 @@ pub(super) struct TableSigns {
     /// Row filters and column lists, its own and those of what is below and above it: the statements that end them.
     #[serde(skip)]
     pub(super) narrowed: Vec<String>,
+    /// Some of the tables that inherit from it, quoted. One that comes and goes between two looks changes none of its rows.
+    #[serde(skip)]
+    pub(super) children: Vec<String>,
     pub(super) columns: Vec<ColumnSign>,
     /// Names, in key order.
     pub(super) key: Vec<String>,
@@ -183,7 +190,9 @@ async fn read_publication(client: &Client, publication: &str) -> Result<Option<P
 /// One statement, so that all of it is of one moment: a new file seen without the column that was written with it would be
 /// taken for VACUUM FULL. Not by the functions for partition trees or for names: they see what is newer than the statement.
 /// Row filters and column lists exist since PG 15; naming their columns would fail on PG 14.
-const TABLE: &str = "
+static TABLE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "
     WITH RECURSIVE tree AS (
         SELECT $2::oid AS relid, ''::text AS attached, 0::oid AS parent
         UNION ALL
@@ -211,7 +220,7 @@ const TABLE: &str = "
                     UNION ALL
                     SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typid AND t.typtype = 'd'
                 )
-                SELECT coalesce(json_object_agg(e.oid::text, e.xmin::text || ' ' || e.enumlabel)::text, '{}')
+                SELECT coalesce(json_object_agg(e.oid::text, e.xmin::text || ' ' || e.enumlabel)::text, '{{}}')
                 FROM base JOIN pg_enum e ON e.enumtypid = base.typid) AS labels
         FROM pg_attribute a WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
     )
@@ -233,12 +242,14 @@ const TABLE: &str = "
            c.relkind = 'p',
            ARRAY(SELECT oid FROM holder ORDER BY oid), ARRAY(SELECT relfilenode FROM holder ORDER BY oid),
            ARRAY(SELECT attached FROM holder ORDER BY oid), ARRAY(SELECT outside_log FROM holder ORDER BY oid),
-           n.nspname::text, c.relname::text
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2 AND c.relkind IN ('r', 'p')";
+           n.nspname::text, c.relname::text, {CHILDREN}
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2 AND c.relkind IN ('r', 'p')"
+    )
+});
 
 impl TableSigns {
     async fn read(client: &Client, publication: u32, table: TableId) -> Result<Option<TableSigns>, Failure> {
-        let Some(row) = client.query_opt(TABLE, &[&publication, &table.0]).await? else { return Ok(None) };
+        let Some(row) = client.query_opt(TABLE.as_str(), &[&publication, &table.0]).await? else { return Ok(None) };
         let (names, attnums): (Vec<String>, Vec<i16>) = (row.try_get(2)?, row.try_get(3)?);
         let (xmins, labels): (Vec<String>, Vec<String>) = (row.try_get(4)?, row.try_get(5)?);
         let columns = names.into_iter().zip(attnums).zip(xmins).zip(labels).map(|(((name, attnum), xmin), labels)| {
@@ -254,6 +265,7 @@ impl TableSigns {
             name: row.try_get(13)?,
             membership: row.try_get(0)?,
             narrowed: row.try_get(1)?,
+            children: row.try_get(14)?,
             columns,
             key: row.try_get(6)?,
             parts: parts
@@ -332,6 +344,11 @@ pub(super) fn drifts(table: &FollowedTable, before: &TableSigns, now: Option<&Ta
         );
         let remedy = format!("{statement}; -- then {}", read_anew(&name));
         return vec![Drift::Table(source_error("unsupported_table", what, remedy))];
+    }
+    if let Some(what) = inheritance::what(&name, &now.children) {
+        let quoted = TableName::of(schema).quoted();
+        let remedy = inheritance::remedy(&quoted, &now.children, &format!("then {}", read_anew(&name)));
+        return vec![Drift::Table(source_error("schema_changed", what, remedy))];
     }
     if before.key != now.key || before.partitioned != now.partitioned {
         let what = format!("the primary key of {name} was ({}) and is ({})", before.key.join(", "), now.key.join(", "));
@@ -471,6 +488,7 @@ mod tests {
             name: "t".to_owned(),
             membership: Some(1),
             narrowed: Vec::new(),
+            children: Vec::new(),
             columns: vec![column("id", 1), column("a", 2), column("b", 3)],
             key: vec!["id".to_owned()],
             parts: BTreeMap::from([(7, part(70, ""))]),
@@ -571,6 +589,7 @@ mod tests {
         assert_eq!(code(&after(|now| now.membership = Some(2))), "publication_changed");
         assert_eq!(code(&after(|now| now.narrowed = vec!["ALTER ...".into()])), "publication_changed");
         assert_eq!(code(&after(|now| now.key = vec!["a".into()])), "schema_changed");
+        assert_eq!(code(&after(|now| now.children = vec!["public.u".into()])), "schema_changed");
         let unlogged = PartSigns { outside_log: Some("ALTER ...".into()), ..part(90, "5") };
         assert_eq!(code(&after(|now| drop(now.parts.insert(9, unlogged.clone())))), "unsupported_table");
         assert_eq!(after(|now| drop(now.parts.insert(9, part(90, "5")))), [Drift::PartAppeared(TableId(9))]);

@@ -19,6 +19,7 @@ async fn preflight_names_every_mistake() {
              CREATE TABLE later (a int4 PRIMARY KEY DEFERRABLE); CREATE TABLE full_no_key (a int4); ALTER TABLE full_no_key REPLICA IDENTITY FULL;
              CREATE VIEW seen AS TABLE payments;
              CREATE UNLOGGED TABLE volatile (a int4 PRIMARY KEY);
+             CREATE TABLE parent (a int4 PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
              CREATE ROLE plain LOGIN; CREATE ROLE rep LOGIN REPLICATION; GRANT SELECT ON payments TO rep;
              CREATE TABLE secret (a int4 PRIMARY KEY); ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON secret TO rep;
              CREATE PUBLICATION partial FOR TABLE payments WITH (publish = 'insert');
@@ -53,6 +54,7 @@ async fn preflight_names_every_mistake() {
         ("nothing", "replica_identity_nothing"),
         ("seen", "unsupported_table"),
         ("volatile", "unsupported_table"),
+        ("parent", "unsupported_table"),
     ] {
         assert_eq!(code(&url, table).await.code, expected, "{table}");
     }

@@ -156,6 +156,40 @@ async fn a_table_halts_alone_and_can_be_read_anew() {
     assert_eq!(engine.status.borrow().state, SourceState::Live);
 }
 
+/// The rows of such children count for it in Postgres, and their changes are not among its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_from_which_others_inherit_is_not_followed() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE late (id int8 PRIMARY KEY, v int8); INSERT INTO t VALUES (1, 1); CREATE TABLE late1 (PRIMARY KEY (id)) INHERITS (late); INSERT INTO late1 VALUES (2, 10)").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    assert_eq!(engine.read_table("late").await.unwrap_err().code, "unsupported_table");
+    // A child has its rows for itself.
+    engine.read_table("late1").await.unwrap();
+    assert_same(&client, &mut engine, "late1").await;
+
+    run(&client, "CREATE TABLE u (PRIMARY KEY (id)) INHERITS (t); INSERT INTO u VALUES (2, 10)").await;
+    assert_eq!(engine.until_table_halted().await, ("t".to_owned(), "schema_changed"));
+    let remedy = engine.halted.last().unwrap().1.remedy.clone();
+    assert_eq!(engine.read_table("t").await.unwrap_err().code, "unsupported_table", "it cannot be read as it is");
+    let (statement, _) = remedy.split_once("; -- then ").unwrap();
+    assert_eq!(statement, r#"ALTER TABLE public.u NO INHERIT "public"."t""#);
+    run(&client, statement).await;
+    engine.read_table("t").await.unwrap();
+    run(&client, "INSERT INTO t VALUES (3, 3); INSERT INTO u VALUES (4, 4)").await;
+    assert_same(&client, &mut engine, "t").await;
+
+    // While nobody looked.
+    engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
+    let (rows, resume) = (engine.rows.clone(), engine.stop().await);
+    free(&client).await;
+    run(&client, "ALTER TABLE u INHERIT t").await;
+    let mut engine = FakeEngine::start(config(&server.url(), &["t"], "tidemark_tables"), resume);
+    engine.rows = rows;
+    assert_eq!(engine.until_table_halted().await, ("t".to_owned(), "schema_changed"));
+    assert_eq!(engine.status.borrow().state, SourceState::Live);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_happened_while_nobody_looked_is_noticed() {
     let server = Server::start(&[]);

@@ -51,14 +51,10 @@ pub fn level_statement(
             outer.push(format!("m{at}_{part}"));
         }
     }
-    // Inheritance children are tables of their own; the rows of a partitioned table are in its partitions.
-    let only = if table.partitions.is_empty() { "ONLY " } else { "" };
-    let mut sql = format!(
-        "SELECT {} FROM (SELECT {} FROM {only}{}",
-        outer.join(", "),
-        inner.join(", "),
-        quote_table(&table.schema)
-    );
+    // Not ONLY: what its totals are in Postgres has the rows of tables that inherit from it, and where ours lack them, that is
+    // to be seen.
+    let mut sql =
+        format!("SELECT {} FROM (SELECT {} FROM {}", outer.join(", "), inner.join(", "), quote_table(&table.schema));
     let mut conditions: Vec<String> = definition.filter.iter().map(|filter| format!("({filter})")).collect();
     conditions.extend(time.and_then(|time| column_bounds(time, aggregate, table, granularity, range)));
     if !conditions.is_empty() {
@@ -165,4 +161,19 @@ fn column_bounds(
         conditions.push(format!("{column} < {}", bound(end.checked_add(SLACK_US)?)));
     }
     (!conditions.is_empty()).then(|| conditions.join(" AND "))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::source::TableState;
+
+    use super::*;
+    use crate::query::fixture::{daily, schema};
+
+    #[test]
+    fn all_rows_are_read_that_postgres_counts() {
+        let table = FollowedTable::new(schema(), TableState::Live);
+        let sql = level_statement(&daily(), &table, Granularity::All, BucketRange::ALL);
+        assert!(sql.contains(" FROM public.payments GROUP BY "), "{sql}");
+    }
 }

@@ -1,5 +1,5 @@
-//! What a table must be, all of it at once: kind, rights, row-level security, key and replica identity, of a partitioned
-//! table also for each partition.
+//! What a table must be, all of it at once: kind, children, rights, row-level security, key and replica identity, of a
+//! partitioned table also for each partition.
 //!
 //! The surprise: a table without identity works until it is published. From then on Postgres refuses the application's
 //! own updates and deletes, so it has to be told before we publish anything.
@@ -8,6 +8,7 @@ use tokio_postgres::{Client, Row};
 
 use super::super::config::{PostgresConfig, TableName, Wanted, quote_identifier};
 use super::super::error::Failure;
+use super::super::inheritance::{self, CHILDREN};
 use super::finding::Finding;
 
 /// Names shown of many partitions.
@@ -33,6 +34,8 @@ pub(super) struct TableFacts {
     unique_index: Option<String>,
     stored_generated: bool,
     virtual_generated: bool,
+    /// Some of the tables that inherit from it, quoted; its partitions do not count.
+    children: Vec<String>,
 }
 
 /// What the publication and the server make of generated columns.
@@ -70,7 +73,8 @@ impl TableFacts {
         let rows = client
             .query(
                 // Not by the functions for partition trees: they wait for the lock of every partition.
-                "WITH RECURSIVE tree AS (
+                &format!(
+                    "WITH RECURSIVE tree AS (
                      SELECT i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
                      WHERE i.inhparent = $1 AND p.relkind = 'p'
                      UNION ALL
@@ -94,9 +98,11 @@ impl TableFacts {
                         EXISTS (SELECT 1 FROM pg_attribute a
                                 WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = 's'),
                         EXISTS (SELECT 1 FROM pg_attribute a
-                                WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = 'v')
+                                WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated = 'v'),
+                        {CHILDREN}
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = $1 OR c.relkind <> 'p' AND c.oid IN (SELECT inhrelid FROM tree)",
+                 WHERE c.oid = $1 OR c.relkind <> 'p' AND c.oid IN (SELECT inhrelid FROM tree)"
+                ),
                 &[&oid],
             )
             .await?;
@@ -119,6 +125,7 @@ impl TableFacts {
             unique_index: row.try_get(12)?,
             stored_generated: row.try_get(13)?,
             virtual_generated: row.try_get(14)?,
+            children: row.try_get(15)?,
         })
     }
 
@@ -182,6 +189,11 @@ fn judge_kind(table: &TableFacts, partitions: &[TableFacts]) -> Finding {
     let unsupported = partitions.iter().find_map(|leaf| leaf.unsupported().map(|found| (leaf, found)));
     if let Some((leaf, (what, remedy))) = unsupported {
         let message = format!("partition {} of {} is {what}", leaf.name, table.name);
+        return Finding::failed("table", "unsupported_table", message).remedy(remedy);
+    }
+    if let Some(message) = inheritance::what(&table.name.to_string(), &table.children) {
+        let then = "it has no rows but its own then; to count all of them, make it a partitioned table (PARTITION BY)";
+        let remedy = inheritance::remedy(&table.name.quoted(), &table.children, then);
         return Finding::failed("table", "unsupported_table", message).remedy(remedy);
     }
     let rows: f64 = if table.is_partitioned() {
@@ -359,6 +371,7 @@ mod tests {
             unique_index: None,
             stored_generated: false,
             virtual_generated: false,
+            children: Vec::new(),
         }
     }
 
@@ -406,6 +419,19 @@ mod tests {
         let closed = TableFacts { readable: false, ..leaf(2) };
         assert_eq!(failure(&root, &[closed], 150_000).unwrap().2, "GRANT SELECT ON \"public\".\"p2\" TO \"anna\";");
         assert_eq!(failure(&TableFacts { primary_key: false, ..root }, &[], 150_000).unwrap().0, "missing_primary_key");
+    }
+
+    #[test]
+    fn rows_that_count_for_a_table_and_are_not_its_own() {
+        let of = |children: &[&str]| {
+            let children = children.iter().map(|child| (*child).to_owned()).collect();
+            failure(&TableFacts { children, ..relation(1, "t", "r") }, &[], 150_000)
+        };
+        assert_eq!(of(&[]), None);
+        let (code, message, remedy) = of(&["public.u"]).unwrap();
+        assert_eq!(code, "unsupported_table");
+        assert!(message.starts_with("public.u inherits from public.t: "), "{message}");
+        assert!(remedy.starts_with("ALTER TABLE public.u NO INHERIT \"public\".\"t\"; -- "), "{remedy}");
     }
 
     #[test]

@@ -49,6 +49,10 @@ impl CatalogTable {
 /// Columns of this kind compare by other rules than their bytes, so nothing may group by them.
 pub(super) const NONDETERMINISTIC: &str = "text with nondeterministic collation";
 
+/// SQL: whether the column `a` is of that kind. A column has the collation of its domain.
+pub(super) const IS_NONDETERMINISTIC: &str =
+    "EXISTS (SELECT 1 FROM pg_collation o WHERE o.oid = a.attcollation AND NOT o.collisdeterministic)";
+
 /// Reads all tables, or says which one cannot be followed and why.
 pub(super) async fn resolve_tables(
     client: &Client,
@@ -216,7 +220,8 @@ impl CatalogColumn {
 async fn columns(client: &Client, oid: u32) -> Result<Vec<CatalogColumn>, Failure> {
     let rows = client
         .query(
-            "WITH RECURSIVE chain AS (
+            &format!(
+                "WITH RECURSIVE chain AS (
                  SELECT a.attnum, a.atttypid AS typid, a.atttypmod AS typmod FROM pg_attribute a
                  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
                  UNION ALL
@@ -224,12 +229,12 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<CatalogColumn>, Failur
                  FROM chain JOIN pg_type t ON t.oid = chain.typid WHERE t.typtype = 'd'
              )
              SELECT a.attnum, a.attname::text, t.oid, chain.typmod, t.typtype::text,
-                    format_type(a.atttypid, NULL), coalesce(co.collisdeterministic, true), t.typsend::oid <> 0
+                    format_type(a.atttypid, NULL), {IS_NONDETERMINISTIC}, t.typsend::oid <> 0
              FROM chain
              JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = chain.attnum
              JOIN pg_type t ON t.oid = chain.typid AND t.typtype <> 'd'
-             LEFT JOIN pg_collation co ON co.oid = a.attcollation
-             ORDER BY a.attnum",
+             ORDER BY a.attnum"
+            ),
             &[&oid],
         )
         .await?;
@@ -239,9 +244,9 @@ async fn columns(client: &Client, oid: u32) -> Result<Vec<CatalogColumn>, Failur
             let typmod: i32 = row.try_get(3)?;
             let kind: String = row.try_get(4)?;
             let type_name: String = row.try_get(5)?;
-            let deterministic: bool = row.try_get(6)?;
+            let nondeterministic: bool = row.try_get(6)?;
             let column_type = match column_type(base, typmod, &kind, &type_name) {
-                ColumnType::Text | ColumnType::Char if !deterministic => {
+                ColumnType::Text | ColumnType::Char if nondeterministic => {
                     ColumnType::Unsupported(NONDETERMINISTIC.to_owned())
                 }
                 other => other,

@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use engine::change::{Lsn, TableId, TableSchema};
+use engine::change::{ColumnType, Lsn, TableId, TableSchema};
 use engine::source::{FollowedTable, SourceError};
 use postgres_types::PgLsn;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+use super::catalog::IS_NONDETERMINISTIC;
 use super::config::TableName;
 use super::error::{Failure, source_error};
 use super::following::read_anew;
@@ -85,6 +86,9 @@ pub(super) struct ColumnSign {
     /// Of an enum, by OID: the transaction that wrote the label's catalog row, and the label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) labels: BTreeMap<u32, String>,
+    /// Its collation takes texts for equal that differ. Compared with the type that it was read as.
+    #[serde(skip)]
+    pub(super) nondeterministic: bool,
 }
 
 /// Signs of one relation that holds rows.
@@ -221,7 +225,8 @@ static TABLE: LazyLock<String> = LazyLock::new(|| {
                     SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typid AND t.typtype = 'd'
                 )
                 SELECT coalesce(json_object_agg(e.oid::text, e.xmin::text || ' ' || e.enumlabel)::text, '{{}}')
-                FROM base JOIN pg_enum e ON e.enumtypid = base.typid) AS labels
+                FROM base JOIN pg_enum e ON e.enumtypid = base.typid) AS labels,
+               {IS_NONDETERMINISTIC} AS nondeterministic
         FROM pg_attribute a WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
     )
     SELECT (SELECT r.oid FROM pg_publication_rel r WHERE r.prpubid = $1 AND r.prrelid = c.oid),
@@ -242,7 +247,8 @@ static TABLE: LazyLock<String> = LazyLock::new(|| {
            c.relkind = 'p',
            ARRAY(SELECT oid FROM holder ORDER BY oid), ARRAY(SELECT relfilenode FROM holder ORDER BY oid),
            ARRAY(SELECT attached FROM holder ORDER BY oid), ARRAY(SELECT outside_log FROM holder ORDER BY oid),
-           n.nspname::text, c.relname::text, {CHILDREN}
+           n.nspname::text, c.relname::text, {CHILDREN},
+           ARRAY(SELECT nondeterministic FROM col ORDER BY attnum)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $2 AND c.relkind IN ('r', 'p')"
     )
 });
@@ -252,9 +258,11 @@ impl TableSigns {
         let Some(row) = client.query_opt(TABLE.as_str(), &[&publication, &table.0]).await? else { return Ok(None) };
         let (names, attnums): (Vec<String>, Vec<i16>) = (row.try_get(2)?, row.try_get(3)?);
         let (xmins, labels): (Vec<String>, Vec<String>) = (row.try_get(4)?, row.try_get(5)?);
-        let columns = names.into_iter().zip(attnums).zip(xmins).zip(labels).map(|(((name, attnum), xmin), labels)| {
+        let nondeterministic: Vec<bool> = row.try_get(15)?;
+        let columns = names.into_iter().zip(attnums).zip(xmins.into_iter().zip(labels)).zip(nondeterministic);
+        let columns = columns.map(|(((name, attnum), (xmin, labels)), nondeterministic)| {
             let labels = serde_json::from_str(&labels).map_err(|error| Failure::Transient(error.to_string()))?;
-            Ok(ColumnSign { name, attnum, xmin, labels })
+            Ok(ColumnSign { name, attnum, xmin, labels, nondeterministic })
         });
         let columns: Vec<ColumnSign> = columns.collect::<Result<_, Failure>>()?;
         let (oids, filenodes): (Vec<u32>, Vec<u32>) = (row.try_get(8)?, row.try_get(9)?);
@@ -382,6 +390,12 @@ fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, re
         let what = match is {
             None => format!("column {} was dropped", column.name),
             Some(is) if is.name != was.name => format!("column {} was renamed to {}", was.name, is.name),
+            Some(is) if is.nondeterministic && is_text(&column.column_type) => {
+                format!(
+                    "column {} has a nondeterministic collation now, to which texts are equal that differ",
+                    column.name
+                )
+            }
             Some(is) if rewritten && is.xmin != was.xmin => {
                 format!(
                     "the values of column {} may have been rewritten (ALTER TABLE ... ALTER ... TYPE ... USING)",
@@ -401,6 +415,11 @@ fn column_drifts(schema: &TableSchema, before: &TableSigns, now: &TableSigns, re
         });
     }
     drifts
+}
+
+/// Told apart by their bytes; an enum, too, but it has no collation.
+fn is_text(column_type: &ColumnType) -> bool {
+    matches!(column_type, ColumnType::Text | ColumnType::Char)
 }
 
 /// Whether rows may have come to a table with a partition, and so without an event.
@@ -456,7 +475,7 @@ const SIZE_PATIENCE: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-    use engine::change::{Column, ColumnType};
+    use engine::change::Column;
     use engine::source::TableState;
 
     use super::*;
@@ -475,7 +494,13 @@ mod tests {
     }
 
     fn column(name: &str, attnum: i16) -> ColumnSign {
-        ColumnSign { name: name.to_owned(), attnum, xmin: "700".to_owned(), labels: BTreeMap::new() }
+        ColumnSign {
+            name: name.to_owned(),
+            attnum,
+            xmin: "700".to_owned(),
+            labels: BTreeMap::new(),
+            nondeterministic: false,
+        }
     }
 
     fn part(filenode: u32, attached: &str) -> PartSigns {
@@ -540,6 +565,24 @@ mod tests {
             now.columns[0].xmin = "800".into();
         });
         assert_eq!(code(&of_key), "schema_changed");
+    }
+
+    #[test]
+    fn texts_that_differ_stay_different() {
+        let read_as = |index: usize, column_type| {
+            let mut table = table();
+            table.schema.columns[index].column_type = column_type;
+            let mut now = signs();
+            now.columns[index].nondeterministic = true;
+            drifts(&table, &signs(), Some(&now))
+        };
+        for text in [ColumnType::Text, ColumnType::Char] {
+            let found = read_as(1, text.clone());
+            assert!(matches!(found.as_slice(), [Drift::Column(1, what)] if what.contains("collation")), "{found:?}");
+            assert_eq!(code(&read_as(0, text)), "schema_changed");
+        }
+        // It was so when it was read.
+        assert!(read_as(1, ColumnType::Unsupported("text with nondeterministic collation".to_owned())).is_empty());
     }
 
     #[test]

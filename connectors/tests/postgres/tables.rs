@@ -104,6 +104,34 @@ async fn columns_come_and_go() {
     assert_same(&client, &mut engine, "t").await;
 }
 
+/// No row is written anew, and a RELATION says nothing of collations.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_of_which_texts_become_equal_is_gone() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, "CREATE COLLATION folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false); CREATE DOMAIN caseless AS text COLLATE folded; CREATE DOMAIN nickname AS caseless; CREATE TABLE t (id int8 PRIMARY KEY, v int8, a text, b varchar(9), c char(3), d text, e text)").await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    run(&client, "ALTER TABLE t ALTER e TYPE text COLLATE \"C\"").await;
+    for (column, alter) in [
+        ("a", "TYPE text COLLATE folded"),
+        ("b", "TYPE varchar(9) COLLATE folded"),
+        ("c", "TYPE char(3) COLLATE folded"),
+        ("d", "TYPE nickname"),
+    ] {
+        run(&client, &format!("ALTER TABLE t ALTER {column} {alter}")).await;
+        let (gone, what) = engine.until_unusable().await;
+        assert!(gone == column && what.contains("collation"), "{gone}: {what}");
+    }
+    run(&client, "INSERT INTO t (id, v, a, e) VALUES (1, 1, 'A', 'A'), (2, 2, 'a', 'a')").await;
+    assert_same(&client, &mut engine, "t").await;
+    assert!(engine.halted.is_empty() && engine.unusable.len() == 4, "{:?}", engine.unusable);
+    engine.read_table("t").await.unwrap();
+    let types: Vec<String> = engine.column_types("t").iter().map(|(_, of)| of.name().to_owned()).collect();
+    let folded = "text with nondeterministic collation";
+    assert_eq!(types, ["bigint", "bigint", folded, folded, folded, folded, "text"]);
+    assert_same(&client, &mut engine, "t").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_said_of_a_relation_holds_where_it_is_not_said_again() {
     let server = Server::start(&[]);

@@ -376,7 +376,7 @@ sections! {
         "`POST .../backfill:rebuild` builds it anew from the rows. Check the disk."
     "definition_misfit" [503] "The table was read anew, and the definition does not fit it any more."
         "Drop the aggregate and register it as the table is now."
-    "column_gone" [422, 503] "A column that it uses was dropped, renamed, retyped or rewritten in place, or a value of its enum was renamed."
+    "column_gone" [422, 503] "A column that it uses was dropped, renamed, retyped or rewritten in place, it got a nondeterministic collation, or a value of its enum was renamed."
         "`POST /v1/sources/{name}/tables` reads the table anew as it is now."
     "schema_changed" [422, 503] "The table is not what it was: another name, another key, partitions of another shape, tables that inherit from it."
         "`POST /v1/sources/{name}/tables` reads it anew as it is now."

@@ -5,6 +5,7 @@ use engine::source::FollowedTable;
 use serde::Deserialize;
 
 use crate::debezium::Encoding;
+use crate::postgres::dotted_name;
 
 /// Tables, and how their change events are written.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,6 +41,9 @@ pub(crate) fn are_described(stored: &[FollowedTable], described: &[TableSchema])
 fn check(tables: &[TableSchema]) -> Result<(), String> {
     for (index, table) in tables.iter().enumerate() {
         let name = table.qualified_name();
+        if let Some((what, remedy)) = dotted_name::refused(&table.namespace, &table.name) {
+            return Err(format!("{what}; in Postgres: {remedy}"));
+        }
         if table.primary_key.is_empty() || table.primary_key.iter().any(|&column| column >= table.columns.len()) {
             return Err(format!("table {name} has no primary key, or one that names no column"));
         }
@@ -78,6 +82,9 @@ mod tests {
         keyless.primary_key = vec![99];
         assert!(tables(&serde_json::json!({ "tables": [keyless] }).to_string()).is_err());
         assert!(tables(&serde_json::json!({ "tables": [table(), table()] }).to_string()).is_err());
+        let dotted = TableSchema { namespace: "x.y".into(), ..table() };
+        let refused = tables(&serde_json::json!({ "tables": [dotted] }).to_string()).unwrap_err();
+        assert!(refused.contains("ALTER SCHEMA \"x.y\" RENAME TO \"x_y\";"), "{refused}");
         assert_eq!(tables(&serde_json::json!({ "tables": [table()] }).to_string()).unwrap(), [table()]);
     }
 }

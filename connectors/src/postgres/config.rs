@@ -325,7 +325,7 @@ pub(super) fn parse_table_name(text: &str) -> Result<TableName, SourceError> {
         source_error(
             "bad_table_name",
             format!("{text:?} is not the name of a table"),
-            "write schema.table, or table for one in the schema public; put a part that holds a dot in double quotes",
+            "write schema.table, or table for one in the schema public; a part that holds a dot has to be renamed first",
         )
     })
 }

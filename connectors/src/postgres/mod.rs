@@ -10,6 +10,7 @@ mod catalog;
 mod config;
 mod connect;
 pub(crate) mod copy;
+pub(crate) mod dotted_name;
 mod error;
 mod following;
 mod held_log;

@@ -20,6 +20,8 @@ async fn preflight_names_every_mistake() {
              CREATE VIEW seen AS TABLE payments;
              CREATE UNLOGGED TABLE volatile (a int4 PRIMARY KEY);
              CREATE TABLE parent (a int4 PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
+             CREATE SCHEMA \"x.y\"; CREATE TABLE \"x.y\".z (a int4 PRIMARY KEY);
+             CREATE SCHEMA x; CREATE TABLE x.\"y.z\" (a int4 PRIMARY KEY);
              CREATE ROLE plain LOGIN; CREATE ROLE rep LOGIN REPLICATION; GRANT SELECT ON payments TO rep;
              CREATE TABLE secret (a int4 PRIMARY KEY); ALTER TABLE secret ENABLE ROW LEVEL SECURITY; GRANT SELECT ON secret TO rep;
              CREATE PUBLICATION partial FOR TABLE payments WITH (publish = 'insert');
@@ -55,6 +57,8 @@ async fn preflight_names_every_mistake() {
         ("seen", "unsupported_table"),
         ("volatile", "unsupported_table"),
         ("parent", "unsupported_table"),
+        ("\"x.y\".z", "unsupported_table"),
+        ("x.\"y.z\"", "unsupported_table"),
     ] {
         assert_eq!(code(&url, table).await.code, expected, "{table}");
     }

@@ -184,6 +184,23 @@ async fn a_table_halts_alone_and_can_be_read_anew() {
     assert_eq!(engine.status.borrow().state, SourceState::Live);
 }
 
+/// `"x.y".z` and `x."y.z"` would both be `x.y.z`, and the later one would take the place of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_with_a_dot_is_changed_before_the_table_is_followed() {
+    let server = Server::start(&[]);
+    let client = server.client().await;
+    run(&client, r#"CREATE SCHEMA "x.y"; CREATE SCHEMA x; CREATE TABLE t (id int8 PRIMARY KEY, v int8); CREATE TABLE "x.y".z (id int8 PRIMARY KEY, v int8); CREATE TABLE x."y.z" (id int8 PRIMARY KEY, v int8); CREATE TABLE "a.b" (id int8 PRIMARY KEY, v int8); INSERT INTO "a.b" VALUES (1, 1)"#).await;
+    let mut engine = begin(&server, &client, &["t"]).await;
+    for (name, now) in [(r#""x.y".z"#, "x_y.z"), (r#"x."y.z""#, "x.y_z"), (r#""a.b""#, "public.a_b")] {
+        let refused = engine.read_table(name).await.unwrap_err();
+        assert_eq!(refused.code, "unsupported_table", "{name}");
+        run(&client, &refused.remedy).await;
+        assert!(refused.remedy.ends_with(&format!("-- it is {now} then")), "{refused:?}");
+        assert_eq!(engine.read_table(now).await.unwrap(), now);
+    }
+    assert_same(&client, &mut engine, "a_b").await;
+}
+
 /// The rows of such children count for it in Postgres, and their changes are not among its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_from_which_others_inherit_is_not_followed() {

@@ -110,7 +110,7 @@ fn is_kept(keeps_row_image: &bool) -> bool {
 }
 
 impl TableSchema {
-    /// `public.payments`
+    /// `public.payments`. One table's only, because connectors refuse a part with a dot in it.
     #[must_use]
     pub fn qualified_name(&self) -> String {
         format!("{}.{}", self.namespace, self.name)

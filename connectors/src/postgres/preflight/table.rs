@@ -1,4 +1,4 @@
-//! What a table must be, all of it at once: kind, children, rights, row-level security, key and replica identity, of a
+//! What a table must be, all of it at once: name, kind, children, rights, row-level security, key and replica identity, of a
 //! partitioned table also for each partition.
 //!
 //! The surprise: a table without identity works until it is published. From then on Postgres refuses the application's
@@ -7,6 +7,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::super::config::{PostgresConfig, TableName, Wanted, quote_identifier};
+use super::super::dotted_name;
 use super::super::error::Failure;
 use super::super::inheritance::{self, CHILDREN};
 use super::finding::Finding;
@@ -186,6 +187,9 @@ pub(super) fn judge(
 }
 
 fn judge_kind(table: &TableFacts, partitions: &[TableFacts]) -> Finding {
+    if let Some((message, remedy)) = dotted_name::refused(&table.name.namespace, &table.name.name) {
+        return Finding::failed("table", "unsupported_table", message).remedy(remedy);
+    }
     let unsupported = partitions.iter().find_map(|leaf| leaf.unsupported().map(|found| (leaf, found)));
     if let Some((leaf, (what, remedy))) = unsupported {
         let message = format!("partition {} of {} is {what}", leaf.name, table.name);
@@ -432,6 +436,17 @@ mod tests {
         assert_eq!(code, "unsupported_table");
         assert!(message.starts_with("public.u inherits from public.t: "), "{message}");
         assert!(remedy.starts_with("ALTER TABLE public.u NO INHERIT \"public\".\"t\"; -- "), "{remedy}");
+    }
+
+    #[test]
+    fn a_table_is_not_called_as_another_one_is() {
+        let name = TableName { namespace: "x".into(), name: "y.z".into() };
+        let (code, message, remedy) = failure(&TableFacts { name, ..relation(1, "t", "r") }, &[], 150_000).unwrap();
+        assert_eq!(code, "unsupported_table");
+        assert!(message.contains("known as x.y.z,"), "{message}");
+        assert!(remedy.starts_with("ALTER TABLE \"x\".\"y.z\" RENAME TO \"y_z\"; -- "), "{remedy}");
+        // Its partitions are known by their numbers.
+        assert_eq!(failure(&relation(1, "t", "p"), &[relation(2, "t.2026", "r")], 150_000), None);
     }
 
     #[test]

@@ -48,7 +48,10 @@ fn log_of(history: i64, table: TableId, log: &[Transaction]) -> Vec<Transaction>
         let mut changes = Changes::default();
         for change in transaction.changes.iter().filter(|change| change.table() == table) {
             let of = match change {
-                Change::Insert { new, .. } | Change::Update { new, .. } | Change::Upsert { new, .. } => of_history(new),
+                Change::Insert { new, .. }
+                | Change::InsertChecked { new, .. }
+                | Change::Update { new, .. }
+                | Change::Upsert { new, .. } => of_history(new),
                 Change::Delete { old: OldImage::Key(old) | OldImage::Full(old), .. } => of_history(old),
                 Change::Delete { .. } => false,
                 Change::Truncate { .. } => true,
@@ -76,7 +79,7 @@ fn copy(change: Change<'_>, to: &mut Changes) {
         OldImage::Full(row) => OldRow::Full(written(to, row)),
     };
     match change {
-        Change::Insert { table, new } => {
+        Change::Insert { table, new } | Change::InsertChecked { table, new } => {
             let new = written(to, new);
             to.insert(table, new);
         }
@@ -135,7 +138,7 @@ fn tell(change: Change<'_>, told: &mut String) {
         OldImage::Full(row) => format!("row {}", values(row)),
     };
     match change {
-        Change::Insert { new, .. } => writeln!(told, "insert {}", values(new)),
+        Change::Insert { new, .. } | Change::InsertChecked { new, .. } => writeln!(told, "insert {}", values(new)),
         Change::Update { old, new, .. } => writeln!(told, "update {} to {}", before(old), values(new)),
         Change::Upsert { new, .. } => writeln!(told, "upsert {}", values(new)),
         Change::Delete { old, .. } => writeln!(told, "delete {}", before(old)),

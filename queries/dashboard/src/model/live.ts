@@ -1,5 +1,6 @@
 // A live answer: the rows of a question, kept as the server's events say. A cut connection resumes after the last
-// event, so that nothing is missed and nothing is shown twice. `fetch` instead of EventSource: a refusal has a body.
+// event, so that nothing is missed and nothing is shown twice; so does one that says nothing any more, which a browser alone would
+// not notice. `fetch` instead of EventSource: a refusal has a body.
 // While nobody looks the connection is let go: browsers have six per host, over all windows.
 import { signal } from "@preact/signals";
 import { createParser } from "eventsource-parser";
@@ -15,6 +16,8 @@ export interface Live {
 }
 
 const RETRY_MS = [200, 500, 1000, 2000, 5000];
+/** The server speaks every 15 s. */
+const SILENCE_MS = 45_000;
 
 /** Follows a question until `stop`. What it shows is a signal: null until the first answer came. */
 export function follow(path: string) {
@@ -42,12 +45,21 @@ export function follow(path: string) {
       answer.value = name === "change" ? changed(live, body, asOf) : { ...live, asOf };
     } else if (name === "resync") {
       lastId = undefined;
+      // What is shown stays true of its position; that it stands still has to be said.
+      refused.value = { status: 503, code: "building", detail: body.reason };
     } else if (name === "error") {
       throw new Refusal(body as Problem);
     }
   };
 
   const read = async (): Promise<void> => {
+    let silence = 0;
+    const heard = () => {
+      clearTimeout(silence);
+      silence = window.setTimeout(() => reading.abort(), SILENCE_MS);
+    };
+    reading.signal.addEventListener("abort", () => clearTimeout(silence));
+    heard();
     const headers: Record<string, string> = { Accept: "text/event-stream" };
     if (lastId) headers["Last-Event-ID"] = lastId;
     const response = await authorized(path, { headers, signal: reading.signal });
@@ -55,7 +67,10 @@ export function follow(path: string) {
     connected.value = true;
     const parser = createParser({ onEvent: (event) => take(event.event ?? "", event.id, event.data) });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let part = await reader.read(); !part.done; part = await reader.read()) parser.feed(part.value);
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      heard();
+      parser.feed(part.value);
+    }
   };
 
   const run = async (): Promise<void> => {

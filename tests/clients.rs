@@ -1,5 +1,6 @@
 //! The clients, by their examples: registered, paged and followed as applications do, over a server that is killed and
 //! started again in the middle. What they print is what Postgres has; nothing is counted twice and nothing is missed.
+//! And by scenes that a made-up server plays (`queries/clients/tests`): what is not Tidemark's, and what is cut or silent.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -150,8 +151,14 @@ fn follows_exactly(name: &str, example: &mut Command) {
     assert!(server.terminate().success());
 }
 
-#[test]
-fn typescript() {
+/// The client does what each scene expects; it is a program that takes the address of who plays them.
+fn plays_its_part(client: &mut Command) {
+    let fake = Example::start(Command::new("python3").arg(clients().join("tests/fake.py")));
+    let output = client.arg(fake.line().unwrap()).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn built_typescript() -> tempfile::TempDir {
     let built = tempfile::tempdir().unwrap();
     let output = Command::new("sh").arg(clients().join("typescript/build.sh")).arg(built.path()).output().unwrap();
     assert!(
@@ -160,7 +167,24 @@ fn typescript() {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    built
+}
+
+#[test]
+fn typescript() {
+    let built = built_typescript();
     follows_exactly("by_typescript", Command::new("node").arg(built.path().join("dist/example/totals.js")));
+}
+
+#[test]
+fn typescript_plays_its_part() {
+    let built = built_typescript();
+    plays_its_part(Command::new("node").arg(clients().join("tests/scenes.mjs")).arg(built.path().join("dist")));
+}
+
+#[test]
+fn python_plays_its_part() {
+    plays_its_part(Command::new("python3").arg(clients().join("tests/scenes.py")));
 }
 
 #[test]

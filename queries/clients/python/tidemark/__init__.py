@@ -11,6 +11,7 @@
 
 from .answer import Answer, Live
 from .client import Tidemark
+from .foreign_answer import ForeignAnswer
 from .refused import Refused
 
-__all__ = ["Answer", "Live", "Refused", "Tidemark"]
+__all__ = ["Answer", "ForeignAnswer", "Live", "Refused", "Tidemark"]

@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from http.client import HTTPException
-from typing import IO, Any
+from http.client import HTTPException, HTTPResponse
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from .answer import Answer, Live, typed
+from .foreign_answer import ForeignAnswer
 from .live import Kept
-from .refused import Refused
+from .refused import Refused, refusal
 
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_LINES = "application/x-ndjson"
+
+
+class _NotElsewhere(HTTPRedirectHandler):
+    """A token is for the server that was named, not for where it points: a redirect is an error as others are."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = build_opener(_NotElsewhere)
 
 
 class Tidemark:
@@ -27,10 +39,13 @@ class Tidemark:
         self._timeout = timeout
 
     def request(self, method: str, path: str, body: Any = None, **parameters: Any) -> Any:
-        """Any route; a body is sent as JSON, a ``str`` as SQL. Raises ``Refused``."""
+        """Any route; a body is sent as JSON, a ``str`` as SQL. Raises ``Refused``, or ``ForeignAnswer``."""
         with self._open(method, path, body, parameters, "application/json") as answer:
             text = answer.read()
-        return json.loads(text) if text else None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise ForeignAnswer(answer.status) from None
 
     def register(self, name: str, definition: dict[str, Any] | str, on_change: str = "refuse") -> dict[str, Any]:
         """Registers an aggregate, in JSON or in SQL; the same definition again changes nothing."""
@@ -80,12 +95,14 @@ class Tidemark:
         while True:
             try:
                 parameters = {**question, "since": kept.last_id} if kept else question
-                with self._open("GET", f"{_aggregate(name)}/live", None, parameters, "application/x-ndjson") as events:
+                with self._open("GET", f"{_aggregate(name)}/live", None, parameters, _LINES) as events:
+                    if events.headers.get_content_type() != _LINES:
+                        raise ForeignAnswer(events.status)
                     for line in events:
                         event = json.loads(line)
                         failures = 0
                         if event["event"] == "error":
-                            raise Refused(event["data"])
+                            raise refusal(500, event["data"])
                         kept = Kept.after(kept, event)
                         if kept is not None and event["event"] != "progress":
                             yield kept.live()
@@ -97,7 +114,7 @@ class Tidemark:
             time.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
             failures += 1
 
-    def _open(self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str) -> IO[bytes]:
+    def _open(self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str) -> HTTPResponse:
         named = {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}
         url = f"{self._base}{path}?{urlencode(named)}" if named else f"{self._base}{path}"
         headers = {**self._headers, "Accept": accept}
@@ -106,15 +123,11 @@ class Tidemark:
             headers["Content-Type"] = "application/sql" if isinstance(body, str) else "application/json"
             data = (body if isinstance(body, str) else json.dumps(body)).encode()
         try:
-            return urlopen(Request(url, data, headers, method=method), timeout=self._timeout)
-        except HTTPError as refusal:
-            with refusal:
-                text = refusal.read()
-            try:
-                problem = json.loads(text)
-            except ValueError:
-                raise refusal from None
-            raise Refused(problem) from None
+            return _OPENER.open(Request(url, data, headers, method=method), timeout=self._timeout)
+        except HTTPError as error:
+            with error:
+                text = error.read()
+            raise refusal(error.code, text) from None
 
 
 def _aggregate(name: str) -> str:

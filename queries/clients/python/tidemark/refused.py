@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from .foreign_answer import ForeignAnswer
 
 
 class Refused(Exception):
@@ -19,3 +22,14 @@ class Refused(Exception):
     def passes(self) -> bool:
         """Whether the same question may be answered later."""
         return self.status in (429, 503) or self.code == "not_covered"
+
+
+def refusal(status: int, body: Any) -> Refused | ForeignAnswer:
+    """What is raised of a body, read or not. A proxy refuses as well, and in JSON too."""
+    if isinstance(body, bytes):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return ForeignAnswer(status)
+    told = isinstance(body, dict) and all(name in body for name in ("code", "detail", "status"))
+    return Refused(body) if told else ForeignAnswer(status)

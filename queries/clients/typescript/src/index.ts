@@ -1,3 +1,4 @@
+export { ForeignAnswer } from "./foreign_answer.js";
 export { Refused } from "./refused.js";
 export { Tidemark, type Options } from "./tidemark.js";
 export type { Aggregate, Answer, AsOf, Column, Definition, Problem, Question, Row, Value } from "./answer.js";

@@ -2,8 +2,9 @@
 // event, so that nothing is missed and nothing is shown twice. A transaction is in one event or in none.
 import { EventSourceParserStream } from "eventsource-parser/stream";
 
-import type { Answer, AsOf, Column, Problem, Row } from "./answer.js";
-import { Refused } from "./refused.js";
+import type { Answer, AsOf, Column, Row } from "./answer.js";
+import { ForeignAnswer } from "./foreign_answer.js";
+import { Refused, refusal } from "./refused.js";
 
 /** The answer as it is at `asOf.lsn`. `rows` is made anew with each change: keep it as long as you like. */
 export interface Live {
@@ -25,13 +26,13 @@ export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Liv
     try {
       for await (const event of events(await ask(kept?.lastId, signal))) {
         failures = 0;
-        if (event.name === "error") throw new Refused(event.body as Problem);
+        if (event.name === "error") throw refusal(500, event.body);
         kept = event.name === "resync" ? undefined : taken(kept, event);
         if (kept && event.name !== "progress") yield kept.live();
       }
     } catch (failure) {
       if (signal.aborted) return;
-      if (failure instanceof Refused && !failure.passes) throw failure;
+      if (failure instanceof ForeignAnswer || (failure instanceof Refused && !failure.passes)) throw failure;
     }
     await pause(PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)] ?? 5000, signal);
   }
@@ -44,7 +45,7 @@ interface Event {
 }
 
 async function* events(response: Response): AsyncGenerator<Event> {
-  if (!response.ok || !response.body) throw new Refused((await response.json()) as Problem);
+  if (!response.ok || !response.body) throw refusal(response.status, await response.json().catch(() => undefined));
   const stream = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream());
   const reader = stream.getReader();
   try {

@@ -1,10 +1,11 @@
 // The client: what applications do most, typed. Everything else of the contract is `http`, which knows every route.
 import createClient, { type Client } from "openapi-fetch";
 
-import type { Aggregate, Answer, Definition, Problem, Question } from "./answer.js";
+import type { Aggregate, Answer, Definition, Question } from "./answer.js";
 import type { paths } from "./contract.js";
+import { ours } from "./foreign_answer.js";
 import { type Live, follow } from "./live.js";
-import { Refused } from "./refused.js";
+import { refusal } from "./refused.js";
 
 export interface Options {
   /** Of a server that asks for one. */
@@ -28,7 +29,9 @@ export class Tidemark {
   ) {
     this.headers = token ? { Authorization: `Bearer ${token}` } : {};
     this.fetch = own ?? fetch;
-    this.http = createClient<paths>({ baseUrl: base, headers: this.headers, fetch: this.fetch });
+    // A token is for the server that was named, not for where it points; nor is the answer that comes from there ours.
+    this.http = createClient<paths>({ baseUrl: base, headers: this.headers, fetch: this.fetch, redirect: "manual" });
+    this.http.use({ onResponse: ({ response, options }) => void ours(response, options.parseAs === "json" ? "json" : "") });
   }
 
   /** Registers an aggregate; the same definition again changes nothing. `rebuild` replaces another one without a gap. */
@@ -63,8 +66,8 @@ export class Tidemark {
   }
 
   async drop(name: string): Promise<void> {
-    const { error } = await this.http.DELETE("/v1/aggregates/{name}", { params: { path: { name } } });
-    if (error) throw new Refused(error as Problem);
+    const { error, response } = await this.http.DELETE("/v1/aggregates/{name}", { params: { path: { name } } });
+    if (!response.ok) throw refusal(response.status, error);
   }
 
   /** The first page of an answer; `page.next` is the cursor of the next one. */
@@ -87,15 +90,16 @@ export class Tidemark {
     const parameters = new URLSearchParams();
     for (const [key, value] of Object.entries(question)) if (value !== undefined) parameters.set(key, String(value));
     const url = `${this.base}/v1/aggregates/${encodeURIComponent(name)}/live?${parameters}`;
-    return follow((lastId, aborted) => {
+    // Called as a method of ours, that of a browser refuses.
+    const { fetch } = this;
+    return follow(async (lastId, aborted) => {
       const headers = { ...this.headers, Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) };
-      return this.fetch(url, { headers, signal: aborted });
+      return ours(await fetch(url, { headers, signal: aborted, redirect: "manual" }), "text/event-stream");
     }, signal);
   }
 }
 
 function answered<T>({ data, error, response }: { data?: T; error?: unknown; response: Response }): T {
   if (data !== undefined) return data;
-  if (error && typeof error === "object" && "code" in error) throw new Refused(error as Problem);
-  throw new Error(`${response.url} answered ${response.status}`);
+  throw refusal(response.status, error);
 }

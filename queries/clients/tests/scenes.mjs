@@ -1,0 +1,57 @@
+// The TypeScript client in every scene of `fake.py`: what it yields, and what it throws.
+//
+//     node scenes.mjs DIST http://127.0.0.1:PORT     what build.sh made, and an address that `fake.py` printed
+import { pathToFileURL } from "node:url";
+
+const [, , dist, fake] = process.argv;
+const { ForeignAnswer, Refused, Tidemark } = await import(pathToFileURL(`${dist}/src/index.js`).href);
+
+// Nobody waits here for three quarters of a minute.
+const timeout = globalThis.setTimeout;
+globalThis.setTimeout = (call, ms, ...rest) => timeout(call, ms === 45_000 ? 500 : Math.min(ms, 50), ...rest);
+const failed = [];
+
+/** Amounts, and whether there was trouble: so many, or until it throws. */
+async function follow(scene, most, question) {
+  const base = scene === "nobody" ? "http://127.0.0.1:1" : `${fake}/${scene}`;
+  const seen = [];
+  const stop = new AbortController();
+  const late = timeout(() => (seen.push("nothing comes any more"), stop.abort()), 5000);
+  try {
+    for await (const { rows, asOf, trouble } of new Tidemark(base, { token: "secret" }).follow("x", question, stop.signal)) {
+      seen.push([asOf.lsn, rows.map(({ amount }) => amount).join(" "), Boolean(trouble)]);
+      if (seen.length === most) break;
+    }
+  } catch (failure) {
+    seen.push(failure instanceof Refused ? failure.code : failure instanceof ForeignAnswer ? failure.status : failure.name);
+  }
+  clearTimeout(late);
+  return seen;
+}
+
+async function scene(name, expected, most = 9, question = {}) {
+  const [seen, wanted] = [JSON.stringify(await follow(name, most, question)), JSON.stringify(expected)];
+  if (seen !== wanted) failed.push(`${name}: ${seen}, not ${wanted}`);
+}
+
+const first = ["0/1", "1.00", false];
+const second = ["0/2", "2.00", false];
+const troubled = ["0/1", "1.00", true];
+
+await scene("elsewhere", [302]);
+const asked = await (await fetch(`${fake}/asked`)).json();
+if (asked.some(({ path }) => path.startsWith("/caught"))) failed.push("the address points elsewhere, and that was asked");
+await scene("forbidden", [403]);
+await scene("login", [200]);
+
+for (const path of ["elsewhere", "forbidden", "login"]) {
+  const failure = await new Tidemark(`${fake}/${path}`).data("x").catch((failure) => failure);
+  if (failure?.name !== "ForeignAnswer") failed.push(`data of ${path}: ${failure}`);
+}
+if ((await new Tidemark(`${fake}/forbidden`).drop("x").catch((failure) => failure))?.name !== "ForeignAnswer") failed.push("drop");
+
+if (failed.length) {
+  console.error(failed.join("\n"));
+  process.exit(1);
+}
+process.exit(0);

@@ -1,0 +1,65 @@
+"""The Python client in every scene of ``fake.py``: what it yields, and what it raises.
+
+    python3 scenes.py http://127.0.0.1:PORT     an address that ``fake.py`` printed
+"""
+
+import json
+import signal
+import sys
+from itertools import islice
+from pathlib import Path
+from urllib.request import urlopen
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
+
+from tidemark import ForeignAnswer, Tidemark, client
+
+fake = sys.argv[1]
+# Nobody waits here for three quarters of a minute.
+client._SILENCE_S = 0.5
+client._PAUSES_S = (0.05,)
+failed = []
+
+
+def follow(scene, most, **question):
+    """Amounts, and whether there was trouble: so many, or until it raises."""
+    base = "http://127.0.0.1:1" if scene == "nobody" else f"{fake}/{scene}"
+    seen = []
+    try:
+        for live in islice(Tidemark(base, token="secret").follow("x", **question), most):
+            seen.append((live.lsn, " ".join(str(row["amount"]) for row in live.rows), bool(getattr(live, "trouble", None))))
+    except Exception as failure:
+        seen.append(getattr(failure, "code", None) or getattr(failure, "status", None) or type(failure).__name__)
+    return seen
+
+
+def scene(name, expected, most=9, **question):
+    def late(*_):
+        raise AssertionError("nothing comes any more")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(5)
+    seen = follow(name, most, **question)
+    signal.alarm(0)
+    if seen != expected:
+        failed.append(f"{name}: {seen}, not {expected}")
+
+
+first, second = ("0/1", "1.00", False), ("0/2", "2.00", False)
+troubled = ("0/1", "1.00", True)
+
+scene("elsewhere", [302])
+asked = json.load(urlopen(f"{fake}/asked"))
+if any(one["path"].startswith("/caught") for one in asked):
+    failed.append(f"the address points elsewhere, and that was asked: {asked[-1]}")
+scene("forbidden", [403])
+scene("login", [200])
+
+for path in ("elsewhere", "forbidden", "login"):
+    try:
+        Tidemark(f"{fake}/{path}").data("x")
+        failed.append(f"data of {path} is an answer")
+    except ForeignAnswer:
+        pass
+
+sys.exit("\n".join(failed) or 0)

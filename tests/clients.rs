@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use queries::api::problem_codes::{SECTIONS, find};
+
 use crate::support::database::Database;
 use crate::support::server::Server;
 
@@ -204,4 +206,29 @@ fn python_reads_times_as_its_oldest_version_can() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The codes that a client waits out, as its source lists them.
+fn waited_out(source: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(clients().join(source)).unwrap();
+    let list = text.split_once("PASSING").unwrap().1.split_once("starting").unwrap().1;
+    let list = list.split_once(['"', '`']).unwrap().0;
+    std::iter::once("starting").chain(list.split_whitespace()).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_ends_by_itself_is_waited_out_and_nothing_else() {
+    let codes = waited_out("python/tidemark/refused.py");
+    assert_eq!(codes, waited_out("typescript/src/refused.ts"));
+    for code in &codes {
+        let problem = find(code).unwrap_or_else(|| panic!("no problem is called {code}"));
+        assert!(problem.statuses.iter().any(|status| [409, 422, 503].contains(status)), "{code}");
+    }
+    let section = |title: &str| SECTIONS.iter().find(|section| section.title == title).unwrap().problems;
+    for problem in section("No answer now") {
+        assert!(codes.iter().any(|code| code == problem.code), "{} is not waited out", problem.code);
+    }
+    for problem in section("Halted aggregates and tables") {
+        assert!(codes.iter().all(|code| code != problem.code), "{} is waited out", problem.code);
+    }
 }

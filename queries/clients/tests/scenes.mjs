@@ -41,8 +41,19 @@ const troubled = ["0/1", "1.00", true];
 await scene("elsewhere", [302]);
 const asked = await (await fetch(`${fake}/asked`)).json();
 if (asked.some(({ path }) => path.startsWith("/caught"))) failed.push("the address points elsewhere, and that was asked");
+await scene("nobody", ["Lost"]);
 await scene("forbidden", [403]);
+await scene("not_found", [404]);
+await scene("bad_gateway", [502]);
 await scene("login", [200]);
+await scene("login_later", [first, 200]);
+await scene("gateway_later", [first, troubled, first, second], 4);
+await scene("halted", [first, "row_image_missing"]);
+await scene("ended", [first, "slot_lost"]);
+await scene("restarted", [first, troubled, second], 3);
+await scene("building", [first], 1);
+await scene("resumed", [first, second], 2);
+await scene("resync", [first, troubled, second], 3);
 
 for (const path of ["elsewhere", "forbidden", "login"]) {
   const failure = await new Tidemark(`${fake}/${path}`).data("x").catch((failure) => failure);

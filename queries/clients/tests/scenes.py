@@ -52,8 +52,19 @@ scene("elsewhere", [302])
 asked = json.load(urlopen(f"{fake}/asked"))
 if any(one["path"].startswith("/caught") for one in asked):
     failed.append(f"the address points elsewhere, and that was asked: {asked[-1]}")
+scene("nobody", ["URLError"])
 scene("forbidden", [403])
+scene("not_found", [404])
+scene("bad_gateway", [502])
 scene("login", [200])
+scene("login_later", [first, 200])
+scene("gateway_later", [first, troubled, first, second], most=4)
+scene("halted", [first, "row_image_missing"])
+scene("ended", [first, "slot_lost"])
+scene("restarted", [first, troubled, second], most=3)
+scene("building", [first], most=1)
+scene("resumed", [first, second], most=2)
+scene("resync", [first, troubled, second], most=3)
 
 for path in ("elsewhere", "forbidden", "login"):
     try:

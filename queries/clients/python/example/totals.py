@@ -33,6 +33,9 @@ except Refused as refused:
     print(f"refused {refused.code}")
 
 for live in totals.follow(name, granularity="all"):
+    if live.trouble:
+        print(f"not the newest: {live.trouble}", file=sys.stderr)
+        continue
     payments = sum(row["n"] for row in live.rows)
     print(f"live {payments} at {live.lsn}", flush=True)
     if payments >= int(until):

@@ -34,10 +34,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Live:
-    """A live answer as it is at ``lsn``."""
+    """A live answer as it is at ``lsn``. ``trouble`` says why nobody vouches that it still is the newest: ``None`` while it is."""
 
     rows: list[Row]
     lsn: str
+    trouble: str | None = None
 
 
 def _or_text(convert: Callable[[str], Any]) -> Callable[[Any], Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from http.client import HTTPException, HTTPResponse
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -89,30 +90,51 @@ class Tidemark:
         return self.request("POST", "/v1/query", body)
 
     def follow(self, name: str, **question: Any) -> Iterator[Live]:
-        """Every state of an answer from now on: whole transactions, resumed where a connection is cut."""
-        kept: Kept | None = None
+        """Every state of an answer from now on: whole transactions, resumed where a connection is cut.
+
+        While nobody vouches that what was yielded is the newest, it is yielded once more with its ``trouble``. What does not end by
+        itself is raised: a refusal such as that of a halted aggregate, an answer that is not Tidemark's, and any failure before
+        there is a first answer, but for refusals that pass.
+        """
+        kept = Kept()
         failures = 0
         while True:
+            trouble, told = "the connection was lost", failures > 0
             try:
-                parameters = {**question, "since": kept.last_id} if kept else question
-                with self._open("GET", f"{_aggregate(name)}/live", None, parameters, _LINES) as events:
-                    if events.headers.get_content_type() != _LINES:
-                        raise ForeignAnswer(events.status)
-                    for line in events:
-                        event = json.loads(line)
-                        failures = 0
-                        if event["event"] == "error":
-                            raise refusal(500, event["data"])
-                        kept = Kept.after(kept, event)
-                        if kept is not None and event["event"] != "progress":
+                # Whoever stops reading lets go of the connection.
+                with closing(self._events(name, question, kept.last_id)) as events:
+                    for event in events:
+                        failures, told = 0, False
+                        if kept.take(event):
                             yield kept.live()
             except Refused as refused:
                 if not refused.passes:
                     raise
-            except (URLError, HTTPException, ConnectionError, TimeoutError):
-                pass
+                trouble, told = str(refused), True
+            except ForeignAnswer as foreign:
+                if not (kept.begun and foreign.passes):
+                    raise
+                trouble, told = str(foreign), True
+            except (OSError, HTTPException) as failure:
+                if not kept.begun:
+                    raise
+                # One that was cut is often there again at once; silence has lasted already.
+                trouble, told = f"{trouble}: {failure}", told or isinstance(failure, TimeoutError)
+            if told and kept.doubt(trouble):
+                yield kept.live()
             time.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
             failures += 1
+
+    def _events(self, name: str, question: dict[str, Any], since: str | None) -> Generator[dict[str, Any]]:
+        parameters = {**question, "since": since} if since else question
+        with self._open("GET", f"{_aggregate(name)}/live", None, parameters, _LINES) as lines:
+            if lines.headers.get_content_type() != _LINES:
+                raise ForeignAnswer(lines.status)
+            for line in lines:
+                event = json.loads(line)
+                if event["event"] == "error":
+                    raise refusal(500, event["data"])
+                yield event
 
     def _open(self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str) -> HTTPResponse:
         named = {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}

@@ -13,3 +13,8 @@ class ForeignAnswer(Exception):
             said = "the answer is none of Tidemark's; see what stands at the address, and on the way to it"
         super().__init__(f"status {status}: {said}")
         self.status = status
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is what a proxy says of a server that is not there at the moment."""
+        return self.status >= 500

@@ -7,6 +7,12 @@ from typing import Any
 
 from .foreign_answer import ForeignAnswer
 
+# What ends by itself, of all that a server refuses with 503 (and 409): docs/problems.md. What is halted has the status too, and stays.
+_PASSING = frozenset(
+    """starting connecting snapshotting checking_store catching_up building not_covered table_joining source_busy stopping
+    overloaded timeout not_yet_visible cannot_connect transactions_open position_missed""".split()
+)
+
 
 class Refused(Exception):
     """A refusal: ``code`` is stable, ``problem`` is all that was said (RFC 9457)."""
@@ -20,8 +26,8 @@ class Refused(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether the same question may be answered later."""
-        return self.status in (429, 503) or self.code == "not_covered"
+        """Whether the same question is answered later without anybody's doing."""
+        return self.status == 429 or self.code in _PASSING
 
 
 def refusal(status: int, body: Any) -> Refused | ForeignAnswer:

@@ -29,7 +29,11 @@ try {
 }
 
 const stop = new AbortController();
-for await (const { rows, asOf } of tidemark.follow(name, { granularity: "all" }, stop.signal)) {
+for await (const { rows, asOf, trouble } of tidemark.follow(name, { granularity: "all" }, stop.signal)) {
+  if (trouble) {
+    console.error(`not the newest: ${trouble}`);
+    continue;
+  }
   const payments = rows.reduce((sum, row) => sum + Number(row["n"]), 0);
   console.log(`live ${payments} at ${asOf.lsn}`);
   if (payments >= Number(until)) stop.abort();

@@ -10,6 +10,11 @@ export class ForeignAnswer extends Error {
     );
     this.name = "ForeignAnswer";
   }
+
+  /** Whether it is what a proxy says of a server that is not there at the moment. */
+  get passes(): boolean {
+    return this.status >= 500;
+  }
 }
 
 /** The answer as it is, where it does not point elsewhere and has this type if it is no refusal. */

@@ -1,9 +1,13 @@
 // A live answer: the rows of a question, kept as the server's events say. A cut connection resumes after the last
 // event, so that nothing is missed and nothing is shown twice. A transaction is in one event or in none.
-import { EventSourceParserStream } from "eventsource-parser/stream";
+//
+// The surprise: what is kept stays true where it was, at its `lsn`, while nobody says whether it is the newest. So it is kept and
+// shown through a cut and through `resync`, with the trouble beside it; only an event that follows on it, or all of it anew, ends that.
+import { createParser } from "eventsource-parser";
 
 import type { Answer, AsOf, Column, Row } from "./answer.js";
-import { ForeignAnswer } from "./foreign_answer.js";
+import { ForeignAnswer, ours } from "./foreign_answer.js";
+import { Lost } from "./lost.js";
 import { Refused, refusal } from "./refused.js";
 
 /** The answer as it is at `asOf.lsn`. `rows` is made anew with each change: keep it as long as you like. */
@@ -11,6 +15,8 @@ export interface Live {
   columns: Column[];
   rows: Row[];
   asOf: AsOf;
+  /** Why nobody vouches that it still is the newest; null while it is. */
+  trouble: string | null;
 }
 
 /** Sends a request for the events after one, or for all of the answer. */
@@ -18,24 +24,34 @@ export type Ask = (lastId: string | undefined, signal: AbortSignal) => Promise<R
 
 const PAUSES_MS = [200, 500, 1000, 2000, 5000] as const;
 
-/** Every state of an answer from now on, until the signal aborts. A refusal that would come again is thrown. */
+/** Every state of an answer from now on, until the signal aborts; see `Tidemark.follow`. */
 export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Live> {
-  let kept: Kept | undefined;
+  const kept = new Kept();
   let failures = 0;
   while (!signal.aborted) {
+    let trouble = "the connection was lost";
+    let told = failures > 0;
     try {
-      for await (const event of events(await ask(kept?.lastId, signal))) {
+      for await (const event of events(ask, kept.lastId, signal)) {
         failures = 0;
-        if (event.name === "error") throw refusal(500, event.body);
-        kept = event.name === "resync" ? undefined : taken(kept, event);
-        if (kept && event.name !== "progress") yield kept.live();
+        told = false;
+        if (kept.take(event)) yield kept.live();
       }
     } catch (failure) {
       if (signal.aborted) return;
-      if (failure instanceof ForeignAnswer || (failure instanceof Refused && !failure.passes)) throw failure;
+      if (!passes(failure, kept.begun)) throw failure;
+      trouble = (failure as Error).message;
+      // A connection that was cut is often there again at once.
+      told ||= !(failure instanceof Lost);
     }
+    if (told && kept.doubt(trouble)) yield kept.live();
     await pause(PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)] ?? 5000, signal);
   }
+}
+
+function passes(failure: unknown, begun: boolean): boolean {
+  if (failure instanceof Refused) return failure.passes;
+  return begun && (failure instanceof Lost || (failure instanceof ForeignAnswer && failure.passes));
 }
 
 interface Event {
@@ -44,18 +60,32 @@ interface Event {
   body: unknown;
 }
 
-async function* events(response: Response): AsyncGenerator<Event> {
-  if (!response.ok || !response.body) throw refusal(response.status, await response.json().catch(() => undefined));
-  const stream = response.body.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream());
-  const reader = stream.getReader();
+/** The events of one connection. One without the empty line at its end was cut off, and is none. */
+async function* events(ask: Ask, lastId: string | undefined, signal: AbortSignal): AsyncGenerator<Event> {
+  const response = ours(await heard(ask(lastId, signal)), "text/event-stream");
+  if (!response.ok || !response.body) throw refusal(response.status, await heard(response.json()).catch(() => undefined));
+  const whole: Event[] = [];
+  const parser = createParser({ onEvent: ({ event = "", id, data }) => whole.push({ name: event, id, body: JSON.parse(data) }) });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   try {
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      yield { name: part.value.event ?? "", id: part.value.id, body: JSON.parse(part.value.data) as unknown };
+    for (let part = await heard(reader.read()); !part.done; part = await heard(reader.read())) {
+      parser.feed(part.value);
+      for (const event of whole.splice(0)) {
+        if (event.name === "error") throw refusal(500, event.body);
+        yield event;
+      }
     }
   } finally {
     // Whoever stops reading lets go of the connection.
     await reader.cancel().catch(() => undefined);
   }
+}
+
+/** What comes of the connection. */
+async function heard<T>(awaited: Promise<T>): Promise<T> {
+  return awaited.catch((failure: unknown) => {
+    throw new Lost(failure);
+  });
 }
 
 interface Change {
@@ -68,40 +98,58 @@ interface Moved {
   lag_ms: number;
 }
 
-function taken(kept: Kept | undefined, { name, id, body }: Event): Kept | undefined {
-  if (name === "snapshot") return Kept.begin(body as Answer, id);
-  if (name === "change") kept?.change(body as Change);
-  if (name === "change" || name === "progress") kept?.moved(body as Moved, id);
-  return kept;
-}
-
 class Kept {
-  private constructor(
-    private readonly columns: Column[],
-    private readonly rows: Map<string, Row>,
-    private asOf: AsOf,
-    /** Of the last event, for resuming only: what it says of the position is the server's affair. */
-    public lastId: string | undefined,
-  ) {}
+  begun = false;
+  /** Of the last event, for resuming only: what it says of the position is the server's affair. */
+  lastId: string | undefined;
+  private columns: Column[] = [];
+  private readonly rows = new Map<string, Row>();
+  private asOf: AsOf = { lsn: "", commit_time: "" };
+  private trouble: string | null = null;
 
-  static begin({ columns, data, as_of }: Answer, id: string | undefined): Kept {
-    const kept = new Kept(columns, new Map(), as_of, id);
-    kept.put(data);
-    return kept;
+  /** Takes an event. Whether there is something else to show. */
+  take({ name, id, body }: Event): boolean {
+    if (name === "resync") {
+      // All of it comes again.
+      this.lastId = undefined;
+      return this.doubt((body as { reason: string }).reason);
+    }
+    if (name === "snapshot") this.begin(body as Answer);
+    else if (this.lastId === undefined || (name !== "change" && name !== "progress")) return false;
+    else this.move(body as Moved);
+    if (name === "change") this.change(body as Change);
+    this.lastId = id;
+    const doubted = this.trouble !== null;
+    this.trouble = null;
+    return name !== "progress" || doubted;
   }
 
-  change(body: Change): void {
-    for (const row of body.delete) this.rows.delete(this.key(row));
-    this.put(body.upsert);
-  }
-
-  moved(body: Moved, id: string | undefined): void {
-    this.lastId = id ?? this.lastId;
-    this.asOf = { ...this.asOf, ...body.as_of, lag_ms: body.lag_ms };
+  /** Nobody vouches for it any more. Whether that is something else to show. */
+  doubt(trouble: string): boolean {
+    const other = this.trouble !== trouble;
+    this.trouble = trouble;
+    return this.begun && other;
   }
 
   live(): Live {
-    return { columns: this.columns, rows: [...this.rows.values()], asOf: this.asOf };
+    return { columns: this.columns, rows: [...this.rows.values()], asOf: this.asOf, trouble: this.trouble };
+  }
+
+  private begin({ columns, data, as_of }: Answer): void {
+    this.begun = true;
+    this.columns = columns;
+    this.asOf = as_of;
+    this.rows.clear();
+    this.put(data as Row[]);
+  }
+
+  private move({ as_of, lag_ms }: Moved): void {
+    this.asOf = { ...this.asOf, ...as_of, lag_ms };
+  }
+
+  private change(body: Change): void {
+    for (const row of body.delete) this.rows.delete(this.key(row));
+    this.put(body.upsert);
   }
 
   private put(rows: Row[]): void {

@@ -1,6 +1,12 @@
 import type { Problem } from "./answer.js";
 import { ForeignAnswer } from "./foreign_answer.js";
 
+// What ends by itself, of all that a server refuses with 503 (and 409): docs/problems.md. What is halted has the status too, and stays.
+const PASSING: ReadonlySet<string> = new Set(
+  `starting connecting snapshotting checking_store catching_up building not_covered table_joining source_busy stopping
+  overloaded timeout not_yet_visible cannot_connect transactions_open position_missed`.split(/\s+/),
+);
+
 /** The server's refusal, with what it says: a stable `code`, a `detail` for people, often a `hint`. */
 export class Refused extends Error {
   constructor(readonly problem: Problem) {
@@ -12,9 +18,9 @@ export class Refused extends Error {
     return this.problem.code;
   }
 
-  /** Whether the same question may be answered later. */
+  /** Whether the same question is answered later without anybody's doing. */
   get passes(): boolean {
-    return this.problem.status === 429 || this.problem.status === 503 || this.code === "not_covered";
+    return this.problem.status === 429 || PASSING.has(this.code);
   }
 }
 

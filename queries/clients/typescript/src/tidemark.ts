@@ -85,16 +85,20 @@ export class Tidemark {
     }
   }
 
-  /** Every state of an answer from now on: whole transactions, resumed where a connection is cut, until the signal aborts. */
+  /** Every state of an answer from now on: whole transactions, resumed where a connection is cut, until the signal aborts.
+   *
+   *  While nobody vouches that what was yielded is the newest, it is yielded once more with its `trouble`. What does not end by
+   *  itself is thrown: a refusal such as that of a halted aggregate, an answer that is not Tidemark's, and any failure before there
+   *  is a first answer, but for refusals that pass. */
   follow(name: string, question: Question = {}, signal: AbortSignal = new AbortController().signal): AsyncGenerator<Live> {
     const parameters = new URLSearchParams();
     for (const [key, value] of Object.entries(question)) if (value !== undefined) parameters.set(key, String(value));
     const url = `${this.base}/v1/aggregates/${encodeURIComponent(name)}/live?${parameters}`;
     // Called as a method of ours, that of a browser refuses.
     const { fetch } = this;
-    return follow(async (lastId, aborted) => {
+    return follow((lastId, aborted) => {
       const headers = { ...this.headers, Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) };
-      return ours(await fetch(url, { headers, signal: aborted, redirect: "manual" }), "text/event-stream");
+      return fetch(url, { headers, signal: aborted, redirect: "manual" });
     }, signal);
   }
 }

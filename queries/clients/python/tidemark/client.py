@@ -19,6 +19,8 @@ from .refused import Refused, refusal
 
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _LINES = "application/x-ndjson"
+# Three times the pause after which the server says something in any case. A dead connection looks as a quiet one does.
+_SILENCE_S = 45.0
 
 
 class _NotElsewhere(HTTPRedirectHandler):
@@ -41,7 +43,7 @@ class Tidemark:
 
     def request(self, method: str, path: str, body: Any = None, **parameters: Any) -> Any:
         """Any route; a body is sent as JSON, a ``str`` as SQL. Raises ``Refused``, or ``ForeignAnswer``."""
-        with self._open(method, path, body, parameters, "application/json") as answer:
+        with self._open(method, path, body, parameters, "application/json", self._timeout) as answer:
             text = answer.read()
         try:
             return json.loads(text) if text else None
@@ -127,7 +129,7 @@ class Tidemark:
 
     def _events(self, name: str, question: dict[str, Any], since: str | None) -> Generator[dict[str, Any]]:
         parameters = {**question, "since": since} if since else question
-        with self._open("GET", f"{_aggregate(name)}/live", None, parameters, _LINES) as lines:
+        with self._open("GET", f"{_aggregate(name)}/live", None, parameters, _LINES, _SILENCE_S) as lines:
             if lines.headers.get_content_type() != _LINES:
                 raise ForeignAnswer(lines.status)
             for line in lines:
@@ -136,7 +138,9 @@ class Tidemark:
                     raise refusal(500, event["data"])
                 yield event
 
-    def _open(self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str) -> HTTPResponse:
+    def _open(
+        self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str, timeout: float
+    ) -> HTTPResponse:
         named = {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}
         url = f"{self._base}{path}?{urlencode(named)}" if named else f"{self._base}{path}"
         headers = {**self._headers, "Accept": accept}
@@ -145,7 +149,7 @@ class Tidemark:
             headers["Content-Type"] = "application/sql" if isinstance(body, str) else "application/json"
             data = (body if isinstance(body, str) else json.dumps(body)).encode()
         try:
-            return _OPENER.open(Request(url, data, headers, method=method), timeout=self._timeout)
+            return _OPENER.open(Request(url, data, headers, method=method), timeout=timeout)
         except HTTPError as error:
             with error:
                 text = error.read()

@@ -23,6 +23,8 @@ export interface Live {
 export type Ask = (lastId: string | undefined, signal: AbortSignal) => Promise<Response>;
 
 const PAUSES_MS = [200, 500, 1000, 2000, 5000] as const;
+/** Three times the pause after which the server says something in any case. A dead connection looks as a quiet one does. */
+const SILENCE_MS = 45_000;
 
 /** Every state of an answer from now on, until the signal aborts; see `Tidemark.follow`. */
 export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Live> {
@@ -41,8 +43,8 @@ export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Liv
       if (signal.aborted) return;
       if (!passes(failure, kept.begun)) throw failure;
       trouble = (failure as Error).message;
-      // A connection that was cut is often there again at once.
-      told ||= !(failure instanceof Lost);
+      // A connection that was cut is often there again at once; silence has lasted already.
+      told ||= !(failure instanceof Lost) || failure.silent;
     }
     if (told && kept.doubt(trouble)) yield kept.live();
     await pause(PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)] ?? 5000, signal);
@@ -62,13 +64,16 @@ interface Event {
 
 /** The events of one connection. One without the empty line at its end was cut off, and is none. */
 async function* events(ask: Ask, lastId: string | undefined, signal: AbortSignal): AsyncGenerator<Event> {
-  const response = ours(await heard(ask(lastId, signal)), "text/event-stream");
-  if (!response.ok || !response.body) throw refusal(response.status, await heard(response.json()).catch(() => undefined));
-  const whole: Event[] = [];
-  const parser = createParser({ onEvent: ({ event = "", id, data }) => whole.push({ name: event, id, body: JSON.parse(data) }) });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const connection = new Connection(signal);
   try {
-    for (let part = await heard(reader.read()); !part.done; part = await heard(reader.read())) {
+    const response = ours(await connection.heard(ask(lastId, connection.signal)), "text/event-stream");
+    if (!response.ok || !response.body) {
+      throw refusal(response.status, await connection.heard(response.json()).catch(() => undefined));
+    }
+    const whole: Event[] = [];
+    const parser = createParser({ onEvent: ({ event = "", id, data }) => whole.push({ name: event, id, body: JSON.parse(data) }) });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await connection.heard(reader.read()); !part.done; part = await connection.heard(reader.read())) {
       parser.feed(part.value);
       for (const event of whole.splice(0)) {
         if (event.name === "error") throw refusal(500, event.body);
@@ -77,15 +82,38 @@ async function* events(ask: Ask, lastId: string | undefined, signal: AbortSignal
     }
   } finally {
     // Whoever stops reading lets go of the connection.
-    await reader.cancel().catch(() => undefined);
+    connection.end();
   }
 }
 
-/** What comes of the connection. */
-async function heard<T>(awaited: Promise<T>): Promise<T> {
-  return awaited.catch((failure: unknown) => {
-    throw new Lost(failure);
-  });
+/** A connection that ends by itself where nothing is heard of it. While nobody listens, it may be silent. */
+class Connection {
+  private readonly ending = new AbortController();
+  readonly signal = this.ending.signal;
+  readonly end = () => {
+    this.outer.removeEventListener("abort", this.end);
+    this.ending.abort();
+  };
+
+  constructor(private readonly outer: AbortSignal) {
+    outer.addEventListener("abort", this.end);
+  }
+
+  /** What comes of it. */
+  async heard<T>(awaited: Promise<T>): Promise<T> {
+    let dead = false;
+    const watchdog = setTimeout(() => {
+      dead = true;
+      this.end();
+    }, SILENCE_MS);
+    try {
+      return await awaited;
+    } catch (failure) {
+      throw new Lost(dead ? `nothing was heard for ${SILENCE_MS / 1000} s` : failure, dead);
+    } finally {
+      clearTimeout(watchdog);
+    }
+  }
 }
 
 interface Change {

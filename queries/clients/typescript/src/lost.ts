@@ -1,6 +1,10 @@
 /** No answer, or no more of it: nobody is there, the connection was cut, or nothing came for so long that it is dead. */
 export class Lost extends Error {
-  constructor(cause: unknown) {
+  constructor(
+    cause: unknown,
+    /** It was silence that ended it. */
+    readonly silent: boolean,
+  ) {
     super(`the connection was lost: ${reasons(cause)}`, { cause });
     this.name = "Lost";
   }

@@ -54,6 +54,7 @@ await scene("restarted", [first, troubled, second], 3);
 await scene("building", [first], 1);
 await scene("resumed", [first, second], 2);
 await scene("resync", [first, troubled, second], 3);
+await scene("half", [first, ["0/3", "3.00", false]], 2);
 await scene("silent", [first, troubled, second], 3);
 
 for (const path of ["elsewhere", "forbidden", "login"]) {

@@ -65,6 +65,7 @@ scene("restarted", [first, troubled, second], most=3)
 scene("building", [first], most=1)
 scene("resumed", [first, second], most=2)
 scene("resync", [first, troubled, second], most=3)
+scene("half", [first, ("0/3", "3.00", False)], most=2)
 scene("silent", [first, troubled, second], most=3)
 
 for path in ("elsewhere", "forbidden", "login"):

@@ -133,6 +133,9 @@ class Tidemark:
             if lines.headers.get_content_type() != _LINES:
                 raise ForeignAnswer(lines.status)
             for line in lines:
+                # Without chunks, where a proxy speaks HTTP/1.0, nothing else tells a cut from an end.
+                if not line.endswith(b"\n"):
+                    return
                 event = json.loads(line)
                 if event["event"] == "error":
                     raise refusal(500, event["data"])

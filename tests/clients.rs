@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use queries::api::problem_codes::{SECTIONS, find};
+use serde_json::json;
 
 use crate::support::database::Database;
 use crate::support::server::Server;
@@ -23,6 +24,25 @@ const ONE_MORE: &str = "INSERT INTO payments (currency, amount, created_at) VALU
 const EXPECTED: &str = "SELECT string_agg(line, E'\\n') FROM (
     SELECT to_char(date_trunc('month', created_at, 'UTC') AT TIME ZONE 'UTC', 'YYYY-MM-DD') || ' ' || currency || ' ' || sum(amount) || ' ' || count(*) AS line
     FROM payments GROUP BY date_trunc('month', created_at, 'UTC'), currency ORDER BY date_trunc('month', created_at, 'UTC'), currency) AS lines";
+
+/// Rows whose order is easily mistaken: every type of a dimension, with what is no number or no time, and texts whose halves of
+/// pairs sort otherwise than they do.
+const THINGS: &str = "
+    CREATE TABLE things (id bigserial PRIMARY KEY, at timestamptz, word text, exact numeric, whole bigint, real float8, flag boolean,
+        tag uuid, day date, clock timestamp, instant timestamptz, amount numeric(30,2), weight float8);
+    INSERT INTO things (at, word, exact, whole, real, flag, tag, day, clock, instant, amount, weight)
+    SELECT (ARRAY['2026-10-25 00:30Z', '2026-10-25 01:30Z', '-infinity', 'infinity', NULL, '0044-03-15Z BC', '12026-01-01Z'])[1 + i % 7]::timestamptz,
+        (ARRAY['a', 'B', 'b', 'ab', '', '\u{1F600}', '\u{FFFD}', '\u{E000}', 'é', NULL, 'a b'])[1 + i % 11],
+        (ARRAY['1.5', '1.25', '-3', '-20.5', '0', '1e30', 'NaN', NULL, '100', '99.999'])[1 + i % 10]::numeric,
+        (ARRAY[1, 9007199254740993, 9007199254740992, -9007199254740993, NULL, 10, 9])[1 + i % 7],
+        (ARRAY['1e-300', '-0.5', 'Infinity', '-Infinity', 'NaN', NULL, '1e21', '7'])[1 + i % 8]::float8,
+        (ARRAY[true, false, NULL])[1 + i % 3], md5((i % 9)::text)::uuid,
+        (ARRAY['2026-01-01', 'infinity', '-infinity', '0044-03-15 BC', '12026-01-01', NULL])[1 + i % 6]::date,
+        (ARRAY['2026-01-01 00:00:00.5', '2026-01-01 00:00:00.25', 'infinity', NULL, '0001-01-01 BC'])[1 + i % 5]::timestamp,
+        (ARRAY['2026-01-01 00:00:00.000001Z', '2026-01-01Z', NULL, '-infinity'])[1 + i % 4]::timestamptz,
+        (ARRAY[900719925474099312.01, 900719925474099312.02, -5, NULL, 0])[1 + i % 5],
+        (ARRAY['NaN', '2.5', '-Infinity', 'Infinity', NULL])[1 + i % 5]::float8
+    FROM generate_series(1, 300) AS i;";
 
 /// `fromisoformat` as strict as that of Python 3.10, and the times that the server writes.
 const OLDEST_PYTHON: &str = r#"
@@ -153,22 +173,22 @@ fn follows_exactly(name: &str, example: &mut Command) {
     assert!(server.terminate().success());
 }
 
+/// The program ends well, or the test with what it says.
+fn succeeds(program: &mut Command) {
+    let output = program.env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+}
+
 /// The client does what each scene expects; it is a program that takes the address of who plays them.
 fn plays_its_part(client: &mut Command) {
     let fake = Example::start(Command::new("python3").arg(clients().join("tests/fake.py")));
-    let output = client.arg(fake.line().unwrap()).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeds(client.arg(fake.line().unwrap()));
 }
 
 fn built_typescript() -> tempfile::TempDir {
     let built = tempfile::tempdir().unwrap();
-    let output = Command::new("sh").arg(clients().join("typescript/build.sh")).arg(built.path()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    succeeds(Command::new("sh").arg(clients().join("typescript/build.sh")).arg(built.path()));
     built
 }
 
@@ -199,13 +219,26 @@ fn python() {
 
 #[test]
 fn python_reads_times_as_its_oldest_version_can() {
-    let output = Command::new("python3")
-        .args(["-c", OLDEST_PYTHON])
-        .env("PYTHONPATH", clients().join("python"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeds(Command::new("python3").args(["-c", OLDEST_PYTHON]).env("PYTHONPATH", clients().join("python")));
+}
+
+#[test]
+fn rows_are_kept_in_the_order_of_the_server() {
+    let database = Database::start(&[], THINGS);
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.things"], &[]);
+    server.register(
+        "things",
+        &json!({"table": "public.things", "time": {"column": "at", "granularity": "hour", "time_zone": "Europe/Madrid"},
+                "dimensions": ["word", "exact", "whole", "real", "flag", "tag", "day", "clock", "instant"],
+                "measures": [{"name": "amount", "sum": "amount"}, {"name": "weight", "sum": "weight"}, {"name": "n", "count": "*"}]}),
+    );
+    let address = format!("http://{}", server.address());
+    succeeds(Command::new("python3").arg(clients().join("tests/ordered.py")).args([address.as_str(), "things"]));
+    let built = built_typescript();
+    let script = clients().join("tests/ordered.mjs");
+    succeeds(Command::new("node").arg(script).arg(built.path().join("dist")).args([address.as_str(), "things"]));
+    assert!(server.terminate().success());
 }
 
 /// The codes that a client waits out, as its source lists them.

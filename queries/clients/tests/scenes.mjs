@@ -56,6 +56,13 @@ await scene("resumed", [first, second], 2);
 await scene("resync", [first, troubled, second], 3);
 await scene("half", [first, ["0/3", "3.00", false]], 2);
 await scene("silent", [first, troubled, second], 3);
+const largest = "90071992547409931.02 90071992547409931.01 10.00 -2.00 -10.00 ";
+await scene(
+  "ordered",
+  [["0/1", "10.00 9.00", false], ["0/2", "90071992547409931.01 10.00", false], ["0/3", largest, false]],
+  3,
+  { order: "-amount" },
+);
 
 for (const path of ["elsewhere", "forbidden", "login"]) {
   const failure = await new Tidemark(`${fake}/${path}`).data("x").catch((failure) => failure);

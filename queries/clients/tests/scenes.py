@@ -67,6 +67,10 @@ scene("resumed", [first, second], most=2)
 scene("resync", [first, troubled, second], most=3)
 scene("half", [first, ("0/3", "3.00", False)], most=2)
 scene("silent", [first, troubled, second], most=3)
+largest = "90071992547409931.02 90071992547409931.01 10.00 -2.00 -10.00 None"
+scene("ordered", [
+    ("0/1", "10.00 9.00", False), ("0/2", "90071992547409931.01 10.00", False), ("0/3", largest, False),
+], most=3, order="-amount")
 
 for path in ("elsewhere", "forbidden", "login"):
     try:

@@ -98,7 +98,7 @@ class Tidemark:
         itself is raised: a refusal such as that of a halted aggregate, an answer that is not Tidemark's, and any failure before
         there is a first answer, but for refusals that pass.
         """
-        kept = Kept()
+        kept = Kept(_named(question).get("order", ""))
         failures = 0
         while True:
             trouble, told = "the connection was lost", failures > 0
@@ -144,7 +144,7 @@ class Tidemark:
     def _open(
         self, method: str, path: str, body: Any, parameters: dict[str, Any], accept: str, timeout: float
     ) -> HTTPResponse:
-        named = {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}
+        named = _named(parameters)
         url = f"{self._base}{path}?{urlencode(named)}" if named else f"{self._base}{path}"
         headers = {**self._headers, "Accept": accept}
         data = None
@@ -161,6 +161,10 @@ class Tidemark:
 
 def _aggregate(name: str) -> str:
     return f"/v1/aggregates/{quote(name, safe='')}"
+
+
+def _named(parameters: dict[str, Any]) -> dict[str, str]:
+    return {name.rstrip("_"): _parameter(value) for name, value in parameters.items() if value is not None}
 
 
 def _parameter(value: Any) -> str:

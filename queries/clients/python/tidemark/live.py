@@ -9,19 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 from .answer import Live, Row, typed
+from .order import Order, Place
 
 
 class Kept:
     """The answer after the last event. ``last_id`` is for resuming only: the position is what the event's body says."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: str) -> None:
         self.begun = False
         self.last_id: str | None = None
         self._trouble: str | None = None
         self._lsn = ""
         self._columns: list[dict[str, Any]] = []
         self._key: list[str] = []
-        self._rows: dict[tuple[Any, ...], Row] = {}
+        self._asked = order
+        self._order = Order("", [])
+        self._rows: dict[tuple[Any, ...], tuple[Place, Row]] = {}
 
     def take(self, event: dict[str, Any]) -> bool:
         """Takes an event. Whether there is something else to show."""
@@ -49,16 +52,18 @@ class Kept:
         return self.begun and trouble != doubted
 
     def live(self) -> Live:
-        return Live(typed(self._columns, list(self._rows.values())), self._lsn, self._trouble)
+        rows = self._order.sorted(list(self._rows.values()))
+        return Live(typed(self._columns, rows), self._lsn, self._trouble)
 
     def _begin(self, columns: list[dict[str, Any]]) -> None:
         self.begun = True
         self._columns = columns
         self._key = [column["name"] for column in columns if column["role"] in ("time", "dimension")]
+        self._order = Order(self._asked, columns)
         self._rows = {}
 
     def _put(self, rows: list[Row]) -> None:
-        self._rows.update((self._key_of(row), row) for row in rows)
+        self._rows.update((self._key_of(row), (self._order.place(row), row)) for row in rows)
 
     def _key_of(self, row: Row) -> tuple[Any, ...]:
         return tuple(row.get(name) for name in self._key)

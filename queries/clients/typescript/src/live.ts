@@ -8,6 +8,7 @@ import { createParser } from "eventsource-parser";
 import type { Answer, AsOf, Column, Row } from "./answer.js";
 import { ForeignAnswer, ours } from "./foreign_answer.js";
 import { Lost } from "./lost.js";
+import { Order } from "./order.js";
 import { Refused, refusal } from "./refused.js";
 
 /** The answer as it is at `asOf.lsn`. `rows` is made anew with each change: keep it as long as you like. */
@@ -27,8 +28,8 @@ const PAUSES_MS = [200, 500, 1000, 2000, 5000] as const;
 const SILENCE_MS = 45_000;
 
 /** Every state of an answer from now on, until the signal aborts; see `Tidemark.follow`. */
-export async function* follow(ask: Ask, signal: AbortSignal): AsyncGenerator<Live> {
-  const kept = new Kept();
+export async function* follow(ask: Ask, order: string, signal: AbortSignal): AsyncGenerator<Live> {
+  const kept = new Kept(order);
   let failures = 0;
   while (!signal.aborted) {
     let trouble = "the connection was lost";
@@ -131,9 +132,12 @@ class Kept {
   /** Of the last event, for resuming only: what it says of the position is the server's affair. */
   lastId: string | undefined;
   private columns: Column[] = [];
+  private order = new Order("", []);
   private readonly rows = new Map<string, Row>();
   private asOf: AsOf = { lsn: "", commit_time: "" };
   private trouble: string | null = null;
+
+  constructor(private readonly asked: string) {}
 
   /** Takes an event. Whether there is something else to show. */
   take({ name, id, body }: Event): boolean {
@@ -160,12 +164,13 @@ class Kept {
   }
 
   live(): Live {
-    return { columns: this.columns, rows: [...this.rows.values()], asOf: this.asOf, trouble: this.trouble };
+    return { columns: this.columns, rows: this.order.sorted(this.rows.values()), asOf: this.asOf, trouble: this.trouble };
   }
 
   private begin({ columns, data, as_of }: Answer): void {
     this.begun = true;
     this.columns = columns;
+    this.order = new Order(this.asked, columns);
     this.asOf = as_of;
     this.rows.clear();
     this.put(data as Row[]);

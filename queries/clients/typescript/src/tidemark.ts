@@ -99,7 +99,7 @@ export class Tidemark {
     return follow((lastId, aborted) => {
       const headers = { ...this.headers, Accept: "text/event-stream", ...(lastId ? { "Last-Event-ID": lastId } : {}) };
       return fetch(url, { headers, signal: aborted, redirect: "manual" });
-    }, signal);
+    }, question.order ?? "", signal);
   }
 }
 

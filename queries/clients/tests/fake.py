@@ -51,6 +51,7 @@ SCENES = {
     "login": [(200, HTML)],
     "login_later": [[FIRST], (200, HTML)],
     "gateway_later": [[FIRST], (502, HTML), [FIRST, change("0/2", row("a", "2.00"))]],
+    "empty": [[HALF]],
     "halted": [[FIRST], (503, problem(503, "row_image_missing"))],
     "ended": [[FIRST, ("error", None, problem(503, "slot_lost"))]],
     "restarted": [[FIRST], (503, problem(503, "starting")), [snapshot("0/2", row("a", "2.00"))]],

@@ -13,7 +13,7 @@ const failed = [];
 
 /** Amounts, and whether there was trouble: so many, or until it throws. */
 async function follow(scene, most, question) {
-  const base = scene === "nobody" ? "http://127.0.0.1:1" : `${fake}/${scene}`;
+  const base = scene === "nobody" ? "http://127.0.0.1:2" : `${fake}/${scene}`;
   const seen = [];
   const stop = new AbortController();
   const late = timeout(() => (seen.push("nothing comes any more"), stop.abort()), 5000);
@@ -46,6 +46,7 @@ await scene("forbidden", [403]);
 await scene("not_found", [404]);
 await scene("bad_gateway", [502]);
 await scene("login", [200]);
+await scene("empty", ["Lost"]);
 await scene("login_later", [first, 200]);
 await scene("gateway_later", [first, troubled, first, second], 4);
 await scene("halted", [first, "row_image_missing"]);

@@ -23,7 +23,7 @@ failed = []
 
 def follow(scene, most, **question):
     """Amounts, and whether there was trouble: so many, or until it raises."""
-    base = "http://127.0.0.1:1" if scene == "nobody" else f"{fake}/{scene}"
+    base = "http://127.0.0.1:2" if scene == "nobody" else f"{fake}/{scene}"
     seen = []
     try:
         for live in islice(Tidemark(base, token="secret").follow("x", **question), most):
@@ -57,6 +57,7 @@ scene("forbidden", [403])
 scene("not_found", [404])
 scene("bad_gateway", [502])
 scene("login", [200])
+scene("empty", ["ConnectionError"])
 scene("login_later", [first, 200])
 scene("gateway_later", [first, troubled, first, second], most=4)
 scene("halted", [first, "row_image_missing"])

@@ -109,6 +109,8 @@ class Tidemark:
                         failures, told = 0, False
                         if kept.take(event):
                             yield kept.live()
+                if not kept.begun:
+                    raise ConnectionError("the connection ended before there was an answer")
             except Refused as refused:
                 if not refused.passes:
                     raise

@@ -40,6 +40,7 @@ export async function* follow(ask: Ask, order: string, signal: AbortSignal): Asy
         told = false;
         if (kept.take(event)) yield kept.live();
       }
+      if (!kept.begun) throw new Lost("it ended before there was an answer", false);
     } catch (failure) {
       if (signal.aborted) return;
       if (!passes(failure, kept.begun)) throw failure;

@@ -114,6 +114,15 @@ fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
+/// A body of questions, sent once.
+fn posted(body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /v1/query HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
 /// The others are on other machines: here they must not take the processors from the server, nor from the client that behaves.
 fn be_elsewhere() {
     rustix::process::setpriority_process(None, 19).unwrap();
@@ -293,12 +302,8 @@ fn who_hangs_up_gives_back_the_turn() {
     let filter = vec![format!("account in ({})", list.join(",")); 150].join(" or ");
     let question = json!({"aggregate": "by_account", "filter": filter, "order": ["-n"], "limit": 1});
     let body = json!({"queries": vec![question; 12]}).to_string();
-    let head = format!(
-        "POST /v1/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
     let turns = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
-    let asked: Vec<_> = (0..turns).filter_map(|_| send(server.address(), &format!("{head}{body}"))).collect();
+    let asked: Vec<_> = (0..turns).filter_map(|_| send(server.address(), &posted(&body))).collect();
     assert_eq!(asked.len(), turns);
     std::thread::sleep(Duration::from_secs(1));
     asked.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
@@ -308,6 +313,54 @@ fn who_hangs_up_gives_back_the_turn() {
     let (status, answer) = server.get("/v1/aggregates/by_account/data?granularity=all&group_by=");
     assert_eq!((status, &answer["data"][0]["n"]), (200, &json!(GROUPS)), "{answer}");
     assert!(hung_up.elapsed() < Duration::from_secs(4), "{:?}", hung_up.elapsed());
+    assert!(server.terminate().success());
+}
+
+/// Conditions of as many values as a body holds, to aggregates that are named, again and again: it takes a while to understand them, and
+/// who asks something else does not wait for it.
+#[test]
+fn long_conditions_keep_nobody_waiting() {
+    let database = Database::start(&[], "CREATE TABLE payments (id bigint PRIMARY KEY, account int)");
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["public.payments"], &[]);
+    let by_account = json!({"table": "payments", "dimensions": ["account"], "measures": [{"name": "n", "count": "*"}]});
+    server.register("by_account", &by_account);
+    let values = (1_000_000..1_009_900).map(|value| value.to_string()).collect::<Vec<_>>().join(",");
+    let bodies = [("filter", "account"), ("having", "n")].map(|(part, column)| {
+        let question = json!({"aggregate": "by_account", part: format!("{column} in ({values})")});
+        json!({"queries": vec![question; 12]}).to_string()
+    });
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let health = scope(|scope| {
+        for at in 0..24 {
+            let (address, body, stop, answered) = (server.address(), &bodies[at % 2], &stop, &answered);
+            scope.spawn(move || {
+                be_elsewhere();
+                while !stop.load(Ordering::Relaxed) {
+                    let Some(mut stream) = send(address, &posted(body)) else { continue };
+                    let mut answer = String::new();
+                    // One that is cut off is none.
+                    let _ = stream.read_to_string(&mut answer);
+                    match answer.split(' ').nth(1) {
+                        Some("200") => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                        None | Some("429" | "503") => {}
+                        Some(status) => panic!("{status}: {answer}"),
+                    }
+                }
+            });
+        }
+        let ended = StopOnDrop(&stop);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while answered.load(Ordering::Relaxed) < 4 {
+            assert!(Instant::now() < deadline, "none of the long questions is answered");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let health = Latencies::of(100, Duration::from_millis(10), || assert_eq!(server.get("/healthz").0, 200));
+        drop(ended);
+        health
+    });
+    println!("health p50 {:?} max {:?}", health.percentile(50), health.percentile(100));
+    assert!(health.percentile(50) < Duration::from_millis(200), "{:?}", health.percentile(50));
     assert!(server.terminate().success());
 }
 

@@ -30,6 +30,9 @@ use crate::read::{Allowance, Answer, Before, Behind, ReadFailure, read, rows_of_
 /// So many point reads are done on the spot: they take microseconds, and a change of threads takes as long.
 const MAX_INLINE_POINTS: usize = 64;
 
+/// So many bytes of conditions are understood on the spot: each value of a list takes its time.
+pub(super) const MAX_INLINE_BYTES: usize = 16 << 10;
+
 /// Most rows of the table in one answer.
 const MAX_ROWS_BEHIND: usize = 10_000;
 
@@ -54,17 +57,24 @@ pub(super) struct Answered {
     pub(super) behind: Option<Vec<Behind>>,
 }
 
-/// Finds what a question is about, as this caller may ask it, waiting for the position it demands.
+/// For whom something is read: who asks once is told to come back where it takes too long to begin, a live answer waits.
+#[derive(Clone, Copy, Debug)]
+enum Reader {
+    Once,
+    Live,
+}
+
+/// Finds what a live answer is about, as this caller may ask it, waiting for the position it demands.
 pub(super) async fn ask(
     state: &AppState,
     caller: &Caller,
     name: &str,
     request: &QueryRequest,
 ) -> Result<Asked, Problem> {
-    ask_at(state, caller, name, request, now_us()).await
+    ask_for(state, Reader::Live, caller, name, request, now_us()).await
 }
 
-/// As [`ask`], with the time that `now` and `-30d` are relative to.
+/// The same of a question that is asked once, with the time that `now` and `-30d` are relative to.
 pub(super) async fn ask_at(
     state: &AppState,
     caller: &Caller,
@@ -72,19 +82,36 @@ pub(super) async fn ask_at(
     request: &QueryRequest,
     asked_us: i64,
 ) -> Result<Asked, Problem> {
+    ask_for(state, Reader::Once, caller, name, request, asked_us).await
+}
+
+async fn ask_for(
+    state: &AppState,
+    reader: Reader,
+    caller: &Caller,
+    name: &str,
+    request: &QueryRequest,
+    asked_us: i64,
+) -> Result<Asked, Problem> {
     let request = restricted(caller, name, request)?;
-    let (snapshot, aggregate) = find(state, name)?;
-    let query = AggregateQuery::resolve(&request, &aggregate, asked_us)?;
-    let Some(min_lsn) = query.min_lsn.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) else {
-        return ask_of(state, caller, snapshot, aggregate, query);
-    };
-    wait_for(state, min_lsn, query.wait).await?;
-    let id = aggregate.id;
-    let (snapshot, aggregate) = find(state, name)?;
-    if snapshot.as_of().lsn < min_lsn || aggregate.id != id {
-        return Err(not_yet_visible(min_lsn, snapshot.as_of().lsn));
+    let short = request.condition_bytes() <= MAX_INLINE_BYTES;
+    let (mut snapshot, mut aggregate) = find(state, name)?;
+    let of = Arc::clone(&aggregate);
+    let resolve = move || Ok(AggregateQuery::resolve(&request, &of, asked_us)?);
+    let query = run_for(state, reader, short, resolve).await?;
+    if let Some(min_lsn) = query.min_lsn.filter(|min_lsn| snapshot.as_of().lsn < *min_lsn) {
+        wait_for(state, min_lsn, query.wait).await?;
+        let id = aggregate.id;
+        (snapshot, aggregate) = find(state, name)?;
+        if snapshot.as_of().lsn < min_lsn || aggregate.id != id {
+            return Err(not_yet_visible(min_lsn, snapshot.as_of().lsn));
+        }
     }
-    ask_of(state, caller, snapshot, aggregate, query)
+    if short {
+        return ask_of(state, caller, snapshot, aggregate, query);
+    }
+    let (with, caller) = (state.clone(), caller.clone());
+    run_for(state, reader, short, move || ask_of(&with, &caller, snapshot, aggregate, query)).await
 }
 
 /// The question with what the caller's token fixes.
@@ -247,14 +274,14 @@ pub(super) fn not_yet_visible(min_lsn: Lsn, visible: Lsn) -> Problem {
         .retry_after(1)
 }
 
-/// Runs what reads cells: on the spot where it is short, otherwise in its turn on a thread that may block. All of it takes from
-/// one [`Allowance`].
+/// Runs what reads cells, or much of a question: on the spot where it is short, otherwise in its turn on a thread that may block.
+/// All of it takes from one [`Allowance`].
 pub(super) async fn in_turn<R: Send + 'static>(
     state: &AppState,
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { Allowance::default().spend(work) } else { on_thread(state, state.turns.take().await?, work).await }
+    run_for(state, Reader::Once, short, work).await
 }
 
 /// The same for a live answer.
@@ -263,7 +290,23 @@ pub(super) async fn in_live_turn<R: Send + 'static>(
     short: bool,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    if short { Allowance::default().spend(work) } else { on_thread(state, state.turns.take_live().await?, work).await }
+    run_for(state, Reader::Live, short, work).await
+}
+
+async fn run_for<R: Send + 'static>(
+    state: &AppState,
+    reader: Reader,
+    short: bool,
+    work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
+) -> Result<R, Problem> {
+    if short {
+        return Allowance::default().spend(work);
+    }
+    let turn = match reader {
+        Reader::Once => state.turns.take().await?,
+        Reader::Live => state.turns.take_live().await?,
+    };
+    on_thread(state, turn, work).await
 }
 
 async fn on_thread<R: Send + 'static>(

@@ -9,7 +9,9 @@ use engine::materialization::Definition;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::asking::{MAX_INLINE_BYTES, in_turn};
 use super::named_once::NamedOnce;
+use super::state::AppState;
 use crate::api::Problem;
 use crate::query::QueryRequest;
 use crate::query::suggestion::nearest;
@@ -59,6 +61,8 @@ pub(super) struct QueryBody {
     pub(super) queries: Vec<QueryRequest>,
     /// They came as a list, and are answered as one.
     pub(super) many: bool,
+    /// Whether they are understood at once.
+    pub(super) short: bool,
     pub(super) explain: Option<Explain>,
 }
 
@@ -70,14 +74,18 @@ struct ManyQueries {
     explain: Option<Explain>,
 }
 
-impl<S: Send + Sync> FromRequest<S> for QueryBody {
+impl FromRequest<AppState> for QueryBody {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         check_json(request.headers())?;
         let body = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        parse_queries(&body)
+        in_turn(state, is_short(&body), move || parse_queries(&body)).await
     }
+}
+
+fn is_short(body: &[u8]) -> bool {
+    body.len() <= MAX_INLINE_BYTES
 }
 
 pub(super) fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
@@ -85,14 +93,14 @@ pub(super) fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
     if document.contains_key("queries") {
         check_objects(&document, "queries", "invalid_query")?;
         let ManyQueries { queries, explain } = parse(body, "invalid_query")?;
-        return Ok(QueryBody { queries, many: true, explain });
+        return Ok(QueryBody { queries, many: true, short: is_short(body), explain });
     }
     let explain = document.remove("explain").unwrap_or_default();
     let read = |error: serde_json::Error| Problem::new(422, "invalid_query", error.to_string());
     let explain = serde_json::from_value(explain).map_err(read)?;
     // Read once more from text, so that mistakes are told with their place.
     let rest = serde_json::to_vec(&document).map_err(read)?;
-    Ok(QueryBody { queries: vec![parse(&rest, "invalid_query")?], many: false, explain })
+    Ok(QueryBody { queries: vec![parse(&rest, "invalid_query")?], many: false, short: is_short(body), explain })
 }
 
 /// The table that a source shall follow too.

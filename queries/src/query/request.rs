@@ -161,6 +161,12 @@ impl QueryRequest {
         Ok(request)
     }
 
+    /// Bytes of its conditions, which may list thousands of values: it takes the longer to be understood the more they are.
+    #[must_use]
+    pub fn condition_bytes(&self) -> usize {
+        [&self.filter, &self.having].into_iter().flatten().map(String::len).sum()
+    }
+
     /// Refuses long lists before anybody looks through them, as for each name at all others. Of columns to order by there are
     /// fewer anyway.
     pub fn check_lists(&self) -> Result<(), QueryError> {

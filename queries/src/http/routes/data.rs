@@ -8,11 +8,11 @@ use axum::response::{IntoResponse, Response};
 
 use crate::access::Caller;
 use crate::api::Problem;
-use crate::http::asking::{Asked, ask, in_turn};
+use crate::http::asking::{Asked, ask_at, in_turn};
 use crate::http::extract::{Name, Parameters};
 use crate::http::format::Format;
 use crate::http::pages::Pages;
-use crate::http::state::AppState;
+use crate::http::state::{AppState, now_us};
 use crate::query::QueryRequest;
 
 pub(in crate::http) async fn negotiated(
@@ -74,7 +74,8 @@ async fn answer(
     parameters: Vec<(String, String)>,
     format: Format,
 ) -> Result<Response, Problem> {
-    let asked = ask(&state, &caller, &name, &QueryRequest::from_parameters(&parameters)?).await?;
+    let request = QueryRequest::from_parameters(&parameters)?;
+    let asked = ask_at(&state, &caller, &name, &request, now_us()).await?;
     format.check(&asked.query)?;
     let known = headers.get(header::IF_NONE_MATCH).cloned();
     let pages = Arc::clone(&state.pages);

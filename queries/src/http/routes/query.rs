@@ -19,7 +19,7 @@ use crate::api::answer::AsOfBody;
 use crate::api::explanation::{Alternative, Explanation, Unanswered, WhyNot};
 use crate::api::{AnswerView, Problem};
 use crate::http::asking::{
-    Answered, Asked, ask, ask_of, check_covered, find_in, in_turn, look_at_partitions, not_yet_visible, restricted,
+    Answered, Asked, ask_at, ask_of, check_covered, find_in, in_turn, look_at_partitions, not_yet_visible, restricted,
     wait_for,
 };
 use crate::http::extract::{Explain, Name, Parameters, QueryBody};
@@ -68,7 +68,7 @@ pub(in crate::http) async fn query(
     }
     let snapshot = snapshot_at(&state, &body).await?;
     let newest = snapshot.as_of();
-    let (many, explain) = (body.many, body.explain);
+    let (many, short, explain) = (body.many, body.short, body.explain);
     if many && body.queries.iter().any(|request| request.cursor.is_some()) {
         return Err(QueryError::refused("cursor", "cursor_in_many", "pages of one answer are asked for alone").into());
     }
@@ -81,8 +81,8 @@ pub(in crate::http) async fn query(
         let considered = body.queries.iter().map(|request| consider(&with, &caller, &snapshot, request, asked_us));
         Ok(considered.collect::<Vec<_>>())
     };
-    let considered = in_turn(&state, named, consider_all).await?;
-    let short = considered.iter().flatten().all(|considered| considered.asked.is_short());
+    let considered = in_turn(&state, named && short, consider_all).await?;
+    let short = short && considered.iter().flatten().all(|considered| considered.asked.is_short());
     let pages = Arc::clone(&state.pages);
     let (mut response, as_of) = if many {
         let answers = in_turn(&state, short, move || {
@@ -125,7 +125,8 @@ pub(in crate::http) async fn explain(
             _ => return Err(QueryError::malformed("analyze", "use true or false").into()),
         };
     }
-    let asked = ask(&state, &caller, &name, &QueryRequest::from_parameters(&parameters)?).await?;
+    let request = QueryRequest::from_parameters(&parameters)?;
+    let asked = ask_at(&state, &caller, &name, &request, now_us()).await?;
     let considered = Considered { asked, fallbacks: Vec::new(), alternatives: Vec::new(), why_not: Vec::new() };
     let part = in_turn(&state, false, move || explanation(&considered, mode)).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], part.get().to_owned()).into_response())

@@ -3,7 +3,8 @@
 //!
 //! The payments in USD carry values that are found nowhere else; an answer to a pinned token that holds one of them leaked.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -560,6 +561,56 @@ fn who_may_not_drop_does_not_drop_in_another_way() {
     refined["rollups"] = json!(["quarter", "year"]);
     assert_eq!(put(&register, &refined).0, 202);
     assert_eq!(put(&admin, &definition("account")).0, 202);
+}
+
+/// An action goes on where nobody waits for its answer: what was done, and by whom, is written down all the same.
+#[test]
+fn who_hangs_up_leaves_a_trail_and_so_does_who_is_refused() {
+    const DROPPED: u64 = 24;
+    let (guarded, admin) = Guarded::start();
+    let of_currency = definition("currency").to_string();
+    for at in 0..DROPPED {
+        guarded.until(&admin, "PUT", &format!("/v1/aggregates/passing{at}"), &of_currency, 200);
+    }
+    for at in 0..DROPPED {
+        let asked = Started::send(&guarded, &admin, "DELETE", &format!("/v1/aggregates/passing{at}"), "");
+        // Some before it has begun, some while it is under way, some after its answer.
+        std::thread::sleep(Duration::from_millis(at));
+        drop(asked);
+    }
+    let reader = create(&guarded.tokens, &["--scope", "read"]);
+    guarded.until(&reader, "GET", "/v1/aggregates", "", 200);
+    assert_eq!(guarded.ask(Some(&reader), "DELETE", "/v1/aggregates/by_account", "").status, 403);
+    assert_eq!(guarded.ask(Some("tmk_00000000_00"), "DELETE", "/v1/aggregates/by_account", "").status, 401);
+    assert_eq!(guarded.ask(None, "DELETE", "/v1/aggregates/by_account", "").status, 401);
+    // One change after the other: this is the last of them.
+    assert_eq!(guarded.ask(Some(&admin), "DELETE", "/v1/aggregates/by_account", "").status, 204);
+    let there = guarded.ask(Some(&admin), "GET", "/v1/aggregates", "").text;
+    let id = |token: &str| token.split('_').nth(1).unwrap().to_owned();
+    let (admin_id, reader_id) = (id(&admin), id(&reader));
+    let mut expected: Vec<(String, String, &[&str])> = (0..DROPPED)
+        .filter(|at| !there.contains(&format!("\"passing{at}\"")))
+        .map(|at| (format!("passing{at}"), admin_id.clone(), &["\"gone\"", "204"][..]))
+        .collect();
+    assert!(!expected.is_empty(), "none of them is dropped");
+    let of_account: [(&str, &[&str]); 4] =
+        [(&reader_id, &["403"]), ("unknown", &["401"]), ("nobody", &["401"]), (&admin_id, &["204"])];
+    expected.extend(of_account.map(|(token, statuses)| ("by_account".to_owned(), token.to_owned(), statuses)));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut log = Vec::new();
+    while !expected.is_empty() {
+        log.extend(guarded.server.log());
+        expected.retain(|(name, token, statuses)| {
+            let written = |line: &String, status: &str| {
+                let path = format!("\"/v1/aggregates/{name}\"");
+                let parts = ["audit", "DELETE", &path, &format!("\"{token}\""), &format!("status={status}")];
+                parts.iter().all(|part| line.contains(part))
+            };
+            !statuses.iter().any(|status| log.iter().any(|line| written(line, status)))
+        });
+        assert!(Instant::now() < deadline, "nobody did {expected:?}: {log:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The number that halts an aggregate may be anybody's.

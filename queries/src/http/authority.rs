@@ -1,9 +1,12 @@
 //! Who may use a route: `Authorization: Bearer`, looked at before anything of a request is read. Cookies and parameters are
 //! not: a browser sends the first by itself, and the second stand in logs.
+//!
+//! The surprise: an action goes on where its client hangs up or is told that it took too long, and nobody comes back here. So what is
+//! written down of it is written wherever the request ends.
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -45,31 +48,75 @@ pub(super) async fn authorize(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match admit(&gate, needs, request.headers()) {
+    let asking = who_asks(&gate, request.headers());
+    let mut trail = Trail::begin(needs, &asking, &request);
+    let caller = match may_pass(asking, needs) {
         Ok(caller) => caller,
-        Err(problem) => return problem.into_response(),
+        Err(problem) => {
+            trail.ends(problem.status);
+            return problem.into_response();
+        }
     };
-    let audited = needs.scope().filter(|scope| *scope > Scope::Read);
-    let (id, method) = (caller.id().to_owned(), request.method().clone());
-    let path: String = request.uri().path().chars().take(200).collect();
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response.extensions_mut().insert(told(&caller, problem));
     }
-    if let Some(scope) = audited {
-        let status = response.status().as_u16();
-        tracing::info!(target: "audit", token = id, %scope, %method, path, status, "admin action");
-    }
+    trail.ends(response.status().as_u16());
     response
 }
 
-fn admit(gate: &Gate, needs: Needs, headers: &HeaderMap) -> Result<Caller, Problem> {
+/// What is written down of a request that may change something, when it ends.
+struct Trail(Option<Action>);
+
+struct Action {
+    token: String,
+    scope: Scope,
+    method: Method,
+    path: String,
+    /// What was answered; nothing where nobody was there to hear it.
+    status: Option<u16>,
+}
+
+impl Trail {
+    fn begin(needs: Needs, asking: &Result<Caller, Problem>, request: &Request) -> Trail {
+        let audited = needs.scope().filter(|scope| *scope > Scope::Read);
+        Trail(audited.map(|scope| Action {
+            token: asking.as_ref().map_or("unknown", Caller::id).to_owned(),
+            scope,
+            method: request.method().clone(),
+            path: request.uri().path().chars().take(200).collect(),
+            status: None,
+        }))
+    }
+
+    fn ends(&mut self, status: u16) {
+        if let Some(action) = &mut self.0 {
+            action.status = Some(status);
+        }
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        let Some(Action { token, scope, method, path, status }) = &self.0 else { return };
+        match status {
+            Some(status) => tracing::info!(target: "audit", token, %scope, %method, path, status, "admin action"),
+            None => tracing::info!(target: "audit", token, %scope, %method, path, status = "gone", "admin action"),
+        }
+    }
+}
+
+/// Who a request is from; the problem where it carries what is no token.
+fn who_asks(gate: &Gate, headers: &HeaderMap) -> Result<Caller, Problem> {
     // Where there are no tokens, the header is between the caller and a proxy in front.
-    let admitted = match gate.is_open() {
+    match gate.is_open() {
         true => Ok(Caller::Anyone),
         false => bearer(headers).and_then(|token| gate.admit(token).map_err(Problem::from)),
-    };
+    }
+}
+
+fn may_pass(admitted: Result<Caller, Problem>, needs: Needs) -> Result<Caller, Problem> {
     let Some(scope) = needs.scope() else { return Ok(admitted.unwrap_or(Caller::Nobody)) };
     let caller = admitted?;
     if caller == Caller::Nobody {
@@ -128,6 +175,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::access::TokenFile;
+
+    fn admit(gate: &Gate, needs: Needs, headers: &HeaderMap) -> Result<Caller, Problem> {
+        may_pass(who_asks(gate, headers), needs)
+    }
 
     #[test]
     fn a_header_of_another_scheme_is_no_token_and_no_matter_where_none_is_needed() {

@@ -69,6 +69,8 @@ fn now_s() -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::scope::Scope;
     use super::super::token::Token;
     use super::*;
@@ -102,5 +104,27 @@ mod tests {
         assert_eq!(gate.check(&caller), Err(Refusal::Unknown));
         assert_eq!(gate.admit(Some(&text)), Err(Refusal::Unknown));
         assert_eq!(Gate::default().admit(None), Ok(Caller::Anyone));
+    }
+
+    /// The remedy that the log names is one: a file that is open to others is read once it is not.
+    #[test]
+    fn a_revocation_counts_once_the_file_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.json");
+        let text = TokenFile::change(&path, |file| {
+            let (text, token) = Token::create(Scope::Read, Vec::new(), String::new(), 0, None).unwrap();
+            file.tokens.push(token);
+            Ok(text)
+        });
+        let text = text.unwrap();
+        let gate = Gate::of_file(path.clone()).unwrap();
+        let open_to = |mode: u32| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::write(&path, r#"{"tokens": []}"#).unwrap();
+        open_to(0o644);
+        gate.tokens().unwrap().refresh();
+        assert!(gate.admit(Some(&text)).is_ok(), "what was read before stays in force");
+        open_to(0o600);
+        gate.tokens().unwrap().refresh();
+        assert_eq!(gate.admit(Some(&text)), Err(Refusal::Unknown));
     }
 }

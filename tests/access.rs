@@ -128,6 +128,37 @@ impl Guarded {
     }
 }
 
+/// A request that is under way.
+struct Started(TcpStream);
+
+impl Started {
+    /// Sends the head of a request with this body, and nothing of that.
+    fn send(guarded: &Guarded, token: &str, method: &str, path: &str, body: &str) -> Started {
+        let mut stream = TcpStream::connect(guarded.server.address()).unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        Started(stream)
+    }
+
+    /// Sends a part of the body.
+    fn begin(mut self, part: &str) -> Started {
+        self.0.write_all(part.as_bytes()).unwrap();
+        self
+    }
+
+    /// Sends the rest of it, and reads the answer.
+    fn finish(self, rest: &str) -> String {
+        let mut stream = self.begin(rest).0;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
 fn code(reply: &Reply) -> String {
     let body: Value = serde_json::from_str(&reply.text).unwrap_or_default();
     body["code"].as_str().unwrap_or_default().to_owned()
@@ -512,6 +543,55 @@ fn a_revoked_token_ends_what_it_reads_live() {
         "{log}"
     );
     assert!(!log.contains(pinned.rsplit('_').next().unwrap()));
+}
+
+/// A request that is under way when its token is revoked: the position that it waits for is reached afterwards.
+#[test]
+fn a_revoked_token_hears_nothing_of_what_came_later() {
+    let (guarded, _) = Guarded::start();
+    let reader = create(&guarded.tokens, &["--scope", "read"]);
+    guarded.until(&reader, "GET", "/v1/aggregates", "", 200);
+    // Further ahead than what Postgres writes by itself.
+    let ahead = guarded.database.value("SELECT (pg_current_wal_insert_lsn() + 1000000)::text");
+    let path = format!("/v1/aggregates/by_currency/data?granularity=all&min_lsn={ahead}&wait=25s");
+    let asked = Started::send(&guarded, &reader, "GET", &path, "");
+    revoke(&guarded.tokens, &reader);
+    guarded.until(&reader, "GET", "/v1/aggregates", "", 401);
+    guarded.database.sql(
+        "SELECT pg_logical_emit_message(false, 'filler', repeat('.', 1500000));
+         INSERT INTO payments VALUES (5, '2026-03-01Z', 'EUR', 'ES3', 123456)",
+    );
+    let answer = asked.finish("");
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("token_unknown"), "{answer}");
+    assert!(!answer.contains("123456"), "{answer}");
+}
+
+/// Every route that takes a body, from the server's own contract: its token is revoked while that is on its way.
+#[test]
+fn a_revoked_token_changes_nothing_however_slowly_it_speaks() {
+    let (guarded, admin) = Guarded::start();
+    let slow = create(&guarded.tokens, &["--scope", "admin"]);
+    guarded.until(&slow, "GET", "/v1/aggregates", "", 200);
+    let contract: Value = serde_json::from_str(&guarded.ask(None, "GET", "/openapi.json", "").text).unwrap();
+    let (begun, rest) = (r#"{"table":"payments","#, r#""measures":[{"name":"n","count":"*"}]}"#);
+    let mut asked = Vec::new();
+    for (path, operations) in contract["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            if operation.get("requestBody").is_some() {
+                let path = path.replace("/sources/{name}", "/sources/postgres").replace("{name}", "slow");
+                let started = Started::send(&guarded, &slow, &method.to_uppercase(), &path, &format!("{begun}{rest}"));
+                asked.push((path, started.begin(begun)));
+            }
+        }
+    }
+    assert!(asked.len() >= 6, "{} routes take a body", asked.len());
+    revoke(&guarded.tokens, &slow);
+    guarded.until(&slow, "GET", "/v1/aggregates", "", 401);
+    for (path, started) in asked {
+        let answer = started.finish(rest);
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("token_unknown"), "{path}: {answer}");
+    }
+    assert_eq!(guarded.ask(Some(&admin), "GET", "/v1/aggregates/slow", "").status, 404);
 }
 
 /// While the aggregate is filled anew there is no commit to look at; and what came after it would be an answer.

@@ -65,9 +65,10 @@ impl<T> Reloading<T> {
         }
     }
 
-    /// Reads the files again.
+    /// Reads the files again, and says how it went: somebody asked.
     pub fn reload(&self) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Known::Read(Vec::new());
         self.read_anew(stamps(&self.paths), &mut known);
     }
 

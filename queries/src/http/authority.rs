@@ -1,15 +1,19 @@
 //! Who may use a route: `Authorization: Bearer`, looked at before anything of a request is read. Cookies and parameters are
 //! not: a browser sends the first by itself, and the second stand in logs.
 //!
+//! A token may be revoked while its request is under way, for as long as its body comes slowly or a position is waited for. So it is
+//! looked at again: where something is read before the answer goes out, where something changes before that is begun.
+//!
 //! The surprise: an action goes on where its client hangs up or is told that it took too long, and nobody comes back here. So what is
 //! written down of it is written wherever the request ends.
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::state::AppState;
 use super::told::told;
 use crate::access::gate::{Gate, Refusal};
 use crate::access::{Caller, Scope};
@@ -59,6 +63,11 @@ pub(super) async fn authorize(
     };
     request.extensions_mut().insert(caller.clone());
     let mut response = next.run(request).await;
+    if needs.scope() == Some(Scope::Read)
+        && let Err(refusal) = gate.check(&caller)
+    {
+        response = Problem::from(refusal).into_response();
+    }
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response.extensions_mut().insert(told(&caller, problem));
     }
@@ -164,9 +173,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        // Absent only where a route stands outside of the list: then nobody is let in.
-        let unknown = || Problem::new(500, "internal_error", "nobody was asked who calls");
-        parts.extensions.get::<Caller>().cloned().ok_or_else(unknown)
+        parts.extensions.get::<Caller>().cloned().ok_or_else(nobody_asked)
+    }
+}
+
+/// Only where a route stands outside of the list; then nobody is let in.
+fn nobody_asked() -> Problem {
+    Problem::new(500, "internal_error", "nobody was asked who calls")
+}
+
+/// What a request says that changes something, once all of it is there and its caller still may.
+pub(super) struct StillAllowed<T>(pub(super) T);
+
+impl<T: FromRequest<AppState>> FromRequest<AppState> for StillAllowed<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Response> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let said = T::from_request(request, state).await;
+        let caller = caller.ok_or_else(|| nobody_asked().into_response())?;
+        state.gate.check(&caller).map_err(|refusal| Problem::from(refusal).into_response())?;
+        said.map(StillAllowed).map_err(IntoResponse::into_response)
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::access::{Caller, Scope};
 use crate::api::description::{Description, NextVersion, Progress, state_name};
 use crate::api::{Problem, Warning};
+use crate::http::authority::StillAllowed;
 use crate::http::extract::{Name, Parameters};
 use crate::http::registering::Wanted;
 use crate::http::state::AppState;
@@ -53,7 +54,7 @@ pub(in crate::http) async fn register(
     caller: Caller,
     Name(name): Name,
     Parameters(parameters): Parameters,
-    wanted: Wanted,
+    StillAllowed(wanted): StillAllowed<Wanted>,
 ) -> Result<Response, Problem> {
     let on_change = match on_change(&parameters)? {
         OnChange::Rebuild if !caller.may(Scope::Admin) => OnChange::Refine,

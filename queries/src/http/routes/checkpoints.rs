@@ -11,12 +11,13 @@ use engine::backup::{Backup, name_of_now};
 
 use crate::api::Problem;
 use crate::api::checkpoint::CheckpointBody;
+use crate::http::authority::StillAllowed;
 use crate::http::extract::CheckpointRequest;
 use crate::http::state::AppState;
 
 pub(in crate::http) async fn take(
     State(state): State<AppState>,
-    CheckpointRequest { name, hold_log }: CheckpointRequest,
+    StillAllowed(CheckpointRequest { name, hold_log }): StillAllowed<CheckpointRequest>,
 ) -> Result<Response, Problem> {
     let started = Instant::now();
     let name = name.unwrap_or_else(name_of_now);

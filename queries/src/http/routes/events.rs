@@ -9,6 +9,7 @@ use engine::source::SourceState;
 
 use crate::api::Problem;
 use crate::api::problem::WrongPart;
+use crate::http::authority::StillAllowed;
 use crate::http::extract::{Name, Parameters};
 use crate::http::state::AppState;
 use crate::inlet::NotTaken;
@@ -21,7 +22,7 @@ pub(in crate::http) async fn take(
     State(state): State<AppState>,
     Name(name): Name,
     Parameters(parameters): Parameters,
-    body: Result<Bytes, BytesRejection>,
+    StillAllowed(body): StillAllowed<Result<Bytes, BytesRejection>>,
 ) -> Result<Response, Problem> {
     if *name != *state.source_name {
         return Err(Problem::new(404, "unknown_source", format!("there is no source {name:?}"))

@@ -14,10 +14,12 @@ use engine::sample::Preview;
 use engine::snapshot::ReadError;
 use serde_json::{Value, json};
 
+use crate::access::Caller;
 use crate::api::column::columns;
 use crate::api::preview::{PreviewBody, RegisteredBody, SizeBody};
 use crate::api::{AnswerView, Problem, Warning, lint};
 use crate::http::asking::in_turn;
+use crate::http::authority::StillAllowed;
 use crate::http::extract::Parameters;
 use crate::http::registering::Wanted;
 use crate::http::state::{AppState, now_us};
@@ -33,8 +35,9 @@ const ANSWER_ROWS: usize = 20;
 
 pub(in crate::http) async fn preview(
     State(state): State<AppState>,
+    caller: Caller,
     Parameters(parameters): Parameters,
-    wanted: Wanted,
+    StillAllowed(wanted): StillAllowed<Wanted>,
 ) -> Result<Response, Problem> {
     let name = name(&parameters, &wanted)?;
     let Some(table) = wanted.table().cloned() else { return Err(wanted.unknown_table(&state)) };
@@ -84,6 +87,8 @@ pub(in crate::http) async fn preview(
         registered,
         warnings,
     };
+    // It waited for its turn.
+    state.gate.check(&caller)?;
     Ok(Json(body).into_response())
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::api::Problem;
 use crate::api::source::SourceBody;
+use crate::http::authority::StillAllowed;
 use crate::http::extract::{Name, TableRequest};
 use crate::http::state::AppState;
 use crate::query::suggestion::did_you_mean;
@@ -29,7 +30,7 @@ pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name):
 pub(in crate::http) async fn read_table(
     State(state): State<AppState>,
     Name(name): Name,
-    request: TableRequest,
+    StillAllowed(request): StillAllowed<TableRequest>,
 ) -> Result<Response, Problem> {
     known(&state, &name)?;
     let read = state.engine.read_table(&request.table, request.row_image).await;

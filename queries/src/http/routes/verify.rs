@@ -8,15 +8,18 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::access::Caller;
 use crate::api::Problem;
 use crate::api::verification::VerificationBody;
+use crate::http::authority::StillAllowed;
 use crate::http::extract::VerifyRequest;
 use crate::http::state::{AppState, now_us};
 use crate::verify::{Against, Range, Scope, verify as compare};
 
 pub(in crate::http) async fn verify(
     State(state): State<AppState>,
-    request: VerifyRequest,
+    caller: Caller,
+    StillAllowed(request): StillAllowed<VerifyRequest>,
 ) -> Result<Response, Problem> {
     let VerifyRequest { aggregate, from, to, against } = request;
     let _turn = Arc::clone(&state.verifying).try_acquire_owned().map_err(|_| {
@@ -32,6 +35,8 @@ pub(in crate::http) async fn verify(
         Problem::unverified(why, &known)
     })?;
     state.metrics.count_verification(&found);
+    // It may have taken an hour.
+    state.gate.check(&caller)?;
     let mut response = Json(VerificationBody::from(&found)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -18,7 +18,7 @@ use crate::config::UpstreamConfig;
 use crate::failure::Failure;
 use crate::output::say;
 use crate::serve::runtime;
-use crate::table::Table;
+use crate::table::{Table, harmless};
 
 /// A repaired check may uncover another: rights first, then what they let us see.
 const MAX_ROUNDS: usize = 3;
@@ -164,9 +164,9 @@ fn count(findings: &[Finding], outcome: CheckOutcome) -> usize {
 fn print(findings: &[Finding], repairs: &[Repair]) -> Result<(), Failure> {
     for finding in findings {
         let check = &finding.check;
-        say(&format!("{:<8} {:<26} {}", word(check.outcome), check.name, check.message))?;
+        say(&format!("{:<8} {:<26} {}", word(check.outcome), check.name, harmless(&check.message)))?;
         if !check.remedy.is_empty() {
-            say(&format!("{:<8} {:<26}   {}", "", "", check.remedy))?;
+            say(&format!("{:<8} {:<26}   {}", "", "", harmless(&check.remedy)))?;
         }
     }
     if repairs.iter().any(|repair| repair.needs_restart && repair.refused.is_none()) {

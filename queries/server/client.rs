@@ -14,6 +14,7 @@ use ureq::{Body, BodyReader, SendBody};
 use crate::cli::{Question, ServerAddress};
 use crate::definition_file::DefinitionFile;
 use crate::failure::Failure;
+use crate::table::harmless;
 
 /// Longer than the server's own limit, so that its reason is heard.
 const TIMEOUT: Duration = Duration::from_secs(35);
@@ -283,20 +284,20 @@ fn roots(server: &ServerAddress) -> Result<RootCerts, Failure> {
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-/// A problem in the form of a compiler's message.
+/// A problem in the form of a compiler's message. What it tells of may have been named by others.
 pub fn problem_text(status: u16, body: &str) -> String {
     let problem: Value = serde_json::from_str(body).unwrap_or_default();
-    let field = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let field = |name: &str| problem.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(harmless);
     let mut text = match (field("detail"), field("code")) {
         (Some(detail), Some(code)) => format!("{detail} [{code}]"),
         _ => format!("the server answered {status}"),
     };
     for error in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
         if let Some(pointer) = error.get("pointer").and_then(Value::as_str).filter(|pointer| !pointer.is_empty()) {
-            text.push_str(&format!("\n  at: {pointer}"));
+            text.push_str(&format!("\n  at: {}", harmless(pointer)));
         }
         let excerpt = error.get("excerpt").and_then(Value::as_str).unwrap_or_default();
-        excerpt.lines().for_each(|line| text.push_str(&format!("\n  | {line}")));
+        excerpt.lines().for_each(|line| text.push_str(&format!("\n  | {}", harmless(line))));
     }
     if let Some(hint) = field("hint") {
         text.push_str(&format!("\n  hint: {hint}"));
@@ -332,6 +333,10 @@ mod tests {
                        "errors":[{"line":1,"column":3,"excerpt":"abc\n  ^","detail":"x"}]}"#;
         assert_eq!(problem_text(400, body), "expected FROM (line 1, column 3) [malformed_sql]\n  | abc\n  |   ^");
         assert_eq!(problem_text(502, "<html>"), "the server answered 502");
+        let named = r#"{"detail":"v\nerror: \u001b[2J","code":"c","hint":"\u001b]0;x\u0007","errors":[{"pointer":"/\u009b","excerpt":"\u001bc"}]}"#;
+        let shown = problem_text(422, named);
+        assert!(shown.starts_with(r"v\nerror: \u{1b}[2J [c]") && shown.lines().count() == 4, "{shown}");
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     }
 
     #[test]

@@ -55,10 +55,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nobody is left to hear that standard error is closed.
-            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            let _ = writeln!(std::io::stderr(), "error: {}", told(&failure));
             failure.exit_code()
         }
     }
+}
+
+/// The lines of a failure. Names in it come from the database.
+fn told(failure: &Failure) -> String {
+    failure.to_string().split('\n').map(table::harmless).collect::<Vec<_>>().join("\n")
 }
 
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use crate::document::{field, list, parse, plain};
 use crate::failure::Failure;
 use crate::output::{remark, say};
 use crate::progress;
-use crate::table::Table;
+use crate::table::{Table, harmless};
 
 /// Fails with [`Failure::Differs`] where a cell does.
 pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
@@ -57,13 +57,15 @@ fn report(found: &Value) -> Result<(), Failure> {
             let mut key = difference.clone();
             let sides = key.as_object_mut().map(|key| (key.remove("stored"), key.remove("expected")));
             let (stored, expected) = sides.unwrap_or_default();
-            say(&format!("         {key}"))?;
-            say(&format!("           stored    {}", stored.unwrap_or_default()))?;
-            say(&format!("           expected  {}", expected.unwrap_or_default()))?;
+            let shown = |value: Option<Value>| harmless(&value.unwrap_or_default().to_string());
+            say(&format!("         {}", shown(Some(key))))?;
+            say(&format!("           stored    {}", shown(stored)))?;
+            say(&format!("           expected  {}", shown(expected)))?;
         }
     }
     for skipped in list(found, "skipped") {
-        say(&format!("{:<8} {:<30} {}", "skipped", field(skipped, "aggregate"), field(skipped, "message")))?;
+        let why = harmless(&field(skipped, "message"));
+        say(&format!("{:<8} {:<30} {why}", "skipped", field(skipped, "aggregate")))?;
     }
     if found.get("cells").and_then(Value::as_u64) == Some(0) {
         return say(&format!("nothing was compared: there is no cell at {}", field(found, "lsn")));

@@ -643,6 +643,30 @@ fn who_may_not_drop_does_not_drop_in_another_way() {
     assert_eq!(put(&admin, &definition("account")).0, 202);
 }
 
+/// Who is pinned to totals without `drill_through` does not see the other columns of their rows. That is not for who may register
+/// to change.
+#[test]
+fn who_may_not_drop_opens_no_rows_to_who_is_pinned() {
+    let (guarded, admin) = Guarded::start();
+    let register = create(&guarded.tokens, &["--scope", "register"]);
+    let pinned = create(&guarded.tokens, &["--scope", "read", "--pin", "closed=currency:EUR"]);
+    let mut closed = definition("currency");
+    closed["drill_through"] = json!(false);
+    guarded.register(&admin, "closed", &closed);
+    guarded.until(&pinned, "GET", "/v1/aggregates/closed/data", "", 200);
+    let open = definition("currency").to_string();
+    let path = "/v1/aggregates/closed?on_change=rebuild";
+    let refused = guarded.ask(Some(&register), "PUT", path, &open);
+    assert_eq!((refused.status, code(&refused).as_str()), (403, "scope_missing"), "{}", refused.text);
+    assert!(refused.text.contains("drill_through"), "{}", refused.text);
+    let rows = guarded.ask(Some(&pinned), "GET", "/v1/aggregates/closed/rows", "");
+    assert_eq!((rows.status, code(&rows).as_str()), (422, "no_drill_through"), "{}", rows.text);
+    // The other way nothing is shown that was not, and who may drop may open them.
+    let path_of_open = "/v1/aggregates/by_currency?on_change=rebuild";
+    assert_eq!(guarded.ask(Some(&register), "PUT", path_of_open, &closed.to_string()).status, 202);
+    assert_eq!(guarded.ask(Some(&admin), "PUT", path, &open).status, 202);
+}
+
 /// An action goes on where nobody waits for its answer: what was done, and by whom, is written down all the same.
 #[test]
 fn who_hangs_up_leaves_a_trail_and_so_does_who_is_refused() {

@@ -59,7 +59,7 @@ pub enum OnChange {
     #[default]
     Refuse,
     /// As `Rebuild`, and refused where it is over another table or of other dimensions: what is there would be gone, and
-    /// something else have its name.
+    /// something else have its name. And where it would lead to rows, and did not: they hold more than the totals tell.
     Refine,
     /// The next version is built beside the one that answers, and takes its place once it is filled, within one commit.
     Rebuild,

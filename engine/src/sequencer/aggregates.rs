@@ -196,9 +196,12 @@ impl Sequencer {
             if differences.is_empty() {
                 return Ok(None);
             }
+            let opens_rows = definition.drill_through && !existing.definition.drill_through;
             let refused = match on_change {
                 OnChange::Refuse => true,
-                OnChange::Refine => differences.iter().any(|field| matches!(*field, "table" | "dimensions")),
+                OnChange::Refine => {
+                    opens_rows || differences.iter().any(|field| matches!(*field, "table" | "dimensions"))
+                }
                 OnChange::Rebuild => false,
             };
             if refused {

@@ -75,12 +75,13 @@ pub(in crate::http) async fn register(
     }
 }
 
-/// What is there would be gone once the new one is filled, as if it had been dropped: that is for who may drop.
+/// What is there would be gone once the new one is filled, as if it had been dropped; or it would show rows, with every column, to
+/// who is pinned to its totals. That is for who may drop.
 fn would_be_another(caller: &Caller, name: &str, differences: &[&str]) -> Problem {
     let (differences, id) = (differences.join(", "), caller.id());
     let detail = format!(
-        "it differs in {differences}: with another table or other dimensions it would take the place of {name}, which takes the \
-         scope admin, and token {id} lacks it"
+        "it differs in {differences}: to put another table or other dimensions in the place of {name}, or to open the rows behind its \
+         totals with drill_through, takes the scope admin, and token {id} lacks it"
     );
     Problem::new(403, "scope_missing", detail).hint("register it under another name, or with a token of scope admin")
 }

@@ -4,7 +4,7 @@
 //! The payments in USD carry values that are found nowhere else; an answer to a pinned token that holds one of them leaked.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -822,6 +822,40 @@ fn beyond_loopback_both_are_needed_and_a_renewed_certificate_counts() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(works(&list("https", &second.certificate)));
+}
+
+/// A proxy of the environment is somebody on the way: he would read the token, and answer in the server's place.
+#[test]
+fn a_token_for_this_machine_goes_through_no_proxy() {
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens.json");
+    let token = create(&tokens, &["--scope", "read"]);
+    let mut command = tidemark();
+    command.args(["serve", "--generator", "1", "--data"]).arg(directory.path().join("data"));
+    let server = Server::listen(command.arg("--tokens").arg(&tokens));
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxied = format!("http://{}", proxy.local_addr().unwrap());
+    let (heard, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in proxy.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4_096];
+            let length = stream.read(&mut head).unwrap();
+            heard.send(String::from_utf8_lossy(&head[..length]).into_owned()).unwrap();
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"data\":[]}";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        let mut command = tidemark();
+        command.args(["list", "--output", "json", "--server", &format!("http://{}", server.address())]);
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        let output = command.env("TIDEMARK_TOKEN", &token).env(variable, &proxied).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let heard = asked.try_recv().ok();
+        assert!(heard.is_none() && output.status.success(), "{variable}: {heard:?} {output:?}");
+        assert!(said.contains("\"page\""), "{variable}: {said}");
+    }
 }
 
 #[test]

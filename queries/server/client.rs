@@ -61,15 +61,18 @@ impl Client {
     /// A client of the server at an address.
     pub fn new(server: &ServerAddress) -> Result<Client, Failure> {
         let token = token(server)?;
-        let travels_in_clear = !is_encrypted(&server.url)?;
-        if token.is_some() && travels_in_clear {
+        let way = Way::to(&server.url)?;
+        if token.is_some() && way == Way::Clear {
             return Err(Failure::Usage(format!(
                 "the token would travel to {} for everyone on the way to read\n  remedy: use https://",
                 server.url
             )));
         }
         let tls = TlsConfig::builder().root_certs(roots(server)?).build();
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder();
+        // A proxy of the environment would be somebody on the way, who reads the token and answers what he likes.
+        let config = if way == Way::Here { config.proxy(None) } else { config };
+        let agent = config
             .http_status_as_error(false)
             // A token is for the server that was named, not for where it points.
             .max_redirects(0)
@@ -242,17 +245,29 @@ fn token(server: &ServerAddress) -> Result<Option<HeaderValue>, Failure> {
     header.transpose()
 }
 
-/// Whether nobody reads along: TLS, or this machine.
-fn is_encrypted(url: &str) -> Result<bool, Failure> {
-    let wrong = || Failure::Usage(format!("{url:?} is not of the form http://host:port or https://host:port"));
-    let uri: Uri = url.parse().map_err(|_| wrong())?;
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    match uri.scheme_str() {
-        Some("https") if !host.is_empty() => Ok(true),
-        Some("http") if !host.is_empty() => {
-            Ok(host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback()))
+/// What a request goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// TLS: nobody reads along.
+    Encrypted,
+    /// This machine, in clear.
+    Here,
+    /// The network, in clear.
+    Clear,
+}
+
+impl Way {
+    fn to(url: &str) -> Result<Way, Failure> {
+        let wrong = || Failure::Usage(format!("{url:?} is not of the form http://host:port or https://host:port"));
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        match uri.scheme_str() {
+            Some("https") if !host.is_empty() => Ok(Way::Encrypted),
+            Some("http") if is_here => Ok(Way::Here),
+            Some("http") if !host.is_empty() => Ok(Way::Clear),
+            _ => Err(wrong()),
         }
-        _ => Err(wrong()),
     }
 }
 
@@ -341,18 +356,18 @@ mod tests {
 
     #[test]
     fn a_token_travels_encrypted_or_on_this_machine() {
-        for (url, encrypted) in [
-            ("http://127.0.0.1:7171", Some(true)),
-            ("http://[::1]:7171", Some(true)),
-            ("http://localhost", Some(true)),
-            ("https://totals.example.com", Some(true)),
-            ("http://totals.example.com", Some(false)),
-            ("http://localhost.example.com", Some(false)),
-            ("http://127.0.0.1@totals.example.com", Some(false)),
+        for (url, way) in [
+            ("http://127.0.0.1:7171", Some(Way::Here)),
+            ("http://[::1]:7171", Some(Way::Here)),
+            ("http://localhost", Some(Way::Here)),
+            ("https://totals.example.com", Some(Way::Encrypted)),
+            ("http://totals.example.com", Some(Way::Clear)),
+            ("http://localhost.example.com", Some(Way::Clear)),
+            ("http://127.0.0.1@totals.example.com", Some(Way::Clear)),
             ("ftp://127.0.0.1", None),
             ("totals", None),
         ] {
-            assert_eq!(is_encrypted(url).ok(), encrypted, "{url}");
+            assert_eq!(Way::to(url).ok(), way, "{url}");
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::newest_first;
 use crate::support::database::Database;
-use crate::support::server::Server;
+use crate::support::server::{Server, tidemark};
 
 const PAYMENTS: &str =
     "CREATE TABLE payments (id bigserial PRIMARY KEY, merchant text NOT NULL, currency text NOT NULL,
@@ -59,12 +59,18 @@ fn chromium() -> PathBuf {
 
 /// Runs a walk through the page of a server. It may run SQL: a line out, the first value back.
 fn walk(name: &str, server: &Server, database: Option<&Database>) {
+    walk_as("", name, server, database);
+}
+
+/// The same of who holds a token.
+fn walk_as(token: &str, name: &str, server: &Server, database: Option<&Database>) {
     let tools = script("tests/dashboard/tools.sh", "").unwrap_or_else(|error| panic!("{error}"));
     let mut node = Command::new("node")
         .arg(root().join("tests/dashboard").join(name))
         .env("TOOLS", tools)
         .env("BASE", format!("http://{}", server.address()))
         .env("CHROMIUM", chromium())
+        .env("TOKEN", token)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -148,6 +154,38 @@ fn what_differs_is_never_shown_as_one() {
 fn a_reader_registers_an_aggregate_and_sees_it_fill() {
     let (database, server, _data) = start();
     walk("register.mjs", &server, Some(&database));
+}
+
+/// Who holds a pinned token is told nothing of the source, and sees the aggregates that are there.
+#[test]
+fn a_reader_with_a_part_of_the_data_sees_it() {
+    let database = Database::start(&[], PAYMENTS);
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens.json");
+    let create = |more: &[&str]| {
+        let output = tidemark().args(["token", "create", "--tokens"]).arg(&tokens).args(more).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let admin = create(&["--scope", "admin"]);
+    let pinned = create(&["--scope", "read", "--pin", "monthly=currency:EUR"]);
+    let more = ["--tokens", tokens.to_str().unwrap()];
+    let server = Server::start(&directory.path().join("data"), &database.url(), &["public.payments"], &more);
+    let definition = json!({"table": "payments", "measures": [{"name": "amount", "sum": "amount"}], "dimensions": ["currency"],
+        "time": {"column": "created_at", "granularity": "month"}});
+    let bearer = format!("Bearer {admin}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for (method, path) in [("PUT", "/v1/aggregates/monthly"), ("GET", "/v1/aggregates/monthly/data")] {
+        loop {
+            let reply = server.exchange(method, path, &headers, definition.to_string().as_bytes()).unwrap();
+            if matches!(reply.status, 200 | 202) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{path}: {}", reply.text);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    walk_as(&pinned, "pinned.mjs", &server, Some(&database));
 }
 
 /// Held half-filled: what answers already is shown, and filling goes on or is given up.

@@ -76,7 +76,7 @@ function troubleOf(one: Source) {
 
 function Vitals() {
   const one = sources.value?.[0];
-  if (!one) return <div class="vitals waiting" />;
+  if (!one) return sources.value ? null : <div class="vitals waiting" />;
   const warnings = (one.checks ?? []).filter(({ outcome }) => outcome === "warning").length;
   return (
     <dl class="vitals">

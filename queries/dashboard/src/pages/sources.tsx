@@ -9,6 +9,7 @@ import { Pill } from "../parts/pill";
 import { Refused, ToDo } from "../parts/trouble";
 
 export function Sources() {
+  if (sources.value?.length === 0) return <p class="empty">With this token nothing is told of the source: it sees a part of the data.</p>;
   return <>{(sources.value ?? []).map((source) => <One key={source.name} source={source} />)}</>;
 }
 

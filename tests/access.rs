@@ -356,6 +356,8 @@ fn a_pinned_token_sees_its_part_and_nothing_of_the_rest() {
         ["code", "detail", "hint"].map(|part| said[part].as_str().unwrap_or_default().replace(column, "?"))
     };
     assert_eq!(about("account"), about("accounts"));
+    // They have no names then, and the empty one is not theirs.
+    assert_eq!(about(r#""""#)[1], about(r#""accounts""#)[1].replace("accounts", ""));
     let daily = json!({"table": "payments", "measures": ["sum(amount)"], "granularity": "day"}).to_string();
     let said = body(look("POST", "/v1/query", &daily));
     assert_eq!((&said["code"], said.get("suggestion")), (&json!("no_aggregate_answers"), None), "{said}");

@@ -116,9 +116,28 @@ impl TableSchema {
         format!("{}.{}", self.namespace, self.name)
     }
 
-    /// Position of a column by its exact name.
+    /// Position of a column by its exact name. One without a name is hidden, and nobody finds it.
     #[must_use]
     pub fn column_index(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column.name == name)
+        self.columns.iter().position(|column| column.name == name).filter(|_| !name.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_without_a_name_is_not_found() {
+        let column = |name: &str| Column { name: name.to_owned(), column_type: ColumnType::Int8 };
+        let schema = TableSchema {
+            id: TableId(1),
+            namespace: "public".to_owned(),
+            name: "payments".to_owned(),
+            columns: vec![column(""), column("id")],
+            primary_key: vec![1],
+            keeps_row_image: true,
+        };
+        assert_eq!((schema.column_index("id"), schema.column_index("")), (Some(1), None));
     }
 }

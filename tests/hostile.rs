@@ -154,6 +154,8 @@ fn requests_that_are_not_meant_for_us_are_refused() {
         (&[("origin", "http://evil.example")][..], true),
         (&[("origin", "null")], true),
         (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], true),
+        (&[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")], true),
+        (&[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")], false),
         (&followed, true),
         (&[("origin", own.as_str()), ("origin", "http://evil.example")], true),
         (&[("origin", own.as_str())], false),

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use crate::api::Problem;
 
@@ -53,12 +53,16 @@ impl Hosts {
     }
 }
 
-/// Whether a page of somebody else made the browser send this, without Origin: images, scripts and the like. A link that is
-/// followed to our page is somebody's wish; one to data or to what is done is the other page's.
+/// Whether a page of somebody else made the browser send this, without Origin: images, scripts and the like. Another port, or another
+/// name of the same site, is somebody else. A link that is followed to our page is somebody's wish; one to data or to what is done
+/// is the other page's.
 fn is_led_here(uri: &Uri, headers: &HeaderMap) -> bool {
-    let is = |name: &HeaderName, text: &str| headers.get(name).is_some_and(|value| value == text);
-    let followed = is(&SEC_FETCH_MODE, "navigate") && !uri.path().starts_with("/v1/");
-    is(&SEC_FETCH_SITE, "cross-site") && !followed
+    // The second is typed, or a bookmark.
+    let ours = |value: &HeaderValue| value == "same-origin" || value == "none";
+    let own = headers.get_all(&SEC_FETCH_SITE).iter().all(ours);
+    let followed =
+        headers.get(&SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate") && !uri.path().starts_with("/v1/");
+    !own && !followed
 }
 
 /// What the request names as its host. Two of them could mean one to us and another to a proxy, and so could one with a user
@@ -148,7 +152,13 @@ mod tests {
             (&[own, ("origin", "http://évil.example")], false),
             (&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
             (&[own, ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], false),
+            (&[own, ("sec-fetch-site", "same-site"), ("sec-fetch-mode", "no-cors")], false),
+            (&[own, ("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate")], false),
+            (&[own, ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "same-site")], false),
+            (&[own, ("sec-fetch-site", "of-the-future")], false),
+            (&[own, ("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")], true),
             (&[own, ("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")], true),
+            (&[own], true),
         ] {
             assert_eq!(check(headers).is_ok(), ok, "{headers:?}");
         }

@@ -164,6 +164,64 @@ fn code(reply: &Reply) -> String {
     body["code"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Requests that wait for a position far ahead, more of them than there are places.
+#[test]
+fn one_token_leaves_others_their_connections() {
+    const ASKED: usize = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens.json");
+    let (greedy, other) = (create(&tokens, &["--scope", "admin"]), create(&tokens, &["--scope", "read"]));
+    let mut command = tidemark();
+    command
+        .args(["serve", "--generator", "1", "--max-connections", "300", "--data"])
+        .arg(directory.path().join("data"));
+    let server = Server::listen(command.arg("--tokens").arg(&tokens));
+    let ask = |token: &str, method: &str, path: &str, body: &[u8]| {
+        let bearer = format!("Bearer {token}");
+        server.exchange(method, path, &[("authorization", &bearer), ("content-type", "application/json")], body)
+    };
+    let count = br#"{"table": "payments", "measures": [{"name": "n", "count": "*"}]}"#;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for (method, path) in [("PUT", "/v1/aggregates/all"), ("GET", "/v1/aggregates/all/data")] {
+        while !ask(&greedy, method, path, count).is_some_and(|reply| matches!(reply.status, 200 | 202)) {
+            assert!(Instant::now() < deadline, "{path} is not answered");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let head = format!(
+        "GET /v1/aggregates/all/data?min_lsn=FFFFFFFF/0&wait=25s HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {greedy}\r\n\r\n"
+    );
+    let waiting: Vec<TcpStream> = (0..ASKED)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            // Who comes after all places are taken is turned away.
+            let _ = stream.write_all(head.as_bytes());
+            stream
+        })
+        .collect();
+    // One that finds no place hears nothing at all.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let told = loop {
+        let told = ask(&greedy, "GET", "/v1/aggregates", b"").expect("no place is left, even to be told so");
+        if told.status == 429 {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "all of them wait: {} {}", told.status, told.text);
+    };
+    assert_eq!(code(&told), "overloaded", "{}", told.text);
+    assert!(told.headers.contains_key("retry-after"));
+    for _ in 0..5 {
+        let reply = ask(&other, "GET", "/v1/aggregates/all/data", b"").expect("others find no place");
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+    drop(waiting);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while ask(&greedy, "GET", "/v1/aggregates", b"").is_none_or(|reply| reply.status != 200) {
+        assert!(Instant::now() < deadline, "who hung up still counts");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The routes come from the server's own contract, so one that is added is part of this; the scopes are those of the
 /// approved copy.
 #[test]

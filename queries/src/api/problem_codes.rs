@@ -74,7 +74,7 @@ sections! {
         "Ask by address, or start with `--host NAME`."
     "foreign_origin" [403] "A page of another origin sent this."
         "Have your own server ask, or serve the page from the same address."
-    "overloaded" [429, 503] "429: too many large questions at once, or events faster than they are taken. 503: too much memory is held by answers that clients read slowly."
+    "overloaded" [429, 503] "429: too many large questions at once, 256 requests of one token that are under way, or events faster than they are taken. 503: too much memory is held by answers that clients read slowly."
         "Ask again after `Retry-After`; ask for less."
     "timeout" [503] "The request took longer than 30 seconds, its body included."
         "Ask again; a shorter range or fewer dimensions are answered sooner."

@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::state::AppState;
 use super::told::told;
+use super::under_way::UnderWay;
 use crate::access::gate::{Gate, Refusal};
 use crate::access::{Caller, Scope};
 use crate::api::Problem;
@@ -48,14 +49,18 @@ impl Needs {
 
 /// The layer around one route's handler.
 pub(super) async fn authorize(
-    State((gate, needs)): State<(Gate, Needs)>,
+    State((gate, needs, under_way)): State<(Gate, Needs, UnderWay)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let asking = who_asks(&gate, request.headers());
     let mut trail = Trail::begin(needs, &asking, &request);
-    let caller = match may_pass(asking, needs) {
-        Ok(caller) => caller,
+    let begun = may_pass(asking, needs).and_then(|caller| match needs.scope() {
+        None => Ok((caller, None)),
+        Some(_) => under_way.begin(&caller).map(|one| (caller, one)),
+    });
+    let (caller, _one) = match begun {
+        Ok(begun) => begun,
         Err(problem) => {
             trail.ends(problem.status);
             return problem.into_response();

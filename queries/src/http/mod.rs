@@ -47,6 +47,7 @@ mod told;
 #[cfg(feature = "otel")]
 mod trace_context;
 mod turns;
+mod under_way;
 
 pub use connections::ConnectionLimits;
 pub use hosts::Hosts;

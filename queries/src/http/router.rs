@@ -16,6 +16,7 @@ use super::routes::{
     aggregates, backfill, checkpoints, data, docs, events, health, live, metrics, preview, query, rows, sources, verify,
 };
 use super::state::AppState;
+use super::under_way::UnderWay;
 use crate::api::Problem;
 use crate::api::problem_codes::PROBLEMS_PAGE;
 use crate::dashboard;
@@ -104,8 +105,10 @@ pub(super) fn routes() -> Vec<Route> {
 pub fn router(state: AppState) -> Router {
     let around = Around::new(Arc::clone(&state.metrics), Arc::clone(&state.hosts));
     let page = dashboard::routes(state.teller.clone());
+    let under_way = UnderWay::default();
     let routes = routes().into_iter().fold(Router::new(), |router, route| {
-        let check = middleware::from_fn_with_state((state.gate.clone(), route.needs), authorize);
+        let with = (state.gate.clone(), route.needs, under_way.clone());
+        let check = middleware::from_fn_with_state(with, authorize);
         router.route(route.path, route.handler.route_layer(check))
     });
     with_layers(routes.with_state(state).merge(page), around)

@@ -296,6 +296,23 @@ fn no_secret_is_written_anywhere() {
             String::from_utf8_lossy(&output.stderr)
         ));
     }
+    let config = directory.path().join("tidemark.toml");
+    std::fs::write(&config, format!("tables = \"postgres://u:{PASSWORD}@h/x\"")).unwrap();
+    let with_user = format!("http://u:{PASSWORD}@127.0.0.1:1");
+    let foreign = format!("http://u:{PASSWORD}@h");
+    let config = config.to_str().unwrap();
+    for arguments in [
+        &["serve", "--config", config][..],
+        &["check", "--config", config],
+        &["list", "--server", &with_user],
+        &["list", "--server", &foreign],
+        &["list", "--server", &with_user.replace("http", "ftp")],
+    ] {
+        let output = tidemark().args(arguments).env("TIDEMARK_TOKEN", &token).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.starts_with("error: "), "{arguments:?}: {said}");
+        written.push(said);
+    }
     for text in &written {
         for secret in secrets {
             assert!(!text.contains(secret), "{secret} is written: {text}");

@@ -65,7 +65,7 @@ impl Client {
         if token.is_some() && way == Way::Clear {
             return Err(Failure::Usage(format!(
                 "the token would travel to {} for everyone on the way to read\n  remedy: use https://",
-                server.url
+                without_user(&server.url)
             )));
         }
         let tls = TlsConfig::builder().root_certs(roots(server)?).build();
@@ -185,7 +185,7 @@ impl Client {
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
         let said = error.to_string();
-        Failure::Failed(format!("{} does not answer: {said}\n  {}", self.url, advice(&self.url, &said)))
+        Failure::Failed(format!("{} does not answer: {said}\n  {}", without_user(&self.url), advice(&self.url, &said)))
     }
 }
 
@@ -245,6 +245,16 @@ fn token(server: &ServerAddress) -> Result<Option<HeaderValue>, Failure> {
     header.transpose()
 }
 
+/// An address without user and password. Where it is none, whatever stands before the last @ may be a password.
+fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let divided = if scheme.is_empty() { "" } else { "://" };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}{divided}***@{host}"),
+        None => url.to_owned(),
+    }
+}
+
 /// What a request goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -258,7 +268,10 @@ enum Way {
 
 impl Way {
     fn to(url: &str) -> Result<Way, Failure> {
-        let wrong = || Failure::Usage(format!("{url:?} is not of the form http://host:port or https://host:port"));
+        let wrong = || {
+            let shown = without_user(url);
+            Failure::Usage(format!("{shown:?} is not of the form http://host:port or https://host:port"))
+        };
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -369,6 +382,20 @@ mod tests {
         ] {
             assert_eq!(Way::to(url).ok(), way, "{url}");
         }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("http://u:secret@h:7171", "http://***@h:7171"),
+            ("http://u:se@cret/@h", "http://***@h"),
+            ("u:secret@h", "***@h"),
+            ("http://h:7171/x", "http://h:7171/x"),
+        ] {
+            assert_eq!(without_user(url), shown);
+        }
+        let refused = Way::to("ftp://u:secret@h").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.contains("***@h") && !refused.contains("secret"), "{refused}");
     }
 
     #[test]

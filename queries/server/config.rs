@@ -271,13 +271,28 @@ fn parse_file(text: &str) -> Result<File, String> {
     parse(text)
 }
 
-/// An error names the key and the line, and not the line's text: it may be the one with the password.
+/// An error names the key and the line, and not the line's text nor a value in it: it may be the one with the password.
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
         let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        format!("{at}{}", error.message())
+        format!("{at}{}", without_values(error.message()))
     })
+}
+
+/// A message without the texts that it quotes; of an unknown name without one that is an address.
+fn without_values(message: &str) -> String {
+    if let Some(rest) = message.strip_prefix("unknown ")
+        && let Some((kind, rest)) = rest.split_once('`')
+        && let Some((name, expected)) = rest.rsplit_once("`, expected")
+    {
+        let name = if name.contains(['@', ':', '/', '=']) { "***" } else { name };
+        return format!("unknown {kind}`{name}`, expected{expected}");
+    }
+    match (message.split_once('"'), message.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}\"***\"{after}"),
+        _ => message.to_owned(),
+    }
 }
 
 fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure> {
@@ -479,6 +494,21 @@ mod tests {
         let wrong = "generator = 1\npostgres = { url = 'secret' }";
         let error = parse_file(wrong).unwrap_err();
         assert!(error.starts_with("line 2") && !error.contains("secret"), "{error}");
+        let url = "postgres://u:\\\"secret@h/x";
+        for wrong in [
+            format!("tables = \"{url}\""),
+            format!("log = \"{url}\""),
+            format!("log = \"{}\"", url.replace("se", "`se")),
+            format!("listen = \"{url}\""),
+            format!("workers = \"{url}\""),
+            format!("tables = [[\"{url}\"]]"),
+            format!("\"{url}\" = 1"),
+            format!("tables = {url}"),
+            format!("events = [\"{url}\"]"),
+        ] {
+            let error = parse_file(&format!("data = 'd'\n{wrong}")).unwrap_err();
+            assert!(error.starts_with("line 2: ") && !error.contains("secret"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //!
 //! The payments in USD carry values that are found nowhere else; an answer to a pinned token that holds one of them leaked.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -915,6 +917,46 @@ fn a_token_for_this_machine_goes_through_no_proxy() {
         let heard = asked.try_recv().ok();
         assert!(heard.is_none() && output.status.success(), "{variable}: {heard:?} {output:?}");
         assert!(said.contains("\"page\""), "{variable}: {said}");
+    }
+}
+
+/// What everybody may change is refused; where they may read a secret, the log says so.
+#[test]
+fn secrets_that_others_may_read_are_told_and_what_they_may_change_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let tls = Certificate::write(directory.path(), "tls");
+    let config = directory.path().join("tidemark.toml");
+    let text = format!(
+        "generator = 1\npostgres = 'postgres://u:pw@127.0.0.1/x'\ndata = {:?}\ntls_certificate = {:?}\ntls_key = {:?}\n",
+        directory.path().join("data"),
+        tls.certificate,
+        tls.key
+    );
+    std::fs::write(&config, text).unwrap();
+    let open_to = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let serve = || {
+        let mut command = tidemark();
+        // One source in place of the file's two.
+        command.args(["serve", "--generator", "1", "--config"]).arg(&config);
+        Server::try_listen(&mut command)
+    };
+    for path in [&config, &tls.key] {
+        open_to(&config, 0o600);
+        open_to(&tls.key, 0o600);
+        open_to(path, 0o666);
+        let (said, status) = serve().err().unwrap_or_else(|| panic!("{path:?} is believed"));
+        let remedy = format!("remedy: chmod o= {}", path.display());
+        assert!(status.code() == Some(2) && said.join("\n").contains(&remedy), "{said:?}");
+    }
+    for (mode, told) in [(0o644, true), (0o640, false)] {
+        open_to(&config, mode);
+        open_to(&tls.key, mode);
+        let server = serve().unwrap_or_else(|(said, _)| panic!("{said:?}"));
+        for path in [&config, &tls.key] {
+            let remedy = format!("chmod o= {}", path.display());
+            let said = server.said.iter().any(|line| line.contains("WARN") && line.contains(&remedy));
+            assert_eq!(said, told, "{mode:o} {path:?}: {:?}", server.said);
+        }
     }
 }
 

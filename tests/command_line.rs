@@ -1,7 +1,9 @@
 //! The commands that read a running server: tables for people, JSON and CSV for programs, a picture that moves on a terminal
 //! and lines elsewhere; where a setting comes from; what is made from the command line itself.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -284,6 +286,8 @@ fn settings_say_where_they_come_from_and_hide_passwords() {
         "postgres = 'postgres://tide:file-canary@db.example.com/shop'\ntables = ['public.payments', 'public.orders']\nmemory = '1GiB'\nlog = 'json'\n",
     )
     .unwrap();
+    // Where others may read it, serve says more.
+    std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let show = |more: &[&str], variables: &[(&str, &str)]| {
         let mut command = tidemark();
         command.args(["config", "show", "--origin", "--config"]).arg(&file).args(more);

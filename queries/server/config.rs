@@ -10,6 +10,7 @@ use std::time::Duration;
 use connectors::postgres::DEFAULT_SNAPSHOT_READERS;
 use connectors::tables::TableFile;
 use engine::engine::{BACKUPS, DEFAULT_SCRUB_CELLS_PER_S};
+use queries::exposure::{read_by_all, refuse_changed_by_all};
 use queries::http::{ConnectionLimits, Protection, check_listen_address};
 use queries::query::aggregate_query::duration;
 use serde::Deserialize;
@@ -17,6 +18,9 @@ use serde::de::DeserializeOwned;
 
 use crate::cli::{LogFormat, ServeArguments, UpstreamArguments};
 use crate::failure::Failure;
+
+/// What messages call the file.
+const CONFIGURATION: &str = "configuration";
 
 const DEFAULT_PORT: u16 = 7_171;
 const DEFAULT_DATA: &str = "tidemark-data";
@@ -63,6 +67,8 @@ pub struct ServeConfig {
     pub verify_every: Option<Duration>,
     /// How the log is written.
     pub log: LogFormat,
+    /// What is to be said once there is a log.
+    pub warning: Option<String>,
 }
 
 /// What is followed.
@@ -103,6 +109,12 @@ impl Secret {
     /// The text, for whoever connects with it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Whether there is a password in it, as it is written in a URL or as a parameter.
+    fn has_password(&self) -> bool {
+        let user = self.0.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(user, _)| user);
+        user.is_some_and(|user| user.contains(':')) || self.0.contains("password=")
     }
 }
 
@@ -219,8 +231,11 @@ impl EventsSetting {
 impl ServeConfig {
     /// Puts together what the command line, the environment and the file say.
     pub fn resolve(arguments: ServeArguments) -> Result<ServeConfig, Failure> {
-        let file = arguments.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
-        combine(arguments, file)
+        let path = arguments.config.clone();
+        let file = path.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let holds_password = file.postgres.as_ref().is_some_and(Secret::has_password);
+        let warning = path.as_deref().filter(|_| holds_password).and_then(|path| read_by_all(CONFIGURATION, path));
+        Ok(ServeConfig { warning, ..combine(arguments, file)? })
     }
 }
 
@@ -262,6 +277,7 @@ fn read_file(path: &Path) -> Result<File, Failure> {
 }
 
 fn read_with<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
+    refuse_changed_by_all(CONFIGURATION, path).map_err(Failure::Usage)?;
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("the configuration {} cannot be read: {error}", path.display())))?;
     parse(&text).map_err(|error| Failure::Usage(format!("the configuration {}: {error}", path.display())))
@@ -289,10 +305,8 @@ fn without_values(message: &str) -> String {
         let name = if name.contains(['@', ':', '/', '=']) { "***" } else { name };
         return format!("unknown {kind}`{name}`, expected{expected}");
     }
-    match (message.split_once('"'), message.rsplit_once('"')) {
-        (Some((before, _)), Some((_, after))) => format!("{before}\"***\"{after}"),
-        _ => message.to_owned(),
-    }
+    let quoted = message.split_once('"').and_then(|(before, rest)| Some((before, rest.rsplit_once('"')?.1)));
+    quoted.map_or_else(|| message.to_owned(), |(before, after)| format!("{before}\"***\"{after}"))
 }
 
 fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure> {
@@ -356,6 +370,7 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         scrub_cells_per_s: arguments.scrub_cells.or(file.scrub_cells).unwrap_or(DEFAULT_SCRUB_CELLS_PER_S),
         verify_every: verify_every.as_deref().map(parse_pause).transpose()?,
         log: arguments.log.or(file.log).unwrap_or_default(),
+        warning: None,
     })
 }
 

@@ -38,6 +38,9 @@ pub fn run(config: ServeConfig) -> Result<(), Failure> {
     // To the very end: the last spans are sent when it is dropped.
     let _exporting = logging::start(config.log)?;
     abort_on_engine_panic();
+    if let Some(said) = &config.warning {
+        tracing::warn!("{said}");
+    }
     let (gate, tls) = guards(&config)?;
     let runtime = runtime()?;
     runtime.block_on(async {

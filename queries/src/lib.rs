@@ -9,6 +9,8 @@ pub mod access;
 pub mod api;
 /// The page at `/`.
 pub mod dashboard;
+/// What others may do with files that we read.
+pub mod exposure;
 /// The HTTP face. Only here, and in the page's routes, is the web framework named.
 pub mod http;
 /// Where change events are posted.

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::exposure::{read_by_all, refuse_changed_by_all};
 use crate::reloading::Reloading;
 
 /// The certificate that we show.
@@ -23,7 +24,14 @@ impl Tls {
     /// Reads a certificate chain, ours first, and the key that belongs to it.
     pub fn open(certificate: PathBuf, key: PathBuf) -> Result<Tls, String> {
         let read = |paths: &[PathBuf]| match paths {
-            [certificate, key] => server_config(certificate, key).map(Arc::new),
+            [certificate, key] => {
+                refuse_changed_by_all("key", key)?;
+                let config = server_config(certificate, key)?;
+                if let Some(said) = read_by_all("key", key) {
+                    tracing::warn!("{said}");
+                }
+                Ok(Arc::new(config))
+            }
             _ => Err("a certificate and a key are needed".to_owned()),
         };
         Reloading::open(vec![certificate, key], read).map(|reloading| Tls(Arc::new(reloading)))
@@ -77,6 +85,9 @@ fn server_config(certificate: &Path, key: &Path) -> Result<ServerConfig, String>
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use rcgen::generate_simple_self_signed;
 
     use super::*;
@@ -92,6 +103,11 @@ mod tests {
         std::fs::write(&key, second.signing_key.serialize_pem()).unwrap();
         assert!(Tls::open(certificate.clone(), key.clone()).unwrap_err().contains("belongs to it"));
         std::fs::write(&key, first.signing_key.serialize_pem()).unwrap();
+
+        let open_to = |mode| std::fs::set_permissions(&key, Permissions::from_mode(mode)).unwrap();
+        open_to(0o602);
+        assert!(Tls::open(certificate.clone(), key.clone()).unwrap_err().contains("remedy: chmod o= "));
+        open_to(0o600);
 
         let tls = Tls::open(certificate.clone(), key.clone()).unwrap();
         let before = tls.files().get();

@@ -9,8 +9,41 @@ use connectors::postgres::throwaway::ThrowawayPostgres;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::support::database::Database;
 use crate::support::server::{Server, tidemark};
 use crate::support::sql;
+
+/// No further one is registered; those that are there go on, are built anew, and make room when they are dropped.
+#[test]
+fn there_are_as_many_aggregates_as_there_may_be() {
+    let database = Database::start(&[], "CREATE TABLE payments (id bigint PRIMARY KEY, amount numeric(12,2))");
+    let data = tempfile::tempdir().unwrap();
+    let start =
+        |max: &str| Server::start(data.path(), &database.url(), &["public.payments"], &["--max-aggregates", max]);
+    let mut count = json!({"table": "payments", "measures": [{"name": "n", "count": "*"}]});
+    let server = start("2");
+    server.register("one", &count);
+    server.register("two", &count);
+    let refused = |server: &Server, name: &str| {
+        let (status, body) = server.put(&format!("/v1/aggregates/{name}"), &count);
+        assert_eq!((status, body["code"].as_str()), (422, Some("too_many_aggregates")), "{body}");
+        assert!(body["hint"].as_str().unwrap().contains("--max-aggregates"), "{body}");
+    };
+    refused(&server, "three");
+    assert_eq!(server.put("/v1/aggregates/one", &count).0, 200);
+    assert_eq!(server.delete("/v1/aggregates/two").unwrap().0, 204);
+    server.register("three", &count);
+    assert!(server.terminate().success());
+
+    let server = start("1");
+    for name in ["one", "three"] {
+        server.get_ok(&format!("/v1/aggregates/{name}/data"));
+    }
+    refused(&server, "two");
+    count["measures"][0]["name"] = json!("payments");
+    let (status, body) = server.put("/v1/aggregates/one?on_change=rebuild", &count);
+    assert_eq!(status, 202, "{body}");
+}
 
 struct Registry {
     server: Server,

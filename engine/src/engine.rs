@@ -90,6 +90,14 @@ pub enum RegisterError {
     /// The definition does not fit the table.
     #[error(transparent)]
     Invalid(#[from] DefinitionError),
+    /// There are as many aggregates as there may be.
+    #[error("there are {count} aggregates, and at most {max} may be registered")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// Another definition has this name.
     #[error("another definition is registered under this name; it differs in {}", .differences.join(", "))]
     Conflict {
@@ -175,6 +183,9 @@ pub struct Counters {
 /// A million cells in ten seconds, at some hundredths of a processor.
 pub const DEFAULT_SCRUB_CELLS_PER_S: u64 = 100_000;
 
+/// Each takes its part of every commit: of this many over one table, a change of 2,000 rows is visible some three seconds later.
+pub const DEFAULT_MAX_AGGREGATES: usize = 200;
+
 /// Where backups are, in a data directory, unless stated.
 pub const BACKUPS: &str = "backups";
 
@@ -191,6 +202,8 @@ pub struct EngineConfig {
     pub store_memory: StoreMemory,
     /// Cells added up again in a second, to compare them with their control totals; none where 0.
     pub scrub_cells_per_s: u64,
+    /// Aggregates beyond which no further one is registered; those that are there go on.
+    pub max_aggregates: usize,
     /// Where backups are written.
     pub backups: PathBuf,
     /// Space on the disk below which nothing is taken from the source; a gibibyte, or less of a small disk, unless stated.
@@ -209,6 +222,7 @@ impl EngineConfig {
             cells_in_memory: 2_000_000,
             store_memory: StoreMemory::default(),
             scrub_cells_per_s: DEFAULT_SCRUB_CELLS_PER_S,
+            max_aggregates: DEFAULT_MAX_AGGREGATES,
             min_free_bytes: None,
         }
     }

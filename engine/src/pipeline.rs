@@ -124,7 +124,8 @@ pub(crate) fn assemble(
     let (context, commands) = SourceContext::new(resume, events_in, shared.published.durable(), status);
     let inputs = Inputs { events, requests, filled, stopped, commands: commands.clone() };
     let images = RowImages::new(store.clone());
-    let sequencer = Sequencer::new(Arc::clone(&shared), images, dataflow, commit_in, inputs, stored);
+    let sequencer =
+        Sequencer::new(Arc::clone(&shared), images, dataflow, commit_in, inputs, stored, config.max_aggregates);
     Ok(Parts {
         store,
         shared,

@@ -194,6 +194,8 @@ pub struct Sequencer {
     aggregates: BTreeMap<String, Arc<Aggregate>>,
     unresolved: Vec<Registration>,
     next_aggregate: u32,
+    /// No further one is registered beyond this many.
+    max_aggregates: usize,
     /// First versions that were registered in this life and have not been filled. Not stored: who gives up another one may
     /// be told no, and what answered once must not go that way.
     never_filled: BTreeSet<AggregateId>,
@@ -226,6 +228,7 @@ impl Sequencer {
         committer: Sender<ToCommit>,
         inputs: Inputs,
         stored: Stored,
+        max_aggregates: usize,
     ) -> Self {
         let committed = shared.published.applied();
         let free_space = shared.free_space.subscribe();
@@ -245,6 +248,7 @@ impl Sequencer {
             aggregates: BTreeMap::new(),
             unresolved: stored.aggregates,
             next_aggregate: stored.next_aggregate,
+            max_aggregates,
             never_filled: BTreeSet::new(),
             asked_for: 0,
             folding: BTreeSet::new(),

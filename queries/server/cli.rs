@@ -584,6 +584,9 @@ pub struct ServeArguments {
     /// Memory for caches, such as 512MiB [default: 512MiB]
     #[arg(long, value_name = "SIZE", env = "TIDEMARK_MEMORY")]
     pub memory: Option<String>,
+    /// Register at most this many aggregates; each takes its part of every commit [default: 200]
+    #[arg(long, value_name = "NUMBER", env = "TIDEMARK_MAX_AGGREGATES")]
+    pub max_aggregates: Option<usize>,
     /// Add up so many cells again per second, to compare them with their control totals; 0 for none [default: 100000]
     #[arg(long, value_name = "NUMBER", env = "TIDEMARK_SCRUB_CELLS")]
     pub scrub_cells: Option<u64>,

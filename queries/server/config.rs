@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use connectors::postgres::DEFAULT_SNAPSHOT_READERS;
 use connectors::tables::TableFile;
-use engine::engine::{BACKUPS, DEFAULT_SCRUB_CELLS_PER_S};
+use engine::engine::{BACKUPS, DEFAULT_MAX_AGGREGATES, DEFAULT_SCRUB_CELLS_PER_S};
 use queries::exposure::{read_by_all, refuse_changed_by_all};
 use queries::http::{ConnectionLimits, Protection, check_listen_address};
 use queries::query::aggregate_query::duration;
@@ -63,6 +63,8 @@ pub struct ServeConfig {
     pub memory_bytes: u64,
     /// Cells compared with their control totals in a second; none where 0.
     pub scrub_cells_per_s: u64,
+    /// Aggregates beyond which no further one is registered.
+    pub max_aggregates: usize,
     /// How often a bucket is compared with upstream; never where there is none.
     pub verify_every: Option<Duration>,
     /// How the log is written.
@@ -200,6 +202,7 @@ struct File {
     workers: Option<usize>,
     memory: Option<String>,
     scrub_cells: Option<u64>,
+    max_aggregates: Option<usize>,
     verify_every: Option<String>,
     log: Option<LogFormat>,
 }
@@ -260,6 +263,7 @@ pub fn default_of(setting: &str) -> Option<String> {
         "workers" => default_workers().to_string(),
         "memory" => size_text(DEFAULT_MEMORY),
         "scrub_cells" => DEFAULT_SCRUB_CELLS_PER_S.to_string(),
+        "max_aggregates" => DEFAULT_MAX_AGGREGATES.to_string(),
         "log" => "pretty".to_owned(),
         _ => return None,
     })
@@ -368,6 +372,11 @@ fn combine(arguments: ServeArguments, file: File) -> Result<ServeConfig, Failure
         workers,
         memory_bytes,
         scrub_cells_per_s: arguments.scrub_cells.or(file.scrub_cells).unwrap_or(DEFAULT_SCRUB_CELLS_PER_S),
+        max_aggregates: at_least_one(
+            "max_aggregates",
+            arguments.max_aggregates.or(file.max_aggregates),
+            DEFAULT_MAX_AGGREGATES,
+        )?,
         verify_every: verify_every.as_deref().map(parse_pause).transpose()?,
         log: arguments.log.or(file.log).unwrap_or_default(),
         warning: None,

@@ -247,6 +247,7 @@ fn engine_config(config: &ServeConfig) -> EngineConfig {
         workers: config.workers.get(),
         cells_in_memory: size(config.memory_bytes / 4 / CELL_BYTES),
         scrub_cells_per_s: config.scrub_cells_per_s,
+        max_aggregates: config.max_aggregates,
         store_memory: StoreMemory {
             block_cache: size(config.memory_bytes / 2),
             write_buffer: size((config.memory_bytes / 8).clamp(4 << 20, 64 << 20)),

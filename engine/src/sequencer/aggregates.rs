@@ -208,7 +208,13 @@ impl Sequencer {
                 return Err(RegisterError::Conflict { existing: Arc::clone(existing), differences });
             }
         }
-        self.plan_of(definition).map(Some)
+        let plan = self.plan_of(definition)?;
+        // A next version takes the place of one that counts already.
+        let count = self.aggregates.values().filter(|aggregate| !aggregate.is_next()).count();
+        if newest.is_none() && count >= self.max_aggregates {
+            return Err(RegisterError::TooMany { count, max: self.max_aggregates });
+        }
+        Ok(Some(plan))
     }
 
     /// What a definition means for its table as it is now.

@@ -190,6 +190,8 @@ sections! {
         "Make them the same."
     "definition_differs" [409] "An aggregate of this name has another definition; `errors` points at what differs."
         "`?on_change=rebuild` builds the new one beside it and swaps when it is filled; or drop the old one."
+    "too_many_aggregates" [422] "As many aggregates are registered as there may be: each takes its part of every commit, and of memory."
+        "Drop one that nobody asks, or start with a larger `--max-aggregates`; those that are there go on, and are built anew."
     "nothing_is_built" [409] "There is no version being filled to hold, let go or give up."
         "`GET .../backfill` shows what there is."
     "unknown_table" [422] "The source does not follow this table; of posted events, no such table is described."

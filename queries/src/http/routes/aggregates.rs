@@ -155,6 +155,9 @@ pub(in crate::http) fn refusal(name: &str, error: RegisterError) -> Problem {
                 .hint(format!("?on_change=rebuild builds the new one beside it and swaps when it is filled; or drop it: DELETE /v1/aggregates/{name}"));
             differences.into_iter().fold(problem, |problem, field| problem.at(format!("/{field}")))
         }
+        RegisterError::TooMany { .. } => Problem::new(422, "too_many_aggregates", message).hint(
+            "drop one that nobody asks: DELETE /v1/aggregates/NAME; or start with --max-aggregates N, where changes may take longer to be visible",
+        ),
         RegisterError::Unavailable(why) => why.into(),
     }
 }

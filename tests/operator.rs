@@ -170,6 +170,19 @@ fn slots_are_dropped_by_their_directory_or_by_name() {
     assert_eq!(database.value("SELECT count(*) FROM pg_publication"), "0");
     let (code, out, _) = drop_slot(&[]);
     assert!(code == Some(0) && out.matches(": not there").count() == 2, "{out}");
+    // The totals that are there cannot go on without it, which `serve` would find too late to ask for something else.
+    let arguments = ["--table", "payments", "--data", data.to_str().unwrap()];
+    let (code, document) = checks(&url, &arguments);
+    assert_eq!(code, Some(2), "{document}");
+    assert!(codes(&document).contains(&"slot_missing".to_owned()), "{document}");
+    // Where a first start was refused there are none yet.
+    let refused = parent.path().join("refused");
+    let mut serve = tidemark();
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--postgres", &url, "--table", "nowhere", "--data"]).arg(&refused);
+    assert_eq!(run(&mut serve).0, Some(2));
+    assert!(refused.join("store").is_dir());
+    let (code, document) = checks(&url, &["--table", "payments", "--data", refused.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{document}");
     assert_eq!(drop_slot(&["--slot", "tidemark_0ld"]).0, Some(0));
     assert_eq!(database.value("SELECT count(*) FROM pg_replication_slots"), "0");
 }

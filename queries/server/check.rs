@@ -10,6 +10,7 @@ use std::path::Path;
 use connectors::PostgresConfig;
 use connectors::postgres::{Finding, Stage, check, repair};
 use engine::source::CheckOutcome;
+use engine::store::Cursor;
 use engine::store::format::{claim, instance};
 use serde_json::{Value, json};
 
@@ -64,11 +65,12 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
     let config = of(upstream.url.reveal(), &slot)?;
     let admin = arguments.fix_as.as_deref().map(|url| of(url, &slot)).transpose()?;
     let fix = arguments.fix || admin.is_some();
+    let stage = stage_of(&upstream.data);
     let output = arguments.printing.output;
     let shown = output == OutputFormat::Table;
 
     let (findings, repairs) = runtime()?.block_on(async {
-        let mut findings = look(&config).await;
+        let mut findings = look(&config, stage).await;
         let mut repairs = Vec::new();
         for _ in 0..MAX_ROUNDS {
             let due = if fix { due(&findings, &repairs) } else { Vec::new() };
@@ -86,7 +88,7 @@ pub fn run(arguments: &CheckArguments) -> Result<(), Failure> {
                 }
                 repairs.push(Repair { statement, refused, needs_restart });
             }
-            findings = look(&config).await;
+            findings = look(&config, stage).await;
         }
         Ok::<_, Failure>((findings, repairs))
     })?;
@@ -126,9 +128,18 @@ fn other_owner(data: &Path) -> Option<u32> {
     (rustix::process::geteuid().is_root() && around.uid() != 0).then(|| around.uid())
 }
 
+/// What there is to lose. A directory that was claimed, or served until its source was refused, holds nothing yet; so a store
+/// that is there is not enough.
+fn stage_of(data: &Path) -> Stage {
+    match Cursor::read_beside(data) {
+        Some(_) => Stage::InUse,
+        None => Stage::Unknown,
+    }
+}
+
 /// All checks, without the made-up name.
-async fn look(config: &PostgresConfig) -> Vec<Finding> {
-    let mut findings = check(config, Stage::Unknown).await;
+async fn look(config: &PostgresConfig, stage: Stage) -> Vec<Finding> {
+    let mut findings = check(config, stage).await;
     findings.iter_mut().for_each(unnamed);
     findings
 }

@@ -3,9 +3,11 @@
 //! The cursor is written in the same batch as the cells it describes, and only once the initial snapshot is complete. A
 //! store without one holds nothing that can be trusted and is filled anew.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Store, StoreError, key};
+use super::{Batch, Store, StoreError, key, log};
 use crate::change::Lsn;
 use crate::source::{Milestone, SourceIdentity};
 
@@ -39,6 +41,20 @@ impl Cursor {
             })),
             _ => Err(StoreError::Damaged("cursor")),
         }
+    }
+
+    /// Reads that of a data directory which another process may be using. `None` also where there is no store, or none that this
+    /// user can read: then nothing is known.
+    #[must_use]
+    pub fn read_beside(data: &Path) -> Option<Cursor> {
+        let path = data.join("store");
+        // Where there is none RocksDB makes its directory, whatever it is told.
+        if !path.join("CURRENT").is_file() {
+            return None;
+        }
+        // Of what a power cut left RocksDB would read for ever.
+        log::mend(&path).ok()?;
+        Cursor::read(&Store::open_read_only(&path).ok()?).ok()?
     }
 
     /// Adds it to a batch.

@@ -317,11 +317,16 @@ fn a_table_joins_a_running_source_and_is_checked_with_the_others() {
     let answer = server.get_ok(&format!("/v1/aggregates/orders/data?min_lsn={lsn}&wait=10s"));
     assert_eq!(answer["data"][0]["amount"], database.value("SELECT sum(amount) FROM orders"), "{answer}");
 
-    // Changed as a whole, it is told that nothing of it can be trusted.
+    // Whatever it was, it is read: what is said is not what it was.
+    assert_eq!(join("orders").1["state"], "reading");
+
+    // Changed as a whole, it is told what makes it whole again.
     database.sql(&format!("ALTER PUBLICATION {slot} SET (publish = 'insert')"));
     let (code, outcome, found) = publication();
     assert_eq!((code, outcome.as_str(), &found["code"]), (Some(2), "failed", &json!("publication_changed")), "{found}");
-    assert!(found["remedy"].as_str().unwrap().contains("start over"), "{found}");
+    assert!(found["remedy"].as_str().unwrap().contains("restart tidemark: it reads the tables anew"), "{found}");
+    let (code, _) = checks(&url, &[&arguments[..], &["--fix"]].concat());
+    assert_eq!(code, Some(0));
 }
 
 /// A copy of a data directory, as a restored backup is one.

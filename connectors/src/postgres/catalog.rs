@@ -376,6 +376,17 @@ pub(super) fn create_publication(publication: &str, tables: &[TableSchema]) -> S
     format!("CREATE PUBLICATION {publication} FOR TABLE ONLY {}", names.join(", ONLY "))
 }
 
+/// What makes a publication whole again that leaves operations out, or that publishes via the partition root.
+pub(super) fn make_whole(publication: &str) -> String {
+    let whole = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
+    format!("ALTER PUBLICATION {publication} SET ({whole})")
+}
+
+/// The same where a slot reads with it: what was left out meanwhile is found by reading everything.
+pub(super) fn made_whole_and_read(publication: &str) -> String {
+    format!("{}; -- then restart tidemark: it reads the tables anew", make_whole(publication))
+}
+
 pub(super) fn quoted_name(table: &TableSchema) -> String {
     format!("{}.{}", quote_identifier(&table.namespace), quote_identifier(&table.name))
 }

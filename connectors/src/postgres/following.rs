@@ -13,9 +13,9 @@
 use std::collections::BTreeMap;
 
 use engine::change::{ColumnType, Lsn, TableId, TableSchema};
-use engine::shell;
 use engine::source::{FollowedTable, SourceError, SourceEvent, TableState};
 
+use super::catalog::made_whole_and_read;
 use super::error::{START_OVER, source_error};
 use super::signs::{Baseline, Drift, Look, TableSigns, drifts};
 
@@ -120,10 +120,8 @@ impl Following {
         }
         if !now.is_complete() {
             let what = "leaves out operations, is FOR ALL TABLES, or publishes via the partition root";
-            let whole = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
-            let remedy =
-                format!("ALTER PUBLICATION {name} SET ({whole}); and restart tidemark: it reads the tables anew then");
-            return changed(what, if now.flags.starts_with('t') { START_OVER } else { &remedy });
+            let whole = made_whole_and_read(name);
+            return changed(what, if now.flags.starts_with('t') { START_OVER } else { &whole });
         }
         let rewritten = before.is_some_and(|before| !before.is_still(now));
         self.note_publication(look);

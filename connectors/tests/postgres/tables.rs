@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use connectors::postgres::{Stage, check};
 use engine::change::Lsn;
 use engine::source::{ResumePoint, SourceCommand, SourceState, TableState};
 use tokio_postgres::Client;
@@ -527,5 +528,21 @@ async fn a_publication_that_changes_halts_the_source() {
         engine.until_seen("the signs are noted", |engine| engine.notes.is_some()).await;
         run(&client, change).await;
         assert_eq!(engine.until_halted().await, "publication_changed", "{change}");
+        // Whoever asks is told the same way out, and it is one.
+        if change.contains(" SET (") {
+            let settings = config(&server.url(), &["t"], "tidemark_tables");
+            let publication = async || {
+                let found = check(&settings, Stage::Unknown).await;
+                found.into_iter().find(|found| found.check.name == "publication").unwrap()
+            };
+            let found = publication().await;
+            let SourceState::Halted { remedy, .. } = engine.status.borrow().state.clone() else { panic!("{change}") };
+            assert_eq!((found.code, &found.check.remedy), ("publication_changed", &remedy), "{change}");
+            assert!(remedy.contains("reads the tables anew"), "{change}: {remedy}");
+            for statement in &found.repair {
+                run(&client, statement).await;
+            }
+            assert!(!publication().await.is_failed(), "{change}");
+        }
     }
 }

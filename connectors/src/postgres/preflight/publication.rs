@@ -4,7 +4,7 @@
 use engine::change::TableSchema;
 use tokio_postgres::Client;
 
-use super::super::catalog::{create_publication, quoted_name};
+use super::super::catalog::{create_publication, made_whole_and_read, make_whole, quoted_name};
 use super::super::config::{PostgresConfig, TableName, quote_identifier};
 use super::super::error::{Failure, START_OVER};
 use super::super::following::read_anew;
@@ -110,7 +110,8 @@ pub(super) async fn judge(
     Ok(Some(findings))
 }
 
-/// Of a publication that a slot has been reading with: what was not sent meanwhile is gone, whatever it is made into now.
+/// Of a publication that a slot has been reading with: what was not sent meanwhile is gone, whatever it is made into now; where it
+/// is the same one still, reading the tables anew brings it.
 async fn in_use(
     client: &Client,
     config: &PostgresConfig,
@@ -120,11 +121,15 @@ async fn in_use(
     let name = &config.publication;
     let changed = |what: &str| {
         let message = format!("publication {name} {what}: changes in between were not sent and cannot be known");
-        vec![Finding::failed(NAME, "publication_changed", message).remedy(START_OVER)]
+        Finding::failed(NAME, "publication_changed", message)
     };
-    let Some(facts) = facts else { return Ok(changed("does not exist any more")) };
-    if facts.all_tables || facts.via_root || !facts.whole {
-        return Ok(changed("leaves out operations, is FOR ALL TABLES, or publishes via the partition root"));
+    let Some(facts) = facts else { return Ok(vec![changed("does not exist any more").remedy(START_OVER)]) };
+    if facts.all_tables {
+        return Ok(vec![changed("is FOR ALL TABLES").remedy(START_OVER)]);
+    }
+    if facts.via_root || !facts.whole {
+        let finding = changed("leaves out operations, or publishes via the partition root");
+        return Ok(vec![finding.repaired_by(vec![make_whole(name)]).remedy(made_whole_and_read(name))]);
     }
     let gaps = gaps(client, &facts, tables).await?;
     if gaps.is_empty() {

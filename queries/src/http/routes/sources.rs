@@ -26,7 +26,8 @@ pub(in crate::http) async fn describe(State(state): State<AppState>, Name(name):
     Ok(Json(SourceBody::of(&state.source_name, &status, &tables)).into_response())
 }
 
-/// Follows one more table, or reads one anew that halted. Answered once reading has begun.
+/// Follows one more table, or reads one anew, whatever its standing. Answered once it is sure to be read: it begins when its turn
+/// comes, so what is known of the table is from before.
 pub(in crate::http) async fn read_table(
     State(state): State<AppState>,
     Name(name): Name,
@@ -35,11 +36,7 @@ pub(in crate::http) async fn read_table(
     known(&state, &name)?;
     let read = state.engine.read_table(&request.table, request.row_image).await;
     let table = read.map_err(|error| Problem::from(error).at("/table"))?;
-    let tables = state.engine.tables();
-    // The engine may not have taken note of it yet.
-    let standing = tables.iter().find(|followed| followed.schema.qualified_name() == table);
-    let standing = standing.map_or(&TableState::Reading, |followed| &followed.standing);
-    let mut body = json!(standing);
+    let mut body = json!(TableState::Reading);
     if let Some(body) = body.as_object_mut() {
         body.insert("name".to_owned(), json!(table));
         body.insert("links".to_owned(), json!({"source": format!("/v1/sources/{name}")}));

@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 use super::catalog::IS_NONDETERMINISTIC;
 use super::config::TableName;
 use super::error::{Failure, source_error};
-use super::following::read_anew;
+use super::following::{read_anew, reading};
 use super::inheritance::{self, CHILDREN};
 use super::patience::with_patience;
 use super::synchronous;
@@ -309,7 +309,11 @@ pub(super) fn renamed(schema: &TableSchema, namespace: &str, name: &str) -> Sour
     source_error(
         "schema_changed",
         format!("table {was}: it is now called {is}, and {was} may be another table"),
-        format!("say which of the two is meant, {was} or {is}, and {}", read_anew(&was)),
+        format!(
+            "have the table that is meant read: {} -- or, where there is a {was} again: {}",
+            reading(&is),
+            reading(&was)
+        ),
     )
 }
 
@@ -626,7 +630,12 @@ mod tests {
     #[test]
     fn tables_and_parts() {
         assert_eq!(code(&drifts(&table(), &signs(), None)), "table_dropped");
-        assert_eq!(code(&after(|now| now.name = "u".into())), "schema_changed");
+        let renamed = after(|now| now.name = "u".into());
+        assert_eq!(code(&renamed), "schema_changed");
+        // The one that is there comes first.
+        let [Drift::Table(reason)] = renamed.as_slice() else { panic!("{renamed:?}") };
+        let named = reason.remedy.split("{\"table\":\"").nth(1);
+        assert!(named.is_some_and(|table| table.starts_with("public.u\"")), "{}", reason.remedy);
         assert_eq!(code(&after(|now| now.namespace = "attic".into())), "schema_changed");
         assert_eq!(code(&after(|now| now.membership = None)), "publication_changed");
         assert_eq!(code(&after(|now| now.membership = Some(2))), "publication_changed");

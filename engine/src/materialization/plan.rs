@@ -230,8 +230,12 @@ fn column(name: &str, pointer: &str, schema: &TableSchema) -> Result<(usize, Col
         .hint("supported are smallint, integer, bigint, numeric, real, double precision, text, varchar, char, boolean, uuid, date, timestamp and timestamptz"));
     }
     if let ColumnType::Gone(what) = &column.column_type {
-        return Err(error(pointer, "column_gone", format!("{}.{name}: {what}", schema.qualified_name()))
-            .hint("have the table read anew as it is now: POST /v1/sources/{name}/tables"));
+        return Err(error(pointer, "column_gone", format!("{}.{name}: {what}", schema.qualified_name())).hint(
+            format!(
+                "have the table read anew as it is now: POST /v1/sources/postgres/tables {}",
+                serde_json::json!({"table": schema.qualified_name()})
+            ),
+        ));
     }
     Ok((index, column.column_type.clone()))
 }

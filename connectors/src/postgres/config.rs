@@ -21,8 +21,6 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_APPLICATION_NAME: usize = 63;
 
 const DEFAULT_MAX_TRANSACTION_BYTES: usize = 1 << 30;
-/// Hardly more than fit into the bytes: an event without a row takes some 28.
-const DEFAULT_MAX_TRANSACTION_ROWS: usize = 40_000_000;
 /// Sessions that read existing rows at a time, unless asked otherwise.
 pub const DEFAULT_SNAPSHOT_READERS: usize = 2;
 const MOST_SNAPSHOT_READERS: usize = 16;
@@ -46,7 +44,6 @@ pub struct PostgresConfig {
     /// The slot is made so that standbys copy it.
     pub(super) failover: bool,
     pub(super) max_transaction_bytes: usize,
-    pub(super) max_transaction_rows: usize,
     pub(super) snapshot_readers: usize,
     pub(super) max_message_bytes: usize,
     /// Where the backups are that slots hold log for.
@@ -109,7 +106,6 @@ impl PostgresConfig {
             publication: slot.to_owned(),
             failover: false,
             max_transaction_bytes: DEFAULT_MAX_TRANSACTION_BYTES,
-            max_transaction_rows: DEFAULT_MAX_TRANSACTION_ROWS,
             snapshot_readers: DEFAULT_SNAPSHOT_READERS,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             backups: None,
@@ -162,14 +158,6 @@ impl PostgresConfig {
         self
     }
 
-    /// Transactions beyond either limit halt the source: they are held in memory until their commit.
-    #[must_use]
-    pub fn with_transaction_limits(mut self, bytes: usize, rows: usize) -> Self {
-        self.max_transaction_bytes = bytes;
-        self.max_transaction_rows = rows;
-        self
-    }
-
     /// Reads existing rows over this many sessions at a time, from 1 to 16. Each takes one connection of the server.
     pub fn with_snapshot_readers(mut self, readers: usize) -> Result<Self, SourceError> {
         if !(1..=MOST_SNAPSHOT_READERS).contains(&readers) {
@@ -199,7 +187,8 @@ impl PostgresConfig {
         self
     }
 
-    /// Row data of one transaction, in bytes, beyond which the source halts.
+    /// Transactions of more bytes than this halt the source: they are held in memory until their commit. A row change counts with
+    /// what notes it, too.
     #[must_use]
     pub fn with_max_transaction_bytes(mut self, bytes: usize) -> Self {
         self.max_transaction_bytes = bytes;
@@ -238,7 +227,6 @@ impl fmt::Debug for PostgresConfig {
             .field("publication", &self.publication)
             .field("failover", &self.failover)
             .field("max_transaction_bytes", &self.max_transaction_bytes)
-            .field("max_transaction_rows", &self.max_transaction_rows)
             .field("snapshot_readers", &self.snapshot_readers)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("backups", &self.backups)

@@ -31,7 +31,7 @@ use super::signs::{Look, narrowed, partitioned_above, until_visible};
 use super::slot::NewSlot;
 use super::snapshot::{Exported, MADE_ANEW};
 use super::synchronous;
-use super::transaction::{Applied, Assembler, Limits};
+use super::transaction::{Applied, Assembler};
 use super::transport::{Event, Positions, ReplicationClient};
 use super::upstream::start_stream;
 use super::{Backoff, Link};
@@ -194,8 +194,7 @@ impl Joining {
         start: Lsn,
     ) -> Result<(), Failure> {
         let mut reached = start;
-        let limits = Limits::of(&self.config);
-        let mut assembler = Assembler::new(limits);
+        let mut assembler = Assembler::new(&self.config);
         // It takes what is live, and this one is, as far as this stream is concerned.
         assembler.take_tables(std::iter::once(table));
         let mut types = TypeCatalog::default();

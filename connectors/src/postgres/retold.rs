@@ -19,7 +19,7 @@ use engine::source::{Milestone, SourceError};
 
 use super::config::PostgresConfig;
 use super::error::{Failure, START_OVER, source_error};
-use super::transaction::{Assembler, Limits};
+use super::transaction::Assembler;
 use super::transport::{Event, Positions, ReplicationClient};
 use super::upstream::start_stream;
 
@@ -83,14 +83,13 @@ pub(super) async fn compare(
 ) -> Result<(), Failure> {
     let mut retold = Retold::new(milestone, positions.start, position, conclusive);
     start_stream(&mut client, &config.slot, &config.publication, positions).await?;
-    let limits = Limits::of(config);
     loop {
         let (at, verdict) = match client.receive().await? {
             Event::Begin { .. } | Event::Change { .. } => continue,
             Event::Commit { end_lsn, commit_time_us } => (end_lsn, retold.transaction(end_lsn, commit_time_us)),
             Event::KeepAlive { position, .. } => (position, retold.reached(position)),
             Event::TooLarge { position, bytes, limit, relation } => {
-                return Err(Assembler::new(limits).row_too_large(position, bytes, limit, relation).into());
+                return Err(Assembler::new(config).row_too_large(position, bytes, limit, relation).into());
             }
         };
         match verdict {

@@ -29,7 +29,7 @@ use super::pgoutput::{Message, RelationMessage, decode};
 use super::preflight::check_table;
 use super::relation;
 use super::signs::{Look, attached_with_rows, partitioned_above, until_visible};
-use super::transaction::{Applied, Assembler, Limits};
+use super::transaction::{Applied, Assembler};
 use super::transport::{Event, ReplicationClient};
 use super::upstream::{Session, misses_new_members};
 
@@ -111,8 +111,7 @@ impl<'s> Follower<'s> {
         monitor: &'s mut Monitor,
         session: Session,
     ) -> (Self, Look, Judgement) {
-        let limits = Limits::of(config);
-        let mut assembler = Assembler::new(limits);
+        let mut assembler = Assembler::new(config);
         assembler.take_tables(course.following.live());
         let follower = Follower {
             config,

@@ -16,7 +16,7 @@ use super::relation::BoundTable;
 /// Collects the transaction that is being received.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    limits: Limits,
+    max_bytes: usize,
     /// The relations whose rows are taken, by their id.
     slots: Vec<Slot>,
     open: bool,
@@ -36,18 +36,6 @@ struct Slot {
     columns: Vec<String>,
     /// `None` before its first RELATION of this session.
     bound: Option<BoundTable>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) bytes: usize,
-    pub(super) rows: usize,
-}
-
-impl Limits {
-    pub(super) fn of(config: &PostgresConfig) -> Self {
-        Limits { bytes: config.max_transaction_bytes, rows: config.max_transaction_rows }
-    }
 }
 
 /// What the caller has to do after a message.
@@ -90,9 +78,9 @@ enum Image<'t> {
 }
 
 impl Assembler {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(config: &PostgresConfig) -> Self {
         Assembler {
-            limits,
+            max_bytes: config.max_transaction_bytes,
             slots: Vec::new(),
             open: false,
             fewer: false,
@@ -148,7 +136,7 @@ impl Assembler {
         if let Err(error) = rows.write(&message) {
             return Err(self.explain(error, index, position));
         }
-        if self.changes.byte_size() > self.limits.bytes || self.changes.len() > self.limits.rows {
+        if self.changes.byte_size() > self.max_bytes {
             return Err(self.too_large(position));
         }
         Ok(Applied::Done)
@@ -213,7 +201,11 @@ impl Assembler {
 
     fn explain(&self, error: RowError, index: usize, position: Lsn) -> SourceError {
         match error {
-            RowError::TooLarge => self.too_large(position),
+            RowError::TooLarge => source_error(
+                "transaction_too_large",
+                format!("the transaction at log position {position}: {TooLarge}, and no more can be held of one"),
+                format!("change as much in several transactions from now on, and {START_OVER}"),
+            ),
             RowError::Malformed(what) => self.malformed(what, position),
             RowError::Value(column) => {
                 let slot = self.slots.get(index);
@@ -247,9 +239,10 @@ impl Assembler {
         source_error(
             "transaction_too_large",
             format!(
-                "the transaction at log position {position} has more than {} row changes or {} bytes, and is held in memory until \
-                 it commits",
-                self.limits.rows, self.limits.bytes
+                "the transaction at log position {position} has more than {} bytes ({} row changes so far), and is held in memory until it \
+                 commits",
+                self.max_bytes,
+                self.changes.len()
             ),
             format!(
                 "restart with a larger --max-transaction (it takes about four times as much memory), or: {}",

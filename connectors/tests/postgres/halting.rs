@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ::engine::change::Lsn;
-use ::engine::source::ResumePoint;
+use ::engine::source::{ResumePoint, SourceState};
 use connectors::PostgresConfig;
 use connectors::postgres::throwaway::Stop;
 use tokio_postgres::Client;
@@ -78,13 +78,15 @@ async fn what_cannot_be_continued_exactly_halts() {
     drop(engine);
     free().await;
 
-    // A transaction beyond the limits.
-    let mut engine = begin(&settings.clone().with_transaction_limits(1 << 30, 100)).await;
+    // A transaction beyond the limit, whose remedy lifts it.
+    let mut engine = begin(&settings.clone().with_max_transaction_bytes(2_000)).await;
     client
         .batch_execute("INSERT INTO payments SELECT i, 's', 1, 'm' FROM generate_series(1000, 1100) i")
         .await
         .unwrap();
     assert_eq!(engine.until_halted().await, "transaction_too_large");
+    let SourceState::Halted { message, remedy, .. } = engine.status.borrow().state.clone() else { panic!() };
+    assert!(message.contains("more than 2000 bytes") && remedy.contains("--max-transaction"), "{message}: {remedy}");
     drop(engine);
     free().await;
 

@@ -58,7 +58,7 @@ impl Halt {
             Halt::Overflow => (
                 "sum_overflow",
                 "a value or a sum does not fit 128 bits",
-                "drop the aggregate; register it with a smaller scale or more dimensions",
+                "register it with a smaller scale or more dimensions: PUT with ?on_change=rebuild",
             ),
             Halt::Wide => (
                 "value_too_wide",
@@ -68,34 +68,35 @@ impl Halt {
             Halt::Scale => (
                 "scale_exceeded",
                 "a value has more digits after the point than the measure keeps, and rounding it would be wrong",
-                "drop the aggregate and register it with a larger \"scale\"",
+                "register it with a larger \"scale\": PUT with ?on_change=rebuild",
             ),
             Halt::Type => (
                 "value_misfit",
                 "a value is not of its column's type",
-                "drop the aggregate and register it again; if it recurs, report it",
+                "have it built anew from the rows: POST .../backfill:rebuild; if it recurs, report it",
             ),
             Halt::Time(number) => {
                 return (
                     "time_misfit",
                     format!("the time of a row, {number}, is no date under the definition's codec"),
-                    "correct the row, or leave such rows out by \"where\"; then drop the aggregate and register it again",
+                    "correct the row and have it built anew: POST .../backfill:rebuild; or leave such rows out by \"where\": PUT with \
+                     ?on_change=rebuild",
                 );
             }
             Halt::GroupTooLong => (
                 "group_too_long",
                 "the dimensions of a row take more than 1,024 bytes",
-                "drop the aggregate and register it without the long column",
+                "register it without the long column: PUT with ?on_change=rebuild",
             ),
             Halt::AppliedTwice => (
                 "applied_twice",
                 "a cell was about to take the same difference twice",
-                "drop the aggregate and register it again; please report it",
+                "have it built anew from the rows: POST .../backfill:rebuild; please report it",
             ),
             Halt::Unreadable => (
                 "store_corrupt",
                 "a cell could not be read from the store",
-                "check the disk; then have it built anew from the rows: POST /v1/aggregates/{name}/backfill:rebuild",
+                "check the disk; then have it built anew from the rows: POST .../backfill:rebuild",
             ),
         };
         (code, message.to_owned(), remedy)

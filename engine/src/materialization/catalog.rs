@@ -146,7 +146,7 @@ impl Aggregate {
                 let halted = AggregateState::Halted {
                     code: "definition_misfit".to_owned(),
                     message: format!("the definition no longer fits its table: {message}"),
-                    remedy: "drop the aggregate and register it as the table is now".to_owned(),
+                    remedy: "register it as the table is now: PUT with ?on_change=rebuild".to_owned(),
                 };
                 (Plan::unresolved(), halted)
             }

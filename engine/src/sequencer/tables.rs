@@ -266,7 +266,7 @@ impl Sequencer {
         let reason = SourceError {
             code: "schema_changed",
             message: format!("table {before} is called {name} now, and is followed under that name"),
-            remedy: format!("drop the aggregate and register it over {name}"),
+            remedy: format!("register it over {name}: PUT with ?on_change=rebuild"),
         };
         let halted = self.suspend(&before, &halted(&reason));
         change.commands.extend(halted.commands);

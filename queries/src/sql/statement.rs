@@ -260,7 +260,7 @@ impl<'t> Grammar<'t> {
         if self.is_word("or") {
             return Err(self
                 .refused("replace_not_supported", "an aggregate is not replaced in place")
-                .hint("drop it first, or register under another name"));
+                .hint("leave OR REPLACE out and PUT with ?on_change=rebuild: what there is answers until the new one is filled"));
         }
         let kind = if self.word("online") {
             self.expect("aggregate")?;

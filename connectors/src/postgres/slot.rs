@@ -149,7 +149,7 @@ pub(super) fn not_ours(slot: &str, facts: &SlotFacts) -> Failure {
             facts.plugin.as_deref().unwrap_or("none (physical)"),
             facts.database.as_deref().unwrap_or("none"),
         ),
-        "give the source another slot name",
+        "drop it if nobody needs it, or begin with another data directory, after which the slot is named: --data NEWDIR",
     )
 }
 
@@ -198,7 +198,7 @@ pub(super) async fn drop_leftover(client: &Client, config: &PostgresConfig) -> R
             return Err(Failure::definite(
                 "slot_in_use",
                 format!("replication slot {slot} is in use by the session with pid {pid}, perhaps of another tidemark"),
-                "stop the other one, or give this source another slot name",
+                "stop the other one, or begin with another data directory, after which the slot is named: --data NEWDIR",
             ));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

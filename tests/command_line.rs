@@ -315,6 +315,12 @@ fn settings_say_where_they_come_from_and_hide_passwords() {
     // A source that is stated replaces the file's, and its password is hidden as well, also where the URL cannot be read.
     let (code, shown, _) = show(&["--generator", "1"], &[]);
     assert!(code == 0 && shown.contains("replaced") && !shown.contains("canary"), "{shown}");
+    // So does a flag the one of the environment, which is there for other commands.
+    let (code, shown, said) = show(&["--generator", "1"], &[("TIDEMARK_POSTGRES", "postgres://u:env-canary@h/db")]);
+    let line = shown.lines().find(|line| line.starts_with("postgres ")).unwrap();
+    assert!(code == 0 && line.contains("replaced") && line.contains("TIDEMARK_POSTGRES"), "{line}: {said}");
+    let (code, _, said) = show(&[], &[("TIDEMARK_POSTGRES", "postgres://u@h/db"), ("TIDEMARK_GENERATOR", "1")]);
+    assert!(code == 2 && said.contains("one of the variables"), "{said}");
     for url in
         ["postgres://u:env-canary@h/db", "nonsense:env-canary", "postgres://u:env-canary@[::1/db?sslmode=env-canary"]
     {

@@ -7,6 +7,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use connectors::postgres::DEFAULT_SNAPSHOT_READERS;
 use connectors::tables::TableFile;
 use engine::engine::{BACKUPS, DEFAULT_MAX_AGGREGATES, DEFAULT_SCRUB_CELLS_PER_S};
@@ -233,13 +235,28 @@ impl EventsSetting {
 
 impl ServeConfig {
     /// Puts together what the command line, the environment and the file say.
-    pub fn resolve(arguments: ServeArguments) -> Result<ServeConfig, Failure> {
+    pub fn resolve(mut arguments: ServeArguments, matches: &ArgMatches) -> Result<ServeConfig, Failure> {
+        arguments.postgres.take_if(|_| gives_way(matches, "postgres"));
+        arguments.generator.take_if(|_| gives_way(matches, "generator"));
+        arguments.replay.take_if(|_| gives_way(matches, "replay"));
+        arguments.events.take_if(|_| gives_way(matches, "events"));
         let path = arguments.config.clone();
         let file = path.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let holds_password = file.postgres.as_ref().is_some_and(Secret::has_password);
         let warning = path.as_deref().filter(|_| holds_password).and_then(|path| read_by_all(CONFIGURATION, path));
         Ok(ServeConfig { warning, ..combine(arguments, file)? })
     }
+}
+
+/// Settings that each name a source; one of them counts.
+pub const SOURCES: [&str; 4] = ["postgres", "generator", "replay", "events"];
+
+/// Whether a setting is a source of the environment, and another one is a flag: variables are there for other commands too.
+pub fn gives_way(matches: &ArgMatches, setting: &str) -> bool {
+    let is_of = |name: &str, source| matches.value_source(name) == Some(source);
+    SOURCES.contains(&setting)
+        && is_of(setting, ValueSource::EnvVariable)
+        && SOURCES.iter().any(|source| is_of(source, ValueSource::CommandLine))
 }
 
 /// The keys of a configuration file that `serve` would take.
@@ -421,7 +438,9 @@ fn source(
                 .to_owned(),
         )),
         _ => Err(Failure::Usage(
-            "more than one source: give one of --postgres (TIDEMARK_POSTGRES), --generator, --replay and --events".to_owned(),
+            "more than one source: give one of --postgres, --generator, --replay and --events, or leave one of the variables \
+             TIDEMARK_POSTGRES, TIDEMARK_GENERATOR, TIDEMARK_REPLAY and TIDEMARK_EVENTS set"
+                .to_owned(),
         )),
     }
 }

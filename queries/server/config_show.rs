@@ -1,8 +1,8 @@
 //! `tidemark config show`: what `serve` would run with, and where each setting comes from. It asks the same argument parser
 //! and the same file as `serve`, so no setting can be missing here.
 //!
-//! The surprise: a source on the command line or in the environment replaces the file's, of whatever kind that is. The
-//! file's is shown as replaced.
+//! The surprise: a source on the command line replaces one of the environment, and either the file's, of whatever kind that is.
+//! The other is shown as replaced.
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args};
@@ -10,14 +10,11 @@ use connectors::PostgresConfig;
 use serde_json::json;
 
 use crate::cli::{ConfigShowArguments, OutputFormat, ServeArguments};
-use crate::config::{ServeConfig, default_of, file_of};
+use crate::config::{SOURCES, ServeConfig, default_of, file_of, gives_way};
 use crate::failure::Failure;
 use crate::output::say_document;
 use crate::serve::rehearse;
 use crate::table::Table;
-
-/// Settings that each name a source; one of them counts.
-const SOURCES: [&str; 4] = ["postgres", "generator", "replay", "events"];
 
 /// One setting.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +31,7 @@ enum Origin {
     Flag,
     Environment,
     File,
-    /// The file states it, and does not count.
+    /// The file or the environment states it, and does not count.
     Replaced,
     Default,
 }
@@ -76,7 +73,7 @@ pub fn run(arguments: ConfigShowArguments, matches: &ArgMatches) -> Result<(), F
             say_document(&json!(described).to_string())?;
         }
     }
-    rehearse(&ServeConfig::resolve(serve)?)
+    rehearse(&ServeConfig::resolve(serve, matches)?)
 }
 
 fn settings(matches: &ArgMatches, file: &toml::Table, path: &str) -> Vec<Setting> {
@@ -90,6 +87,7 @@ fn settings(matches: &ArgMatches, file: &toml::Table, path: &str) -> Vec<Setting
                 (value, Origin::Flag, argument.get_long().map(|long| format!("--{long}")).unwrap_or_default())
             }
             (Some((value, origin)), _) => {
+                let origin = if gives_way(matches, name) { Origin::Replaced } else { origin };
                 let variable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
                 (value, origin, variable.unwrap_or_default())
             }

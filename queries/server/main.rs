@@ -68,7 +68,7 @@ fn told(failure: &Failure) -> String {
 
 fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Failure> {
     match cli.command {
-        Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(*arguments)?),
+        Command::Serve(arguments) => serve::run(config::ServeConfig::resolve(*arguments, innermost(matches))?),
         Command::Demo { listen } => demo::run(listen),
         Command::Check(arguments) => check::run(&arguments),
         Command::DropSlot(arguments) => drop_slot::run(&arguments),

@@ -361,3 +361,19 @@ fn a_source_without_postgres_is_compared_with_its_rows() {
     assert_eq!((&found["equal"], &found["against"]), (&json!(true), &json!("rows")), "{found}");
     assert!(found["cells"].as_u64().unwrap() > 10, "{found}");
 }
+
+/// Neither a copy of the source's slot nor one to recount in can be made, which both say as it is.
+#[test]
+fn a_server_without_a_free_slot_is_told() {
+    let database = Database::start(&["max_replication_slots=1"], "CREATE TABLE t (id int8 PRIMARY KEY, v int8)");
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["t"], &[]);
+    server.register("total", &json!({"table": "t", "measures": [{"name": "v", "sum": "v"}]}));
+    for (path, body, status) in [("/v1/verify", "{}", 503), ("/v1/admin/checkpoints", "{\"hold_log\":true}", 422)] {
+        let (found, problem) = server.try_post(path, body.as_bytes()).unwrap();
+        assert_eq!((found, &problem["code"]), (status, &json!("no_free_slot")), "{path}: {problem}");
+        assert_eq!(problem["detail"], "all replication slots of the server are in use", "{path}: {problem}");
+        assert!(problem["hint"].as_str().unwrap().contains("max_replication_slots"), "{path}: {problem}");
+    }
+    assert!(server.terminate().success());
+}

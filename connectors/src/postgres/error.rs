@@ -44,6 +44,11 @@ impl Failure {
         matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 55P03)"))
     }
 
+    /// All replication slots are taken.
+    pub(crate) fn is_lack_of_slots(&self) -> bool {
+        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 53400)"))
+    }
+
     /// A statement was refused for what it is: the session is as good as before, and the server no worse. Not so where the server ends
     /// sessions (08, 57), lacks something (53), lets transactions begin anew (40) or met what it did not expect (XX).
     pub(crate) fn is_of_the_statement(&self) -> bool {
@@ -184,6 +189,9 @@ pub(crate) fn pooler(said: &str) -> SourceError {
 /// The one remedy where the log between us and upstream is gone. The slot's name is filled in where it is told.
 pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
                                      over with an empty data directory: tidemark serve --data NEWDIR";
+
+/// What to do where every replication slot of the server is taken.
+pub(crate) const FREE_A_SLOT: &str = "drop one that nobody needs, or raise max_replication_slots and restart Postgres";
 
 /// Fills the slot's name in, before anybody reads or logs it.
 pub(crate) fn with_slot_named(mut error: SourceError, slot: &str) -> SourceError {

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::config::PostgresConfig;
 use super::connect::sql_session;
-use super::error::{Failure, source_error};
+use super::error::{FREE_A_SLOT, Failure, source_error};
 use super::slot;
 
 /// Copies the slot under `<slot>_<name>`; returns that name.
@@ -43,14 +43,12 @@ async fn copy(config: &PostgresConfig, held: &str) -> Result<(), Failure> {
             format!("replication slot {held} exists already, perhaps of a backup that was removed"),
             format!("use another name, or drop it: tidemark drop-slot --slot {}", engine::shell::word(held)),
         ),
-        Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => Failure::definite(
-            "no_free_slot",
-            format!("all replication slots are in use: {error}"),
-            "drop one that nobody needs, or raise max_replication_slots and restart Postgres",
-        ),
+        Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => {
+            Failure::definite("no_free_slot", "all replication slots of the server are in use", FREE_A_SLOT)
+        }
         Some(_) => Failure::definite(
             "log_not_held",
-            format!("slot {slot} cannot be copied: {error}"),
+            format!("slot {slot} cannot be copied: {}", error.as_db_error().map_or("", |error| error.message())),
             "take the backup without held log",
         ),
         None => error.into(),

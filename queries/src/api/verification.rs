@@ -150,7 +150,7 @@ impl Problem {
                 .hint("compare with Postgres: \"against\": \"postgres\"")
                 .at("/against"),
             Unverified::Source(error) => match error.code {
-                "transactions_open" | "cannot_recount" => {
+                "transactions_open" | "cannot_recount" | "no_free_slot" => {
                     Problem::new(503, error.code, error.message).hint(error.remedy).retry_after(5)
                 }
                 _ => error.into(),

@@ -14,7 +14,7 @@ use super::condition;
 use super::currency::refuse_mixing;
 use super::cursor::Cursor;
 use super::fingerprint::Fingerprint;
-use super::having::{Having, answer_schema};
+use super::having::{Having, answer_schema, as_told};
 use super::instant::{self, Bound};
 use super::output::{Output, OutputSource, outputs};
 use super::planner;
@@ -381,7 +381,7 @@ fn condition_over(text: &str, plan: &Plan) -> Result<Filter, QueryError> {
         .map(|dimension| Column { name: dimension.name.clone(), column_type: dimension.column_type.clone() });
     Filter::parse(text, &answer_schema(columns.collect())).map_err(|error| {
         let known: Vec<&str> = plan.dimensions.iter().map(|dimension| dimension.name.as_str()).collect();
-        QueryError::refused("filter", "bad_condition", error.to_string())
+        QueryError::refused("filter", "bad_condition", as_told(&error, "a group"))
             .hint(format!("a condition over the dimensions: {}", known.join(", ")))
     })
 }
@@ -754,6 +754,13 @@ mod tests {
             assert!(error.hint.starts_with(hint), "{question}: {}", error.hint);
         }
         assert_eq!(parse("from=2026", &timeless).unwrap_err().code, "no_time");
+        for (question, said) in [
+            ("having=amont > 3", "the answer has no column amont"),
+            ("filter=amount > 3", "a group has no column amount"),
+        ] {
+            let error = parse(question, &daily()).unwrap_err().to_string();
+            assert!(error.contains(said), "{question}: {error}");
+        }
     }
 
     #[test]

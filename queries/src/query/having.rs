@@ -7,7 +7,7 @@ use engine::aggregate::MeasureValue;
 use engine::aggregate::sum::Special;
 use engine::change::{Column, ColumnType, Numeric, TableId, TableSchema, Value, ValueRef};
 use engine::materialization::Plan;
-use engine::materialization::filter::Filter;
+use engine::materialization::filter::{Filter, FilterError};
 
 use super::output::{Output, OutputType};
 use super::refusal::QueryError;
@@ -31,7 +31,7 @@ impl Having {
             },
         }));
         Filter::parse(text, &answer_schema(columns)).map(Having).map_err(|error| {
-            QueryError::refused("having", "bad_condition", error.to_string())
+            QueryError::refused("having", "bad_condition", as_told(&error, "the answer"))
                 .hint("a condition over the answer's columns, for example having=n > 10")
         })
     }
@@ -55,6 +55,11 @@ pub(super) fn answer_schema(columns: Vec<Column>) -> TableSchema {
         primary_key: Vec::new(),
         keeps_row_image: false,
     }
+}
+
+/// What is wrong with a condition, where the table that it is over is none that anybody knows.
+pub(super) fn as_told(error: &FilterError, over: &str) -> String {
+    error.to_string().replace(&answer_schema(Vec::new()).qualified_name(), over)
 }
 
 fn value_of(value: MeasureValue) -> ValueRef<'static> {

@@ -799,6 +799,7 @@ mod tests {
             ("GROUP BY", "malformed_sql 1:66"),
             ("GROUP BY dst_acct nonsense", "malformed_sql 1:76"),
             ("; CREATE ONLINE AGGREGATE b AS COUNT(*) FROM payments", "several_statements 1:60"),
+            ("; SELECT 1", "several_statements 1:60"),
         ] {
             let found = by(groups);
             wrong.extend((found != answer).then(|| format!("{groups}: {found}, expected {answer}")));
@@ -806,7 +807,9 @@ mod tests {
         for (text, answer) in [
             ("CREATE TABLE t (x int)", "not_an_aggregate 1:8"),
             ("CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT 1", "replace_not_supported 1:8"),
-            ("SELECT 1", "malformed_sql 1:1"),
+            ("SELECT 1", "not_an_aggregate 1:1"),
+            ("drop materialized view v", "not_an_aggregate 1:1"),
+            ("SELEKT 1", "malformed_sql 1:1"),
             ("", "malformed_sql 1:1"),
             ("CREATE ONLINE AGGREGATE a AS AVG(x) FROM t", "avg_not_kept 1:30"),
             ("CREATE ONLINE AGGREGATE a AS SUM(x), SUM(y) FROM t", "duplicate_name 1:38"),

@@ -24,6 +24,9 @@ const MAX_ITEMS: usize = 256;
 /// What may follow a table in its statement, so that it is no name for it.
 const CLAUSES: [&str; 11] =
     ["where", "group", "partition", "with", "having", "order", "limit", "union", "create", "offset", "window"];
+/// How other statements begin.
+const STATEMENTS: [&str; 11] =
+    ["select", "with", "insert", "update", "delete", "merge", "drop", "alter", "truncate", "refresh", "explain"];
 const JOINS: [&str; 7] = ["join", "inner", "left", "right", "full", "cross", "natural"];
 
 /// A statement as it is written.
@@ -245,6 +248,10 @@ impl<'t> Grammar<'t> {
         if self.word(word) { Ok(()) } else { self.expected(word) }
     }
 
+    fn not_an_aggregate(&self, begin: &str) -> SqlError {
+        self.refused("not_an_aggregate", "only aggregates are registered").hint(format!("write {begin}"))
+    }
+
     fn name(&mut self) -> Result<String, SqlError> {
         self.read(Parser::parse_identifier).map(|name| folded(&name))
     }
@@ -253,6 +260,9 @@ impl<'t> Grammar<'t> {
     fn head(&mut self) -> Result<(String, Kind, bool), SqlError> {
         let begin = "CREATE ONLINE AGGREGATE name AS ... or CREATE MATERIALIZED VIEW name AS SELECT ...";
         if !self.word("create") {
+            if STATEMENTS.iter().any(|word| self.is_word(word)) {
+                return Err(self.not_an_aggregate(begin));
+            }
             return self
                 .expected("CREATE")
                 .map_err(|error: SqlError| error.hint(format!("a statement begins {begin}")));
@@ -269,9 +279,7 @@ impl<'t> Grammar<'t> {
             self.expect("view")?;
             Kind::MaterializedView
         } else if self.is_word("view") || self.is_word("table") {
-            return Err(self
-                .refused("not_an_aggregate", "only aggregates are registered")
-                .hint(format!("write {begin}")));
+            return Err(self.not_an_aggregate(begin));
         } else {
             return self.expected("ONLINE AGGREGATE or MATERIALIZED VIEW");
         };
@@ -544,11 +552,12 @@ impl<'t> Grammar<'t> {
                 return Err(self.refused(code, message).hint(hint));
             }
         }
-        let _ = self.parser.consume_token(&Token::SemiColon);
+        let ended = self.parser.consume_token(&Token::SemiColon);
+        while self.parser.consume_token(&Token::SemiColon) {}
         if self.parser.peek_token_ref().token == Token::EOF {
             return Ok(());
         }
-        if self.is_word("create") {
+        if ended || self.is_word("create") {
             return Err(self
                 .refused("several_statements", "one statement is registered at a time")
                 .hint("send them one by one, or put them in a file: tidemark register FILE.sql"));

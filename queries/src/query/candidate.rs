@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use engine::change::{ColumnType, TableSchema};
 use engine::materialization::filter::Filter;
-use engine::materialization::{Aggregate, Definition, Granularity, TimeDefinition};
+use engine::materialization::{Aggregate, Definition, Granularity, MeasureDefinition, TimeDefinition};
 
 use super::aggregate_query::AggregateQuery;
 use super::output::needed_measures;
@@ -240,9 +240,14 @@ fn names(filter: &Filter, schema: &TableSchema) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// The smallest definition that answers a question to a table; `None` where no definition could.
+/// The smallest definition that answers a question to a table; `None` where no definition could. What a sum needs beyond the
+/// question, the scale of a `numeric` that declares none, is as one of these aggregates has it.
 #[must_use]
-pub fn smallest_definition(request: &QueryRequest, schema: &TableSchema) -> Option<Definition> {
+pub fn smallest_definition<'a>(
+    request: &QueryRequest,
+    schema: &TableSchema,
+    aggregates: impl Iterator<Item = &'a Arc<Aggregate>> + Clone,
+) -> Option<Definition> {
     let mut dimensions = request.group_by.clone().unwrap_or_default();
     if let Some(Fixed::Values(values)) = &request.fixed {
         dimensions.extend(
@@ -270,15 +275,34 @@ pub fn smallest_definition(request: &QueryRequest, schema: &TableSchema) -> Opti
         }),
         (true, None) => return None,
     };
+    let mut measures = needed_measures(request.measures.as_deref()?)?;
+    let over = aggregates.filter(|other| other.definition.qualified_table() == schema.qualified_name());
+    let others = over.filter(|other| !other.state.is_halted()).flat_map(|other| &other.definition.measures);
+    for measure in measures.iter_mut().filter(|measure| lacks_scale(measure, schema)) {
+        measure.scale = others.clone().filter(|other| other.sum == measure.sum).filter_map(|other| other.scale).max();
+    }
     dimensions.iter().all(known).then_some(Definition {
         table: schema.qualified_name(),
-        measures: needed_measures(request.measures.as_deref()?)?,
+        measures,
         dimensions,
         time,
         rollups: Vec::new(),
         filter: request.filter.clone(),
         drill_through: false,
     })
+}
+
+/// The column of a definition whose sum somebody has to give a scale before it can be registered.
+#[must_use]
+pub fn without_scale<'d>(definition: &'d Definition, schema: &TableSchema) -> Option<&'d str> {
+    let measure = definition.measures.iter().find(|measure| lacks_scale(measure, schema))?;
+    measure.sum.as_deref()
+}
+
+fn lacks_scale(measure: &MeasureDefinition, schema: &TableSchema) -> bool {
+    let column = measure.sum.as_deref().and_then(|sum| schema.column_index(sum)).and_then(|at| schema.columns.get(at));
+    let undeclared = column.is_some_and(|column| matches!(column.column_type, ColumnType::Numeric { scale: None }));
+    undeclared && measure.scale.is_none()
 }
 
 /// Whether a time by this column needs a codec that only its owner knows.
@@ -454,7 +478,7 @@ mod tests {
             r#"{"measures":["count(units)"]}"#,
         ] {
             let request: QueryRequest = serde_json::from_str(request).unwrap();
-            let definition = smallest_definition(&request, &schema()).unwrap();
+            let definition = smallest_definition(&request, &schema(), [].iter()).unwrap();
             let plan = Arc::new(Plan::resolve(&definition, &schema()).unwrap());
             let new = Aggregate {
                 id: AggregateId(1),
@@ -467,6 +491,30 @@ mod tests {
             let (able, unable) = candidates(&request, &[Arc::new(new)], &schema(), 0).unwrap();
             assert_eq!((able.len(), unable), (1, Vec::new()));
         }
+    }
+
+    #[test]
+    fn a_sum_is_suggested_at_the_scale_that_is_kept_or_said_to_need_one() {
+        let mut undeclared = schema();
+        for column in undeclared.columns.iter_mut().filter(|column| column.name == "amount") {
+            column.column_type = ColumnType::Numeric { scale: None };
+        }
+        let kept = |name: &str, scale: u16| {
+            let rest = format!(r#""measures":[{{"name":"a","sum":"amount","scale":{scale}}}]"#);
+            registered(name, &rest)
+        };
+        let request: QueryRequest =
+            serde_json::from_str(r#"{"measures":["avg(amount)","sum(units)"],"filter":"id > 3"}"#).unwrap();
+        let suggested = |others: &[Arc<Aggregate>]| smallest_definition(&request, &undeclared, others.iter()).unwrap();
+        let unknown = suggested(&[]);
+        assert_eq!(without_scale(&unknown, &undeclared), Some("amount"));
+        let known = suggested(&[
+            kept("cents", 2),
+            kept("mills", 3),
+            registered("n", r#""measures":[{"name":"n","count":"*"}]"#),
+        ]);
+        assert_eq!((known.measures[0].scale, without_scale(&known, &undeclared)), (Some(3), None));
+        assert!(Plan::resolve(&known, &undeclared).is_ok());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::http::pages::Pages;
 use crate::http::state::{AppState, now_us};
 use crate::http::told::{told, told_of};
 use crate::query::aggregate_query::{lsn, wait};
-use crate::query::candidate::{candidates, smallest_definition};
+use crate::query::candidate::{candidates, smallest_definition, without_scale};
 use crate::query::refusal::QueryError;
 use crate::query::suggestion::did_you_mean;
 use crate::query::{Access, AggregateQuery, QueryRequest, ReadPlan};
@@ -226,7 +226,13 @@ fn cheapest(
         let mut problem =
             Problem::new(422, "no_aggregate_answers", format!("no aggregate over {qualified} answers this question"))
                 .hint("register the definition in `suggestion`, or ask what the aggregates keep");
-        let mut suggestion = smallest_definition(request, schema);
+        let mut suggestion = smallest_definition(request, schema, catalog.aggregates.values());
+        if let Some(column) = suggestion.as_ref().and_then(|definition| without_scale(definition, schema)) {
+            problem.hint = format!(
+                "register the definition in `suggestion` with the \"scale\" that the sum of {column} is to have, or ask what the \
+                 aggregates keep"
+            );
+        }
         if caller.is_pinned() {
             // Who is pinned registers nothing.
             suggestion = None;

@@ -116,6 +116,9 @@ mod overload;
 /// Requests that mean harm, and secrets.
 mod hostile;
 
+/// Every answer, in the contract.
+mod contract;
+
 /// Every problem code, in the sources and in the guide.
 mod problems;
 

@@ -32,6 +32,8 @@ mod routes;
 /// Verification that nobody asks for.
 mod sampler;
 mod scan_threads;
+/// The shapes in the contract.
+mod schemas;
 /// What shows that a cursor is one of ours.
 mod seal;
 /// The accept loop.

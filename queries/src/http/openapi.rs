@@ -3,10 +3,10 @@
 
 #![allow(clippy::indexing_slicing, reason = "a document made of literals: its objects are objects")]
 
-use engine::materialization::DateCodec;
 use serde_json::{Map, Value, json};
 
 use super::router::routes;
+use super::schemas::{reference, schema_of, schemas};
 use crate::access::Scope;
 use crate::query::request::PARAMETERS;
 
@@ -33,6 +33,9 @@ impl Problems {
         }
     }
 }
+
+/// Problems of every route: its host is not ours, and a mistake of ours.
+const WHATEVER_IS_ASKED: &[u16] = &[421, 500];
 
 struct Operation {
     method: &'static str,
@@ -226,7 +229,7 @@ const OPERATIONS: &[Operation] = &[
         path: "/v1/sources/{name}/tables",
         id: "readTable",
         summary: "Follow one more table, or read one anew",
-        answers: &[(202, "Reading has begun", JSON, "Table")],
+        answers: &[(202, "It is read when its turn comes", JSON, "Table")],
         problems: Problems::Body,
     },
     Operation {
@@ -329,13 +332,17 @@ fn operation_body(operation: &Operation, scope: Option<Scope>) -> Value {
         responses.insert(status.to_string(), response);
     }
     let of_tokens: &[u16] = if scope.is_some() { &[401, 403] } else { &[] };
-    for status in operation.problems.statuses().iter().chain(of_tokens) {
+    for status in operation.problems.statuses().iter().chain(of_tokens).chain(WHATEVER_IS_ASKED) {
         let problem = json!({
             "description": "A problem (RFC 9457)",
             "content": {"application/problem+json": {"schema": reference("Problem")}},
         });
         responses.entry(status.to_string()).or_insert(problem);
     }
+    responses.insert(
+        "431".to_owned(),
+        json!({"description": "The head is too large: said by the connection, without a body"}),
+    );
     let mut body = json!({"operationId": operation.id, "summary": operation.summary, "responses": responses});
     if let Some(scope) = scope {
         body["security"] = json!([{"token": [scope.name()]}]);
@@ -348,10 +355,6 @@ fn operation_body(operation: &Operation, scope: Option<Scope>) -> Value {
         body["requestBody"] = request;
     }
     body
-}
-
-fn reference(schema: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
 fn parameters(operation: &Operation) -> Vec<Value> {
@@ -406,14 +409,6 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     parameters
 }
 
-fn schema_of(kind: &str) -> Value {
-    match kind {
-        "number" => json!({"type": "integer", "minimum": 1}),
-        "flag" => json!({"type": "boolean"}),
-        _ => json!({"type": "string"}),
-    }
-}
-
 fn request_body(operation: &str) -> Option<Value> {
     let json_of = |schema: &str| json!({"required": true, "content": {JSON: {"schema": reference(schema)}}});
     match operation {
@@ -430,159 +425,6 @@ fn request_body(operation: &str) -> Option<Value> {
             "application/x-ndjson": {"schema": reference("Text")}, JSON: {"schema": {}}}})),
         _ => None,
     }
-}
-
-fn schemas() -> Value {
-    let text = || json!({"type": "string"});
-    let maybe_text = || json!({"type": ["string", "null"]});
-    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
-    let as_of = object(
-        &["lsn", "commit_time"],
-        json!({"lsn": text(), "commit_time": text(), "lag_ms": {"type": "integer"}, "state": text()}),
-    );
-    let page = object(&["next"], json!({"next": {"type": ["string", "null"]}}));
-    let column = object(
-        &["name", "type", "role"],
-        json!({"name": text(), "type": text(), "role": text(), "currency": {"type": "boolean"}}),
-    );
-    let columns = json!({"type": "array", "items": column});
-    let warnings =
-        json!({"type": "array", "items": object(&["code", "message"], json!({"code": text(), "message": text()}))});
-    let mut schemas = json!({
-        "Text": text(),
-        "Bytes": {"description": "Not text"},
-        "Problem": object(&["type", "title", "status", "detail", "code", "request_id"], json!({
-            "type": text(), "title": text(), "status": {"type": "integer"}, "detail": text(), "code": text(), "hint": text(),
-            "request_id": text(),
-            "errors": {"type": "array", "items": object(&["detail"], json!({
-                "pointer": text(), "parameter": text(), "line": {"type": "integer"}, "detail": text()}))},
-            "progress": reference("Progress"),
-            "coverage": object(&["from"], json!({"from": text()})),
-        })),
-        "AggregateList": object(&["data", "page"], json!({"data": {"type": "array", "items": {"type": "object"}}, "page": page.clone()})),
-        "Aggregate": object(&["name", "version", "state", "definition", "columns", "levels", "sql", "warnings", "links"], json!({
-            "name": text(), "version": {"type": "integer"}, "state": {"enum": ["building", "live", "halted"]},
-            "definition": {"type": "object"}, "columns": columns.clone(), "levels": {"type": "array", "items": text()},
-            "sql": text(), "warnings": warnings.clone(), "links": {"type": "object"},
-        })),
-        "Answer": object(&["aggregate", "columns", "data", "as_of", "page", "stats", "warnings"], json!({
-            "aggregate": text(), "columns": columns.clone(),
-            "data": {"type": ["array", "object"], "description": "Rows, or with layout=columns an array per column"},
-            "as_of": as_of.clone(), "page": page.clone(),
-            "stats": object(&["cells_read", "served_from"], json!({"cells_read": {"type": "integer"}, "served_from": text()})),
-            "warnings": warnings,
-        })),
-        "Explanation": object(&["aggregate", "access", "ranges", "cells_estimated", "levels", "why_not"], json!({
-            "aggregate": text(), "access": {"enum": ["points", "scan"]}, "ranges": {"type": "array"}, "levels": {"type": "array"},
-            "cells_estimated": {"type": "integer"}, "cells_read": {"type": "integer"}, "why_not": {"type": "array"},
-        })),
-        "Rows": object(&["aggregate", "table", "columns", "data", "as_of", "page"], json!({
-            "aggregate": text(), "table": text(), "columns": columns, "data": {"type": "array"}, "as_of": as_of, "page": page.clone(),
-        })),
-        "Progress": object(&["rows_done", "rows_estimated", "rows_per_second"], json!({
-            "rows_done": {"type": "integer"}, "rows_estimated": {"type": "integer"}, "fraction": {"type": ["number", "null"]},
-            "rows_per_second": {"type": "number"}, "eta_seconds": {"type": ["number", "null"]},
-            "covered_from": {"type": ["string", "null"], "format": "date-time"}})),
-        "Backfill": object(&["name", "phase"], json!({
-            "name": text(), "version": {"type": "integer"}, "phase": {"enum": ["building", "paused", "done", "halted"]},
-            "progress": {"oneOf": [reference("Progress"), {"type": "null"}]}})),
-        "QueryAnswer": {"type": "object", "description": "An Answer or an Explanation; of several questions `as_of` and `answers`"},
-        "SourceList": object(&["data", "page"], json!({"data": {"type": "array"}, "page": page})),
-        "Source": object(&["name", "state"], json!({"name": text(), "state": text()})),
-        "Table": object(&["name", "state"], json!({"name": text(), "state": text()})),
-        "Taken": {"type": "object"},
-        "Health": {"type": "object"},
-        "TableRequest": object(&["table"], json!({"table": text()})),
-        "VerifyRequest": {"type": "object", "additionalProperties": false, "properties": {
-            "aggregate": maybe_text(), "from": maybe_text(), "to": maybe_text(), "against": {"enum": ["postgres", "rows", null]}}},
-        "Verification": object(&["equal", "against", "lsn", "cells", "differing", "took_ms", "aggregates", "skipped"], json!({
-            "equal": {"type": "boolean"}, "against": {"enum": ["postgres", "rows"]}, "lsn": text(), "cells": {"type": "integer"},
-            "differing": {"type": "integer"}, "took_ms": {"type": "integer"},
-            "aggregates": {"type": "array", "items": object(&["aggregate", "equal", "levels"], json!({
-                "aggregate": text(), "equal": {"type": "boolean"},
-                "levels": {"type": "array", "items": object(&["granularity", "cells", "differing"], json!({
-                    "granularity": text(), "cells": {"type": "integer"}, "differing": {"type": "integer"}}))},
-                "differences": {"type": "array", "items": {"type": "object"}}}))},
-            "skipped": {"type": "array", "items": object(&["aggregate", "code", "message"], json!({
-                "aggregate": text(), "code": text(), "message": text()}))},
-        })),
-        "Definition": definition_schema(),
-        "Preview": object(&["definition", "sql", "columns", "warnings"], json!({
-            "name": text(), "definition": reference("Definition"), "sql": text(), "columns": columns,
-            "size": object(&["rows", "rows_sampled", "exact", "cells", "bytes", "levels"], json!({
-                "rows": {"type": "integer"}, "rows_sampled": {"type": "integer"}, "exact": {"type": "boolean"},
-                "cells": {"type": "integer"}, "bytes": {"type": "integer"},
-                "levels": {"type": "array", "items": object(&["granularity", "cells", "bytes"], json!({
-                    "granularity": text(), "cells": {"type": "integer"}, "bytes": {"type": "integer"}}))}})),
-            "sample": object(&["columns", "data"], json!({"columns": columns, "data": {"type": "array", "items": {"type": "object"}}})),
-            "registered": object(&["state", "differences"], json!({
-                "state": {"enum": ["absent", "same", "different"]}, "differences": {"type": "array", "items": text()}})),
-            "warnings": warnings,
-        })),
-        "Query": query_schema(),
-    });
-    schemas["CheckpointRequest"] = json!({"type": "object", "additionalProperties": false, "properties": {
-        "name": {"type": ["string", "null"], "pattern": "^[a-z0-9_]{1,40}$"}, "hold_log": {"type": "boolean"}}});
-    schemas["Checkpoint"] = object(
-        &["name", "path", "lsn", "files", "bytes", "took_ms"],
-        json!({
-            "name": text(), "path": text(), "lsn": text(), "commit_time": text(), "taken_at": text(),
-            "held_slot": {"type": ["string", "null"]}, "aggregates": {"type": "array", "items": text()},
-            "files": {"type": "integer"}, "bytes": {"type": "integer"}, "took_ms": {"type": "integer"}}),
-    );
-    schemas
-}
-
-fn definition_schema() -> Value {
-    let text = || json!({"type": "string"});
-    json!({
-        "type": "object",
-        "required": ["table", "measures"],
-        "additionalProperties": false,
-        "properties": {
-            "table": text(),
-            "measures": {"type": "array", "minItems": 1, "items": {
-                "type": "object", "required": ["name"], "additionalProperties": false,
-                "properties": {"name": text(), "sum": text(), "count": text(), "scale": {"type": "integer", "minimum": 0, "maximum": 30},
-                    "where": text()}}},
-            "dimensions": {"type": "array", "items": text()},
-            "time": {
-                "type": "object", "required": ["column", "granularity"], "additionalProperties": false,
-                "properties": {"column": text(), "granularity": text(), "time_zone": text(), "assume_time_zone": text(), "origin": text(),
-                    "codec": {"enum": DateCodec::ALL.map(DateCodec::name)}}},
-            "rollups": {"type": "array", "items": text()},
-            "where": text(),
-            "drill_through": {"type": "boolean"},
-        },
-    })
-}
-
-/// The parameters of a URL as a body has them: lists where a URL has commas.
-fn query_schema() -> Value {
-    let text = || json!({"type": "string"});
-    let lists = ["group_by", "measures", "order"];
-    let mut properties: Map<String, Value> = PARAMETERS
-        .iter()
-        .map(|(name, kind, description)| {
-            let mut schema =
-                if lists.contains(name) { json!({"type": "array", "items": text()}) } else { schema_of(kind) };
-            schema["description"] = json!(description);
-            ((*name).to_owned(), schema)
-        })
-        .collect();
-    properties.insert("where".to_owned(), json!({"type": ["object", "string"]}));
-    for name in ["aggregate", "table", "time"] {
-        properties.insert(name.to_owned(), text());
-    }
-    let one = json!({"type": "object", "additionalProperties": false, "properties": properties});
-    let explain = json!({"enum": ["plan", "analyze", null]});
-    let mut alone = one.clone();
-    alone["properties"]["explain"] = explain.clone();
-    json!({"oneOf": [
-        alone,
-        {"type": "object", "required": ["queries"], "additionalProperties": false, "properties": {
-            "queries": {"type": "array", "minItems": 1, "maxItems": 32, "items": one}, "explain": explain}},
-    ]})
 }
 
 #[cfg(test)]

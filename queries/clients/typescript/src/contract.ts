@@ -455,14 +455,26 @@ export interface components {
         Aggregate: {
             columns: {
                 currency?: boolean;
+                granularity?: string;
                 name: string;
                 role: string;
+                scale?: number;
+                time_zone?: string;
                 type: string;
             }[];
-            definition: Record<string, never>;
+            definition: components["schemas"]["Definition"];
+            halted?: components["schemas"]["Reason"];
             levels: string[];
             links: Record<string, never>;
             name: string;
+            next?: {
+                definition: components["schemas"]["Definition"];
+                progress?: components["schemas"]["Progress"];
+                /** @enum {unknown} */
+                state: "building" | "live" | "halted";
+                version: number;
+            };
+            progress?: components["schemas"]["Progress"];
             sql: string;
             /** @enum {unknown} */
             state: "building" | "live" | "halted";
@@ -473,7 +485,18 @@ export interface components {
             }[];
         };
         AggregateList: {
-            data: Record<string, never>[];
+            data: {
+                dimensions: string[];
+                lag_ms: number;
+                levels: string[];
+                links: Record<string, never>;
+                measures: string[];
+                name: string;
+                /** @enum {unknown} */
+                state: "building" | "live" | "halted";
+                table: string;
+                time_zone: string;
+            }[];
             page: {
                 next: string | null;
             };
@@ -488,8 +511,11 @@ export interface components {
             };
             columns: {
                 currency?: boolean;
+                granularity?: string;
                 name: string;
                 role: string;
+                scale?: number;
+                time_zone?: string;
                 type: string;
             }[];
             /** @description Rows, or with layout=columns an array per column */
@@ -507,6 +533,7 @@ export interface components {
             }[];
         };
         Backfill: {
+            error?: components["schemas"]["Reason"] | null;
             name: string;
             /** @enum {unknown} */
             phase: "building" | "paused" | "done" | "halted";
@@ -558,18 +585,47 @@ export interface components {
             /** @enum {unknown} */
             access: "points" | "scan";
             aggregate: string;
+            alternatives: {
+                aggregate: string;
+                cells_estimated: number;
+            }[];
             cells_estimated: number;
             cells_read?: number;
-            levels: unknown[];
-            ranges: unknown[];
-            why_not: unknown[];
+            granularity: string;
+            levels: {
+                level: string;
+                reason?: string;
+                used: boolean;
+            }[];
+            ranges: {
+                from: string;
+                level: string;
+                max_inclusive: boolean;
+                max_key: string;
+                min_inclusive: boolean;
+                min_key: string;
+                to: string;
+            }[];
+            rows?: number;
+            shards: number;
+            time_zone: string;
+            took_us?: number;
+            why_not: components["schemas"]["WhyNot"][];
         };
-        Health: Record<string, never>;
+        Health: {
+            code?: string;
+            reasons?: components["schemas"]["Reason"][];
+            /** @enum {unknown} */
+            status: "ok" | "ready" | "not_ready";
+        };
         Preview: {
             columns: {
                 currency?: boolean;
+                granularity?: string;
                 name: string;
                 role: string;
+                scale?: number;
+                time_zone?: string;
                 type: string;
             }[];
             definition: components["schemas"]["Definition"];
@@ -582,8 +638,11 @@ export interface components {
             sample?: {
                 columns: {
                     currency?: boolean;
+                    granularity?: string;
                     name: string;
                     role: string;
+                    scale?: number;
+                    time_zone?: string;
                     type: string;
                 }[];
                 data: Record<string, never>[];
@@ -613,7 +672,9 @@ export interface components {
             };
             detail: string;
             errors?: {
+                column?: number;
                 detail: string;
+                excerpt?: string;
                 line?: number;
                 parameter?: string;
                 pointer?: string;
@@ -622,8 +683,11 @@ export interface components {
             progress?: components["schemas"]["Progress"];
             request_id: string;
             status: number;
+            suggestion?: components["schemas"]["Definition"];
+            taken?: components["schemas"]["Taken"];
             title: string;
             type: string;
+            why_not?: components["schemas"]["WhyNot"][];
         };
         Progress: {
             /** Format: date-time */
@@ -741,6 +805,12 @@ export interface components {
         };
         /** @description An Answer or an Explanation; of several questions `as_of` and `answers` */
         QueryAnswer: Record<string, never>;
+        Reason: {
+            aggregate?: string;
+            code: string;
+            message: string;
+            remedy: string;
+        };
         Rows: {
             aggregate: string;
             as_of: {
@@ -751,34 +821,114 @@ export interface components {
             };
             columns: {
                 currency?: boolean;
+                granularity?: string;
                 name: string;
                 role: string;
+                scale?: number;
+                time_zone?: string;
                 type: string;
             }[];
-            data: unknown[];
+            data: Record<string, never>[];
             page: {
                 next: string | null;
             };
             table: string;
         };
         Source: {
+            acknowledged_lsn: string;
+            applied_lsn: string;
+            attempt?: number;
+            checks: {
+                message: string;
+                name: string;
+                /** @enum {unknown} */
+                outcome: "ok" | "warning" | "failed";
+                remedy?: string;
+            }[];
+            code?: string;
+            connector: string;
+            database: string;
+            durable_lsn: string;
+            enough_bytes?: number;
+            free_bytes?: number;
+            lag_ms: number;
+            message?: string;
             name: string;
-            state: string;
+            oldest_age_s?: number;
+            oldest_pid?: number;
+            ready: boolean;
+            reason?: string;
+            received_lsn: string;
+            reconnects: number;
+            remedy?: string;
+            retained_wal_bytes: number | null;
+            rows_done?: number;
+            rows_estimated?: number;
+            slot: string;
+            slot_status?: {
+                confirmed_flush_lsn: string;
+                invalidation_reason?: string;
+                restart_lsn: string;
+                safe_wal_bytes?: number;
+                spilled_bytes: number;
+                wal_status: string;
+            };
+            /** @enum {unknown} */
+            state: "preflight" | "creating_slot" | "snapshotting" | "catching_up" | "live" | "disk_low" | "reconnecting" | "halted";
+            system: string;
+            tables: components["schemas"]["SourceTable"][];
+            timeline: number;
+            totals: {
+                deletes: number;
+                inserts: number;
+                snapshot_rows: number;
+                transactions: number;
+                truncates: number;
+                updates: number;
+            };
+            unavailable?: components["schemas"]["Reason"];
+            upstream_lsn: string;
+            upstream_lsn_at_start: string | null;
+            waiting_for?: number;
         };
         SourceList: {
-            data: unknown[];
+            data: components["schemas"]["Source"][];
             page: {
                 next: string | null;
             };
         };
-        Table: {
+        SourceTable: {
+            code?: string;
+            columns: {
+                name: string;
+                primary_key: boolean;
+                type: string;
+            }[];
+            message?: string;
             name: string;
-            state: string;
+            partitions: number;
+            remedy?: string;
+            row_image: boolean;
+            /** @enum {unknown} */
+            state: "live" | "reading" | "halted";
+        };
+        Table: {
+            links: Record<string, never>;
+            name: string;
+            /** @enum {unknown} */
+            state: "reading";
         };
         TableRequest: {
+            row_image?: boolean | null;
             table: string;
         };
-        Taken: Record<string, never>;
+        Taken: {
+            accepted: number;
+            duplicates: number;
+            ignored: number;
+            lsn: string;
+            waiting: number;
+        };
         Text: string;
         Verification: {
             /** @enum {unknown} */
@@ -811,6 +961,11 @@ export interface components {
             from?: string | null;
             to?: string | null;
         };
+        WhyNot: {
+            aggregate: string;
+            code: string;
+            reason: string;
+        };
     };
     responses: never;
     parameters: never;
@@ -836,6 +991,31 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description A problem (RFC 9457) */
@@ -886,6 +1066,31 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -912,6 +1117,31 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
             /** @description Not ready, with the reasons */
@@ -1020,6 +1250,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1030,6 +1269,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1077,6 +1332,31 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1194,6 +1474,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1204,6 +1493,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1271,6 +1576,31 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1399,6 +1729,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1409,6 +1748,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1482,6 +1837,31 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1541,6 +1921,31 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1650,6 +2055,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1660,6 +2074,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1771,6 +2201,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1781,6 +2220,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1901,6 +2356,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1911,6 +2375,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2022,6 +2502,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2032,6 +2521,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2182,6 +2687,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2192,6 +2706,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2339,6 +2869,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2349,6 +2888,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2496,6 +3051,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2506,6 +3070,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2653,6 +3233,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2663,6 +3252,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2810,6 +3415,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2820,6 +3434,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2962,6 +3592,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2972,6 +3611,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3122,6 +3777,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3132,6 +3796,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3244,6 +3924,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3254,6 +3943,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3370,6 +4075,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3380,6 +4094,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3427,6 +4157,31 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3494,6 +4249,31 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3613,6 +4393,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3623,6 +4412,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3656,7 +4461,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Reading has begun */
+            /** @description It is read when its turn comes */
             202: {
                 headers: {
                     [name: string]: unknown;
@@ -3738,6 +4543,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3748,6 +4562,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3861,6 +4691,15 @@ export interface operations {
                 };
             };
             /** @description A problem (RFC 9457) */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A problem (RFC 9457) */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3871,6 +4710,22 @@ export interface operations {
             };
             /** @description A problem (RFC 9457) */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The head is too large: said by the connection, without a body */
+            431: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem (RFC 9457) */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };

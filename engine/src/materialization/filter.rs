@@ -359,6 +359,9 @@ fn literal_in(expression: &Expr, several: usize, column: usize, schema: &TableSc
         other => return refuse(format!("{other} is not a constant")),
     };
     same_to_postgres(&text, typed, &column.column_type).map_err(FilterError)?;
+    if quoted && !is_quoted_integer(&text, &column.column_type) {
+        return refuse(format!("{text:?} is not a value of {} ({})", column.name, column.column_type.name()));
+    }
     let as_column = quoted || several > 1 && column.column_type == ColumnType::Float4;
     constant_of(&text, as_column, &column.column_type).ok_or_else(|| {
         FilterError(format!("{text:?} is not a value of {} ({})", column.name, column.column_type.name()))
@@ -372,10 +375,17 @@ fn same_to_postgres(text: &str, typed: Option<&DataType>, column_type: &ColumnTy
     let infinite = matches!(text, "infinity" | "-infinity");
     let is_time = matches!(column_type, ColumnType::Date | ColumnType::Timestamp | ColumnType::TimestampTz);
     match (typed, column_type) {
-        _ if infinite || !is_time => Ok(()),
-        _ if text.starts_with(|c: char| c.is_ascii_digit()) && text.find('-').is_none_or(|digits| digits < 4) => {
-            Err(format!("{text:?}: write the year with four digits"))
+        (Some(_), _) if !is_time => Err(format!("a time is not compared with a column of type {}", column_type.name())),
+        (Some(DataType::Timestamp(Some(_), _)), _) => {
+            Err("a precision would round the time: write it without one".to_owned())
         }
+        _ if infinite || !is_time => Ok(()),
+        _ if !begins_with_year(text) => {
+            Err(format!("{text:?}: write the year with four digits, 0001 to 9999, such as '2026-01-31'"))
+        }
+        _ if !has_plain_clock(text) => Err(format!(
+            "{text:?}: write a time as '2026-01-31 10:00:00+01', with one blank, 59 seconds at most and an offset below 16 hours"
+        )),
         _ if fraction_digits(text) > 6 => Err(format!("{text:?}: write at most six digits of a second's fraction")),
         (Some(DataType::Timestamp(..)), ColumnType::Date) => Err("a date is compared with a DATE".to_owned()),
         (Some(DataType::Date), _) | (None, ColumnType::Date) if !is_date => {
@@ -393,6 +403,54 @@ fn same_to_postgres(text: &str, typed: Option<&DataType>, column_type: &ColumnTy
     }
 }
 
+/// A time in a statement, in microseconds since 2000-01-01, where Postgres reads the same. Without a type it has no offset but zero,
+/// because what Postgres makes of one depends on the column.
+pub fn stated_time(text: &str, typed: Option<&DataType>) -> Result<i64, String> {
+    // The same, dropped or not.
+    let text = ["Z", "z", "+00", "+00:00"].iter().find_map(|zero| text.strip_suffix(zero)).unwrap_or(text);
+    same_to_postgres(text, typed, &ColumnType::Timestamp)?;
+    let finite = parse_timestamp(text).filter(|us| *us != i64::MAX && *us != i64::MIN);
+    finite.ok_or_else(|| format!("{text:?} is not a time: write it as '2026-01-31 10:00:00'"))
+}
+
+/// An instant in a definition, in microseconds since 2000-01-01, where Postgres reads it, too.
+pub(super) fn stated_instant(text: &str) -> Option<i64> {
+    stated_time(text, Some(&DataType::Timestamp(None, TimezoneInfo::Tz))).ok()
+}
+
+fn begins_with_year(time: &str) -> bool {
+    time.split_once('-').is_some_and(|(year, _)| {
+        year.len() == 4 && year.bytes().all(|b| b.is_ascii_digit()) && year.bytes().any(|b| b != b'0')
+    })
+}
+
+/// Whether blanks, seconds and the offset are as Postgres takes them, too: chrono is content without the one, and with more of the others.
+fn has_plain_clock(time: &str) -> bool {
+    let Some((date, clock)) = time.split_once(['T', 't', ' ']) else {
+        return time.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    };
+    let sign = clock.find(['+', '-', 'Z', 'z']).unwrap_or(clock.len());
+    let (clock, offset) = clock.split_at(sign);
+    let hours = offset.get(1..3).and_then(|hours| hours.parse::<u8>().ok()).unwrap_or_default();
+    let dense = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    date.matches('-').count() == 2
+        && dense(date)
+        && dense(clock.trim_end_matches(' '))
+        && dense(offset)
+        && !clock.contains(":60.")
+        && hours < 16
+}
+
+/// A quoted constant is read as the column's type, and an integer is one of its range.
+fn is_quoted_integer(text: &str, column_type: &ColumnType) -> bool {
+    match column_type {
+        ColumnType::Int2 => text.parse::<i16>().is_ok(),
+        ColumnType::Int4 => text.parse::<i32>().is_ok(),
+        ColumnType::Int8 => text.parse::<i64>().is_ok(),
+        _ => true,
+    }
+}
+
 fn fraction_digits(time: &str) -> usize {
     time.split_once('.').map_or(0, |(_, fraction)| fraction.bytes().take_while(u8::is_ascii_digit).count())
 }
@@ -407,16 +465,17 @@ pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option
         },
         ColumnType::Numeric { .. } => Value::Numeric(parse_numeric(text)?),
         // A quoted one is read as the column's type; a number is a double, and so becomes the column's value.
-        ColumnType::Float4 if quoted => Value::Float(f64::from(text.parse::<f32>().ok()?)),
-        ColumnType::Float4 | ColumnType::Float8 => Value::Float(text.parse().ok()?),
+        ColumnType::Float4 if quoted => Value::Float(within_range(text, f64::from(text.parse::<f32>().ok()?))?),
+        ColumnType::Float4 | ColumnType::Float8 => Value::Float(within_range(text, text.parse().ok()?)?),
         ColumnType::Text => quoted.then(|| Value::Text(text.to_owned()))?,
         ColumnType::Char => quoted.then(|| Value::Text(text.trim_end_matches(' ').to_owned()))?,
+        ColumnType::Bool if !quoted => return None,
         ColumnType::Bool => match text.to_ascii_lowercase().as_str() {
             "t" | "true" | "yes" | "on" | "1" => Value::Bool(true),
             "f" | "false" | "no" | "off" | "0" => Value::Bool(false),
             _ => return None,
         },
-        ColumnType::Uuid => Value::Uuid(parse_uuid(text)?),
+        ColumnType::Uuid => quoted.then(|| parse_uuid(text))?.map(Value::Uuid)?,
         ColumnType::Date => Value::Date(match parse_timestamp(text)? {
             i64::MAX => i32::MAX,
             i64::MIN => i32::MIN,
@@ -425,6 +484,14 @@ pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option
         ColumnType::Timestamp | ColumnType::TimestampTz => Value::Timestamp(parse_timestamp(text)?),
         ColumnType::Unsupported(_) | ColumnType::Gone(_) => return None,
     })
+}
+
+/// A float, unless its digits say another than infinity or zero, and it became that: Postgres refuses those.
+fn within_range(text: &str, value: f64) -> Option<f64> {
+    let (digits, _) = text.split_once(['e', 'E']).unwrap_or((text, ""));
+    let says = |digit: fn(&u8) -> bool| digits.as_bytes().iter().any(digit);
+    let lost = value.is_infinite() && says(u8::is_ascii_digit) || value == 0.0 && says(|b| matches!(b, b'1'..=b'9'));
+    (!lost).then_some(value)
 }
 
 /// A decimal as Postgres writes it, or `NaN`, `Infinity`, `-Infinity`.
@@ -449,11 +516,22 @@ pub fn parse_numeric(text: &str) -> Option<Numeric> {
     Some(Numeric::Finite { mantissa, scale: u16::try_from(fraction.len()).ok()? })
 }
 
-/// `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`
+/// `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`; a hyphen may stand after each four digits.
 #[must_use]
 pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+    let mut digits = String::new();
+    let mut hyphen = true;
+    for c in text.chars() {
+        hyphen = match c {
+            '-' if !hyphen && digits.len() % 4 == 0 && digits.len() < 32 => true,
+            c if c.is_ascii_hexdigit() => {
+                digits.push(c);
+                false
+            }
+            _ => return None,
+        };
+    }
+    if digits.len() != 32 {
         return None;
     }
     u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
@@ -472,7 +550,8 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
     } else if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
         instant.to_utc()
     } else {
-        DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok()?.to_utc()
+        let forms = ["%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z", "%Y-%m-%dT%H:%M%#z"];
+        forms.iter().find_map(|form| DateTime::parse_from_str(text, form).ok())?.to_utc()
     };
     instant.timestamp_micros().checked_sub(EPOCH_UNIX_US)
 }
@@ -522,5 +601,115 @@ fn compare_numeric(a: Numeric, b: Numeric) -> Ordering {
                 .and(super::group_key::push(&mut keys.1, ValueRef::Numeric(b)));
             if encoded.is_ok() { keys.0.cmp(&keys.1) } else { Ordering::Equal }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::change::{Column, TableId};
+
+    fn schema() -> TableSchema {
+        let column = |(name, column_type): (&str, ColumnType)| Column { name: name.to_owned(), column_type };
+        let columns = [
+            ("b", ColumnType::Bool),
+            ("i2", ColumnType::Int2),
+            ("i4", ColumnType::Int4),
+            ("i8", ColumnType::Int8),
+            ("r", ColumnType::Float4),
+            ("d", ColumnType::Float8),
+            ("u", ColumnType::Uuid),
+            ("t", ColumnType::Text),
+            ("day", ColumnType::Date),
+            ("local", ColumnType::Timestamp),
+            ("at", ColumnType::TimestampTz),
+        ];
+        TableSchema {
+            id: TableId(1),
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: columns.into_iter().map(column).collect(),
+            primary_key: vec![0],
+            keeps_row_image: true,
+        }
+    }
+
+    /// Each side as Postgres 15 has it.
+    #[test]
+    fn what_postgres_refuses_is_refused() {
+        let mut wrong = Vec::new();
+        for text in [
+            "b = 1",
+            "b IN (0, 1)",
+            "i4 = 'NaN'",
+            "i4 <> '1.5'",
+            "i4 = ''",
+            "i2 = '40000'",
+            "i4 IN ('2147483648')",
+            "i8 > '9223372036854775808'",
+            "r < '1e39'",
+            "r = '1e-50'",
+            "r IN (1, 1e39)",
+            "d > '1e400'",
+            "d < 1e309",
+            "d = 1e-400",
+            "d = -1e309",
+            "day = '0000-01-01'",
+            "at > '0000-01-01 00:00:00+00'",
+            "at > '+2024-01-01'",
+            "at > '-2024-01-01'",
+            "at > '2024-01-01 10:00:00+16'",
+            "at > '2024-01-01 10:00:00\u{2212}01:00'",
+            "at > '2024-01-0110:00:00'",
+            "local > '2024- 01-01'",
+            "local > '2024-01-01 10: 00'",
+            "local > '2024-01-01 10:00:60.5'",
+            "t = DATE '2024-01-01'",
+            "u = 11111111111111111111111111111111",
+            "u = '-11111111-1111-1111-1111-111111111111'",
+            "u = '11111111-1111-1111-1111-111111111111-'",
+            "u = '1-1111111-1111-1111-1111-111111111111'",
+            "u = '11111111--1111-1111-1111-111111111111'",
+        ] {
+            wrong.extend(Filter::parse(text, &schema()).is_ok().then_some(text));
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn what_postgres_reads_is_read() {
+        let mut wrong = Vec::new();
+        for text in [
+            "b = true",
+            "b = 't'",
+            "i4 = 1.5",
+            "i4 <> '-15'",
+            "i2 = 40000",
+            "i8 > 9223372036854775808",
+            "r < 1e39",
+            "r > 'inf'",
+            "r < '1e-45'",
+            "d <> 'NaN'",
+            "d = '0e-400'",
+            "d = 0.0",
+            "at > '0001-01-01'",
+            "at > '9999-12-31 10:00:00+15:59'",
+            "at > '2024-03-01 12:00+02'",
+            "at > '2024-03-01T12:00+02'",
+            "at > '2024-03-01 12:00:00 +02'",
+            "local > '2024-03-01 12:00:60'",
+            "at > TIMESTAMPTZ '2024-03-01T12:00:00.25Z'",
+            "local > '2024-3-1'",
+            "day > 'infinity'",
+            "u = '11111111-1111-1111-1111-111111111111'",
+            "u = '1111-1111111111111111111111111111'",
+            "u = '11111111111111111111111111111111'",
+        ] {
+            wrong.extend(Filter::parse(text, &schema()).err().map(|error| format!("{text}: {error}")));
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        let instant = |text: &str| Filter::parse(&format!("at = '{text}'"), &schema()).unwrap();
+        assert_eq!(instant("2024-03-01 12:00+02"), instant("2024-03-01 10:00:00Z"));
     }
 }

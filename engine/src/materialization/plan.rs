@@ -178,8 +178,7 @@ fn calendar(time: Option<&TimeDefinition>) -> Result<Calendar, DefinitionError> 
         Some(_) if !matches!(time.granularity, Granularity::Step(_)) => {
             return Err(error("/time/origin", "origin_without_step", "only fixed steps such as PT15M have an origin"));
         }
-        Some(text) => filter::parse_timestamp(text)
-            .filter(|us| *us != i64::MAX && *us != i64::MIN)
+        Some(text) => filter::stated_instant(text)
             .ok_or_else(|| error("/time/origin", "bad_origin", format!("{text:?} is not an RFC 3339 instant")))?,
     };
     Ok(Calendar::new(zone, origin_us))

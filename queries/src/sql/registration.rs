@@ -710,6 +710,41 @@ mod tests {
     }
 
     #[test]
+    fn an_origin_is_read_as_postgres_reads_it() {
+        let mut wrong = Vec::new();
+        for (origin, expected) in [
+            ("timestamptz '2000-01-01 00:00:00+01'", "1999-12-31T23:00:00Z"),
+            ("'2000-01-01 00:00:00+01'::timestamptz", "1999-12-31T23:00:00Z"),
+            ("'2000-01-01 01:00'::timestamp without time zone", "2000-01-01T01:00:00Z"),
+            ("'2000-01-01T01:00:00Z'", "2000-01-01T01:00:00Z"),
+            ("timestamp '2000-01-01 00:00:00.250001'", "2000-01-01T00:00:00.250001Z"),
+            ("timestamp '2000-01-01 00:00:00+01'", ""),
+            ("'2000-01-01 00:00:00+01'::timestamp", ""),
+            ("'2000-01-01 00:00:00+01'", ""),
+            ("date '2000-01-01 13:00:00'", ""),
+            ("'2000-01-01 13:00:00'::date", ""),
+            ("timestamp(0) '2000-01-01 00:00:00.7'", ""),
+            ("'2000-01-01 00:00:00.7'::timestamp(0)", ""),
+            ("'2000-01-01 00:00:00.7'::timestamptz(0)", ""),
+            ("timestamp '2000-01-01 00:00:00.1234567'", ""),
+            ("timestamptz '0000-01-01'", ""),
+            ("timestamptz '+2000-01-01'", ""),
+            ("'2000-01-01'::text", ""),
+        ] {
+            for function in ["date_bin('7 days', ts, O)", "time_bucket('5 days', ts, O)", "CTUMBLE(ts, '5 days', O)"] {
+                let groups = format!("GROUP BY {}", function.replace('O', origin));
+                let found = by(&groups);
+                let right = match expected {
+                    "" => found.starts_with("time_expression"),
+                    origin => found.contains(&format!("origin:{origin},")),
+                };
+                wrong.extend((!right).then(|| format!("{groups}: {found}")));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
     fn the_same_in_postgres_words() {
         let view = |text: &str| read(text).map(|registration| registration.definition);
         let monthly = view(

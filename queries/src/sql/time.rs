@@ -5,7 +5,7 @@
 //! `ts` is an instant, and the instant at which Madrid's clock showed it where it is a `timestamp`.
 
 use engine::change::ColumnType;
-use engine::materialization::filter::parse_timestamp;
+use engine::materialization::filter::{parse_timestamp, stated_time};
 use engine::materialization::{DateCodec, Granularity};
 use sqlparser::ast::{
     BinaryOperator, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value,
@@ -83,9 +83,17 @@ fn text(expression: &Expr) -> Option<String> {
             Value::SingleQuotedString(text) => Some(text.clone()),
             _ => None,
         },
-        Expr::TypedString(typed) => typed.value.value.clone().into_string(),
-        Expr::Cast { expr, data_type: DataType::Timestamp(..) | DataType::Date, .. } => text(expr),
         _ => None,
+    }
+}
+
+/// The text of a constant and the type that it is said to be of: `timestamp '2000-01-01'`, `'2000-01-01'::timestamp`.
+fn typed_text(expression: &Expr) -> Option<(String, Option<&DataType>)> {
+    match expression {
+        Expr::Nested(inner) => typed_text(inner),
+        Expr::TypedString(typed) => Some((typed.value.value.clone().into_string()?, Some(&typed.data_type))),
+        Expr::Cast { expr, data_type, .. } => Some((text(expr)?, Some(data_type))),
+        other => Some((text(other)?, None)),
     }
 }
 
@@ -289,7 +297,7 @@ fn function_item(name: &str, arguments: &[&Expr]) -> Result<Option<TimeItem>, Re
             item(of(time)?, BucketWords::Field(field.to_lowercase()), None)
         }
         ("date_bin", [stride, time, origin]) => {
-            let (Some(stride), Some(origin)) = (Stride::of(stride), origin_of(origin)) else { return Err(wrong()) };
+            let (Some(stride), Some(origin)) = (Stride::of(stride), origin_of(origin)?) else { return Err(wrong()) };
             let granularity = stride.step().or_else(|message| refusal("length", message, ""))?;
             item(of(time)?, BucketWords::Granularity(granularity, origin), None)
         }
@@ -298,7 +306,7 @@ fn function_item(name: &str, arguments: &[&Expr]) -> Result<Option<TimeItem>, Re
             let default = if stride.months > 0 { epoch_1970() } else { TIME_BUCKET_ORIGIN };
             let (origin, zone) = match more {
                 [] => (default, None),
-                [more] => match (origin_of(more), text(more)) {
+                [more] => match (origin_of(more)?, text(more)) {
                     (Some(origin), _) => (origin, None),
                     (None, Some(zone)) => (default, Some(zone)),
                     _ => return Err(wrong()),
@@ -310,7 +318,7 @@ fn function_item(name: &str, arguments: &[&Expr]) -> Result<Option<TimeItem>, Re
         ("ctumble", [time, stride, origin @ ..]) if origin.len() <= 1 => {
             let Some(stride) = Stride::of(stride) else { return Err(wrong()) };
             let origin = match origin {
-                [origin] => origin_of(origin).ok_or_else(wrong)?,
+                [origin] => origin_of(origin)?.ok_or_else(wrong)?,
                 _ => epoch_1970(),
             };
             item(of(time)?, stride_words(stride, origin)?, None)
@@ -336,8 +344,17 @@ fn stride_words(stride: Stride, origin: i64) -> Result<BucketWords, Refusal> {
     Ok(BucketWords::Granularity(granularity, origin))
 }
 
-fn origin_of(expression: &Expr) -> Option<i64> {
-    parse_timestamp(&text(expression)?).filter(|us| *us != i64::MAX && *us != i64::MIN)
+/// Where steps begin; `None` for what is no time. One that Postgres reads otherwise would shift all buckets.
+fn origin_of(expression: &Expr) -> Result<Option<i64>, Refusal> {
+    let Some((text, data_type)) = typed_text(expression) else { return Ok(None) };
+    if data_type.is_none() && parse_timestamp(&text).is_none()
+        || !matches!(data_type, None | Some(DataType::Date | DataType::Timestamp(..)))
+    {
+        return Ok(None);
+    }
+    stated_time(&text, data_type).map(Some).or_else(|message| {
+        refusal("time_expression", format!("the origin: {message}"), "for example timestamptz '2000-01-01 00:00:00+01'")
+    })
 }
 
 /// The granularity that fields of one date make together: `year` and `month` a month.

@@ -194,6 +194,44 @@ fn what_sessions_are_given_by_default_changes_no_cell() {
     }
 }
 
+/// Postgres knows the labels of an enum, and refuses others.
+#[test]
+fn one_that_postgres_refuses_is_skipped_and_the_others_are_compared() {
+    let database = Database::start(
+        &[],
+        "CREATE TYPE mood AS ENUM ('fine');
+         CREATE TABLE payments (id bigint PRIMARY KEY, mood mood, amount numeric(14,2));
+         INSERT INTO payments SELECT i, 'fine', i * 0.37 FROM generate_series(1, 90) AS i",
+    );
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &database.url(), &["payments"], &["--verify-every", "1s"]);
+    let total = |filter: &str| json!({"table": "payments", "measures": [{"name": "n", "count": "*"}], "where": filter});
+    server.register("all", &total("id > 0"));
+    server.register("none", &total("mood = 'lost'"));
+    server.register("some", &total("mood = 'fine'"));
+    let found = verify(&server, &json!({}));
+    let compared: Vec<&Value> = found["aggregates"].as_array().unwrap().iter().map(|one| &one["aggregate"]).collect();
+    assert_eq!((compared, &found["equal"]), (vec![&json!("all"), &json!("some")], &json!(true)), "{found}");
+    let skipped = &found["skipped"][0];
+    assert_eq!((&skipped["aggregate"], &skipped["code"]), (&json!("none"), &json!("not_comparable")), "{found}");
+    let message = skipped["message"].as_str().unwrap();
+    assert!(message.contains("invalid input value for enum mood"), "{message}");
+    let (code, out, err) = command(&server, &[]);
+    assert!(code == Some(0) && err.contains("1 of 3 aggregates were not compared"), "{code:?} {out}{err}");
+    assert_eq!(refusal(&server, &json!({"aggregate": "none"})), (422, "not_comparable".to_owned()));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let metrics = server.exchange("GET", "/metrics", &[], &[]).unwrap().text;
+        let counted = metrics.lines().find_map(|line| line.strip_prefix("tidemark_verified_skipped_aggregates_total "));
+        // Two were asked for; the third nobody.
+        if counted.unwrap().parse::<f64>().unwrap() > 2.0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{metrics}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 fn command(server: &Server, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command: Command = tidemark();
     command.arg("verify").args(arguments).args(["--server", &format!("http://{}", server.address())]);

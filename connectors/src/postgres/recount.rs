@@ -59,7 +59,18 @@ impl Recount {
 
     /// Asks in the snapshot. The rows go into the channel as text, some at a time, until nobody takes more.
     pub async fn rows(&self, sql: &str, into: mpsc::Sender<Vec<TextRow>>) -> Result<(), SourceError> {
-        self.read(sql, &into).await.map_err(told)
+        self.reader.batch_execute("SAVEPOINT statement").await.map_err(|error| told(error.into()))?;
+        let read = self.read(sql, &into).await;
+        // What Postgres refuses ends the statement, and not the transaction in which others are asked for.
+        let undone = self.reader.batch_execute("ROLLBACK TO SAVEPOINT statement; RELEASE SAVEPOINT statement").await;
+        match read {
+            Err(failure) if undone.is_ok() && is_refused(&failure) => Err(source_error(
+                "not_comparable",
+                format!("Postgres refuses to recompute the totals: {failure}"),
+                "drop the aggregate, and register it without what Postgres refuses",
+            )),
+            read => read.and(undone.map_err(Failure::from)).map_err(told),
+        }
     }
 
     async fn read(&self, sql: &str, into: &mpsc::Sender<Vec<TextRow>>) -> Result<(), Failure> {
@@ -79,6 +90,12 @@ impl Recount {
         let _ = into.send(batch).await;
         Ok(())
     }
+}
+
+/// Whether a statement was refused for what it says.
+fn is_refused(failure: &Failure) -> bool {
+    failure.is_of_the_statement()
+        || matches!(failure, Failure::Definite(error) if error.code == "server_not_understood")
 }
 
 async fn open(config: &PostgresConfig, wanted: &[Wanted]) -> Result<Recount, Failure> {

@@ -153,6 +153,7 @@ impl Problem {
                 "transactions_open" | "cannot_recount" | "no_free_slot" => {
                     Problem::new(503, error.code, error.message).hint(error.remedy).retry_after(5)
                 }
+                "not_comparable" => Problem::new(422, error.code, error.message).hint(error.remedy),
                 _ => error.into(),
             },
             Unverified::Boundary(_) => Problem::new(503, "position_missed", detail).hint("try again").retry_after(1),

@@ -44,6 +44,7 @@ pub struct Metrics {
 struct Verified {
     cells: Counter,
     differing: Counter,
+    skipped: Counter,
     lsn: Gauge,
     time_s: Gauge,
 }
@@ -90,6 +91,11 @@ impl Metrics {
             "Cells that were not what they should be",
             verified.differing.clone(),
         );
+        registry.register(
+            "verified_skipped_aggregates",
+            "Times that an aggregate could not be compared",
+            verified.skipped.clone(),
+        );
         registry.register("verified_lsn_bytes", "Position of the last comparison", verified.lsn.clone());
         registry.register("verified_time_seconds", "When that was, since 1970", verified.time_s.clone());
         Metrics { registry, requests, durations, verified }
@@ -106,7 +112,13 @@ impl Metrics {
         self.durations.get_or_create(&RouteLabels { route: route.to_owned() }).observe(took.as_secs_f64());
     }
 
+    /// An aggregate could not be compared.
+    pub(super) fn count_unverified(&self) {
+        self.verified.skipped.inc();
+    }
+
     pub(super) fn count_verification(&self, found: &Verification) {
+        self.verified.skipped.inc_by(found.skipped.len() as u64);
         for tally in found.verified.iter().flat_map(|verified| &verified.levels) {
             self.verified.cells.inc_by(tally.cells);
             self.verified.differing.inc_by(tally.differing);

@@ -35,7 +35,10 @@ pub(super) async fn run(state: AppState) {
                     tracing::debug!(?scope, lsn = %found.lsn, cells, "cells are what they should be");
                 }
             }
-            Err(why) => tracing::warn!(?scope, %why, "cells could not be compared"),
+            Err(why) => {
+                state.metrics.count_unverified();
+                tracing::warn!(?scope, %why, "cells could not be compared");
+            }
         }
     }
 }

@@ -130,6 +130,23 @@ pub enum Unverified {
     Interrupted,
 }
 
+impl Unverified {
+    /// The aggregate as one that was skipped, where only it cannot be compared and it was not the one that was asked for.
+    fn skipped(self, aggregate: &Aggregate, scope: &Scope) -> Result<Skipped, Unverified> {
+        let code = match &self {
+            _ if scope.aggregate.is_some() => return Err(self),
+            Unverified::NoRowImage(_) => "no_row_image",
+            Unverified::Recount { error: RecountError::TooMany(_), .. } => "too_many_cells",
+            Unverified::Source(error) if error.code == "not_comparable" => "not_comparable",
+            Unverified::Recount { error: RecountError::Read(_), .. }
+            | Unverified::Comparison { error: ComparisonError::Read(_), .. } => return Err(self),
+            Unverified::Recount { .. } | Unverified::Comparison { .. } => "not_comparable",
+            _ => return Err(self),
+        };
+        Ok(Skipped { aggregate: aggregate.name.clone(), code: code.to_owned(), message: self.to_string() })
+    }
+}
+
 /// Compares the cells in a scope with what they should be.
 pub async fn verify(
     engine: &Engine,
@@ -226,40 +243,58 @@ async fn verify_postgres(engine: &Engine, upstream: &dyn Upstream, scope: &Scope
     let Selection { chosen, skipped } = select(&snapshot, scope)?;
     found.skipped = skipped;
     for (aggregate, table) in chosen.into_iter().filter(|(_, table)| tables.contains_key(&table.schema.id)) {
-        let mut levels = Vec::new();
+        let (mut levels, mut refused) = (Vec::new(), None);
         for (level, granularity) in aggregate.plan.levels.iter().copied().enumerate() {
             let Some(range) = scope.range.buckets(&aggregate.plan.calendar, granularity)? else { continue };
             let side = Side { snapshot: &snapshot, aggregate: &aggregate, table: &table, level, granularity, range };
-            levels.push(side.compare_with_postgres(recounting.as_ref()).await?);
+            match side.compare_with_postgres(recounting.as_ref()).await {
+                Ok(tally) => levels.push(tally),
+                Err(why) => {
+                    refused = Some(why.skipped(&aggregate, scope)?);
+                    break;
+                }
+            }
         }
-        found.verified.push(Verified { aggregate, levels });
+        found.add(aggregate, levels, refused);
     }
     Ok(found)
 }
 
 async fn verify_rows(snapshot: Arc<Snapshot>, scope: &Scope) -> Result<Verification, Unverified> {
-    let Selection { chosen, mut skipped } = select(&snapshot, scope)?;
-    let mut verified = Vec::new();
+    let Selection { chosen, skipped } = select(&snapshot, scope)?;
+    let lsn = snapshot.as_of().lsn;
+    let mut found = Verification { against: Against::Rows, lsn, verified: Vec::new(), skipped, took: Duration::ZERO };
     for (aggregate, table) in chosen {
         if !table.schema.keeps_row_image {
             let refused = Unverified::NoRowImage(table.schema.qualified_name());
-            if scope.aggregate.is_some() {
-                return Err(refused);
-            }
-            let (aggregate, code) = (aggregate.name.clone(), "no_row_image".to_owned());
-            skipped.push(Skipped { aggregate, code, message: refused.to_string() });
+            found.skipped.push(refused.skipped(&aggregate, scope)?);
             continue;
         }
-        let mut levels = Vec::new();
+        let (mut levels, mut refused) = (Vec::new(), None);
         for (level, granularity) in aggregate.plan.levels.iter().copied().enumerate() {
             let Some(range) = scope.range.buckets(&aggregate.plan.calendar, granularity)? else { continue };
             let side = Side { snapshot: &snapshot, aggregate: &aggregate, table: &table, level, granularity, range };
-            levels.push(side.compare_with_rows().await?);
+            match side.compare_with_rows().await {
+                Ok(tally) => levels.push(tally),
+                Err(why) => {
+                    refused = Some(why.skipped(&aggregate, scope)?);
+                    break;
+                }
+            }
         }
-        verified.push(Verified { aggregate, levels });
+        found.add(aggregate, levels, refused);
     }
-    let lsn = snapshot.as_of().lsn;
-    Ok(Verification { against: Against::Rows, lsn, verified, skipped, took: Duration::ZERO })
+    Ok(found)
+}
+
+impl Verification {
+    /// What was found of one aggregate; what was compared before a level was refused is told, too.
+    fn add(&mut self, aggregate: Arc<Aggregate>, levels: Vec<Tally>, refused: Option<Skipped>) {
+        if refused.is_none() || !levels.is_empty() {
+            self.verified.push(Verified { aggregate, levels });
+        }
+        self.skipped.extend(refused);
+    }
 }
 
 /// Our side of one comparison.

@@ -32,6 +32,8 @@ pub mod table_rows;
 pub mod verification;
 /// A remark beside an answer.
 pub mod warning;
+/// A numeric beyond 128 bits.
+mod wide_numeric;
 
 pub use answer::AnswerView;
 pub use problem::Problem;

@@ -17,6 +17,7 @@ use super::state::{AppState, now_us, unknown_aggregate};
 use super::turns::Turn;
 use crate::access::Caller;
 use crate::api::source::freshness;
+use crate::api::table_rows::columns_left_out;
 use crate::api::{AnswerView, Problem, Warning};
 use crate::query::aggregate_query::MAX_LIMIT;
 use crate::query::cursor::push_value;
@@ -540,6 +541,9 @@ impl Asked {
             let state = self.freshness;
             let message = format!("the source is {state}: the answer is exact as of its position, not of now");
             warnings.push(Warning::new("source_not_streaming", message));
+        }
+        if self.query.rows.is_some() {
+            warnings.extend(self.table().and_then(|table| columns_left_out(&table.schema)));
         }
         warnings
     }

@@ -120,8 +120,9 @@ fn answers() -> Value {
                 "why_not": list_of(reference("WhyNot")),
             }),
         ),
-        "Rows": object(&["aggregate", "table", "columns", "data", "as_of", "page"], json!({
+        "Rows": object(&["aggregate", "table", "columns", "data", "as_of", "page", "warnings"], json!({
             "aggregate": text(), "table": text(), "columns": columns(), "data": rows(), "as_of": as_of(), "page": page(),
+            "warnings": warnings(),
         })),
         "QueryAnswer": {"type": "object", "description": "An Answer or an Explanation; of several questions `as_of` and `answers`"},
         "Verification": object(&["equal", "against", "lsn", "cells", "differing", "took_ms", "aggregates", "skipped"], json!({

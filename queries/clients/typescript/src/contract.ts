@@ -833,6 +833,10 @@ export interface components {
                 next: string | null;
             };
             table: string;
+            warnings: {
+                code: string;
+                message: string;
+            }[];
         };
         Source: {
             acknowledged_lsn: string;

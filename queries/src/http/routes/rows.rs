@@ -13,8 +13,8 @@ use serde::Serialize;
 use crate::access::Caller;
 use crate::api::answer::{AsOfBody, PageBody};
 use crate::api::column::ColumnBody;
-use crate::api::table_rows::TableRows;
-use crate::api::{AnswerView, Problem};
+use crate::api::table_rows::{TableRows, columns_left_out};
+use crate::api::{AnswerView, Problem, Warning};
 use crate::http::asking::{Asked, ask_at, expired, in_turn, page_of};
 use crate::http::extract::{Name, Parameters};
 use crate::http::pages::Pages;
@@ -65,6 +65,7 @@ struct Body<'a> {
     data: TableRows<'a>,
     as_of: AsOfBody,
     page: PageBody,
+    warnings: Vec<Warning>,
 }
 
 /// Refuses an aggregate without the index.
@@ -98,6 +99,7 @@ fn respond(asked: &Asked, after: Option<Vec<u8>>, pages: &Pages) -> Result<Respo
         data: rows,
         as_of: AnswerView::as_of_body(as_of),
         page: PageBody { next },
+        warnings: columns_left_out(&table.schema).into_iter().collect(),
     };
     let body =
         serde_json::to_vec(&body).map_err(|_| Problem::new(500, "internal_error", "the rows cannot be written"))?;

@@ -205,9 +205,10 @@ fn without_nul(text: &str) -> Result<&str, FilterError> {
     if text.contains('\0') { refuse("Postgres has no character of code 0") } else { Ok(text) }
 }
 
-/// Unquoted names fold to lower case, as in Postgres.
-pub(super) fn folded(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+/// Unquoted names fold to lower case, and as in Postgres no letters but those of ASCII do.
+#[must_use]
+pub fn folded(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_ascii_lowercase() }
 }
 
 /// A text as SQL reads it where strings conform to the standard, which our sessions ask for: a backslash is a character.
@@ -279,6 +280,7 @@ mod tests {
             ),
             ("\"user\" = 1", "\"user\" = 1"),
             ("payments.\"a b\" = true", "payments.\"a b\" = true"),
+            ("École = 1 OR \"École\" = 1", "\"École\" = 1 OR \"École\" = 1"),
             ("a = 'it''s'", "a = 'it''s'"),
             ("a = 'it''''s'", "a = 'it''''s'"),
             (r"a = 'x\''; DROP TABLE t; --'", r"a = 'x\''; DROP TABLE t; --'"),

@@ -154,8 +154,12 @@ impl AggregateQuery {
         };
         let (from, to) = (bound("from", request.from.as_ref())?, bound("to", request.to.as_ref())?);
         if from.zip(to).is_some_and(|(from, to)| from >= to) {
-            return Err(QueryError::refused("to", "empty_range", "the range ends before it begins")
-                .hint("`from` is inclusive, `to` is exclusive"));
+            return Err(QueryError::refused(
+                "to",
+                "empty_range",
+                "the range is empty: it ends where it begins or before",
+            )
+            .hint("`from` is inclusive, `to` is exclusive"));
         }
         let relative = |text: &String| matches!(instant::parse_bound(text, &calendar, asked_us), Some(Bound::Ago(_)));
         let depends = request.from.iter().chain(&request.to).any(relative);
@@ -706,6 +710,7 @@ mod tests {
             ("from=2026&from=2027", "bad_parameter", ""),
             ("from=yesterday", "bad_parameter", "use 2026, 2026-03"),
             ("from=2027&to=2026", "empty_range", "`from` is inclusive"),
+            ("from=2026&to=2026", "empty_range", "`from` is inclusive"),
             ("granularity=hour", "does_not_nest", "this aggregate keeps day, month, year"),
             ("granularity=P10D", "does_not_nest", "this aggregate keeps"),
             ("granularity=fortnight", "bad_parameter", ""),

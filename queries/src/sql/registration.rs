@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use sqlparser::tokenizer::Location;
 
 use super::error::{Place, SqlError};
-use super::statement::{self, Grouping, Item, Statement};
+use super::statement::{self, Grouping, Item, Statement, StatementOption};
 use super::time::{BucketWords, Refusal, TimeItem, column, fields_together, modulo_words, time_item, tumble, zones};
 use crate::api::Warning;
 use crate::query::instant::format_instant;
@@ -46,6 +46,7 @@ const OPTIONS: [&str; 5] = ["timezone", "assume_timezone", "codec", "rollups", "
 impl Registration {
     /// Reads one statement.
     pub fn parse(text: &str, look: &dyn Look) -> Result<Registration, SqlError> {
+        let text = statement::without_mark(text);
         Reading { text, look, statement: statement::read(text)? }.registration()
     }
 
@@ -135,7 +136,13 @@ impl Reading<'_> {
 
     fn options(&self) -> Result<Options, SqlError> {
         let mut options = Options::default();
-        for option in &self.statement.options {
+        let named = |option: &StatementOption| option.name.replace("time_zone", "timezone");
+        for (at, option) in self.statement.options.iter().enumerate() {
+            if self.statement.options.iter().take(at).any(|before| named(before) == named(option)) {
+                return Err(self
+                    .refused(option.at, "bad_option", format!("{} is stated twice", option.name))
+                    .hint("leave one of them out"));
+            }
             let value = option.value.clone();
             match option.name.as_str() {
                 "timezone" | "time_zone" => options.timezone = Some(value),
@@ -447,10 +454,8 @@ impl Reading<'_> {
                 }
                 BucketWords::Modulo(unit) => {
                     let codec = codec.ok_or_else(|| self.codec_needed(column, *at))?;
-                    let (granularity, from) =
-                        modulo_words(*unit, codec, column).map_err(|refusal| self.time_refused(*at, refusal))?;
-                    granularities.push(granularity);
-                    origin = from;
+                    let granularity = modulo_words(*unit, codec, column);
+                    granularities.push(granularity.map_err(|refusal| self.time_refused(*at, refusal))?);
                 }
             }
         }
@@ -680,14 +685,6 @@ mod tests {
                 "{codec:yymmdd,column:ymd,granularity:year,time_zone:UTC}",
             ),
             (
-                "GROUP BY ymd - mod(ymd, 3600) WITH (codec = 'epoch_s')",
-                "{codec:epoch_s,column:ymd,granularity:hour,time_zone:UTC}",
-            ),
-            (
-                "GROUP BY ymd - mod(ymd, 900000) WITH (codec = 'epoch_ms')",
-                "{codec:epoch_ms,column:ymd,granularity:PT15M,time_zone:UTC}",
-            ),
-            (
                 "GROUP BY date_trunc('week', ymd) WITH (codec = 'ddmmyy')",
                 "{codec:ddmmyy,column:ymd,granularity:week,time_zone:UTC}",
             ),
@@ -772,6 +769,22 @@ mod tests {
              FROM payments WHERE status = 'settled' GROUP BY 1, 2",
         );
         assert_eq!(aliased.unwrap(), alone.unwrap());
+        let yearly = |from: &str, by: &str, table: &str| {
+            let select = format!(
+                "SELECT extract(year from {from}) y, p.user, p.current_date, count(*) FROM {table} GROUP BY {by}"
+            );
+            view(&format!("CREATE MATERIALIZED VIEW v AS {select}")).map_err(|error| error.code)
+        };
+        let alone = view(
+            "CREATE MATERIALIZED VIEW v AS SELECT extract(year from ts), \"user\", \"current_date\", count(*) FROM payments GROUP BY 1, 2, 3",
+        )
+        .unwrap();
+        assert_eq!(yearly("p.ts", "extract(year from ts), p.user, p.current_date", "payments p"), Ok(alone.clone()));
+        assert_eq!(yearly("ts", "1, p.\"user\", 3", "public.payments p"), Ok(alone));
+        assert_eq!(yearly("other.ts", "1, 2, 3", "payments p"), Err("unknown_qualifier"));
+        let schema = "CREATE MATERIALIZED VIEW v AS SELECT sum(public.payments.x) x FROM public.payments";
+        assert_eq!(view(schema), view("CREATE MATERIALIZED VIEW v AS SELECT sum(x) x FROM payments"));
+        assert_eq!(view(&schema.replace("public.payments.x", "public.pay.x")).unwrap_err().code, "unknown_qualifier");
         let windows = view(
             "CREATE MATERIALIZED VIEW hourly AS SELECT window_start, count(*) AS n FROM TUMBLE(payments, ts, INTERVAL '1 hour') \
              GROUP BY window_start",
@@ -790,6 +803,8 @@ mod tests {
             ("GROUP BY ymd - mod(ymd, 100)", "codec_needed 1:67"),
             ("GROUP BY ymd - mod(ymd, 100) WITH (codec = 'ddmmyy')", "month_of_year 1:67"),
             ("GROUP BY ymd - mod(ymd, 7) WITH (codec = 'yyyymmdd')", "modulo 1:67"),
+            ("GROUP BY ymd - mod(ymd, 3600) WITH (codec = 'epoch_s')", "modulo 1:67"),
+            ("GROUP BY ymd - ymd % 900000 WITH (codec = 'epoch_ms')", "modulo 1:67"),
             ("GROUP BY date_trunc('day', pmt_ts AT TIME ZONE 'UTC')", "time_zones 1:67"),
             ("GROUP BY date_trunc('day', ts, 'UTC') WITH (timezone = 'Asia/Tokyo')", "time_zones 1:67"),
             ("GROUP BY date_trunc('fortnight', ts)", "date_trunc_unit 1:67"),
@@ -826,6 +841,9 @@ mod tests {
             ("GROUP BY ROLLUP (dst_acct)", "grouping_sets 1:67"),
             ("GROUP BY dst_acct WITH (tiemzone = 'UTC')", "unknown_option 1:82"),
             ("GROUP BY dst_acct WITH (timezone = 'UTC')", "no_time 1:82"),
+            ("GROUP BY date_trunc('day', ts) WITH (timezone = 'Europe/Madrid', time_zone = 'UTC')", "bad_option 1:124"),
+            ("GROUP BY EXTRACT(YEAR FROM other.ts)", "unknown_qualifier 1:85"),
+            ("GROUP BY other.payments.ts", "unknown_qualifier 1:67"),
             ("GROUP BY dst_acct PARTITION BY DIMENSION d EVERY INTERVAL '1' month", "unknown_dimension 1:99"),
             ("GROUP BY dst_acct HAVING count(*) > 1", "having 1:76"),
             ("GROUP BY dst_acct ORDER BY 1", "order_by 1:76"),
@@ -907,6 +925,11 @@ mod tests {
         let broken = format!("{} t t", sources.last().unwrap().text);
         assert_eq!((place(&broken).line, place(&broken).column), (5, 28));
         assert_eq!(statement::split(" ;; -- nothing\n").unwrap(), []);
+        let marked = "\u{feff}CREATE ONLINE AGGREGATE École AS COUNT(*) FROM Straße";
+        assert_eq!(statement::split(marked).unwrap().first().map(|source| source.name.as_str()), Some("École"));
+        let registration = read(marked).unwrap();
+        assert_eq!(registration.definition.table, "public.straße");
+        assert_eq!(place(&format!("{marked} t t")).column, 59);
     }
 
     proptest::proptest! {

@@ -5,12 +5,12 @@
 
 use std::ops::Range;
 
-use engine::materialization::condition;
-use sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart, Value};
+use engine::materialization::condition::{self, folded, quote_identifier};
+use sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Value};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::error::SqlError;
 
@@ -91,6 +91,7 @@ pub struct Source {
 
 /// Splits a text into its statements.
 pub fn split(text: &str) -> Result<Vec<Source>, SqlError> {
+    let text = without_mark(text);
     let tokens = tokens(text)?;
     let mut sources = Vec::new();
     let mut pieces: Vec<&[TokenWithSpan]> = tokens.split(|token| token.token == Token::SemiColon).collect();
@@ -109,6 +110,11 @@ pub fn split(text: &str) -> Result<Vec<Source>, SqlError> {
         sources.push(Source { name, text });
     }
     Ok(sources)
+}
+
+/// A text without the mark that some editors put before it.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, SqlError> {
@@ -145,46 +151,86 @@ fn parse(text: &str) -> Result<Statement, SqlError> {
     }
 }
 
-/// Where columns are named with their table, `payments.` and `p.`, in bytes. Refuses `other.amount`: there is one table, and a
-/// column of another must not be taken for its own.
-fn qualifiers(text: &str, table: &TableExpression) -> Result<Vec<Range<usize>>, SqlError> {
+/// A column that is named with its table, in bytes.
+struct Qualified {
+    /// `payments.`, `p.`
+    qualifier: Range<usize>,
+    /// What follows, where it is a column only because of that: `p.user`.
+    reserved: Option<Range<usize>>,
+}
+
+/// Columns that are named with their table. Refuses `other.amount`: there is one table, and a column of another must not be taken for
+/// its own.
+fn qualifiers(text: &str, table: &TableExpression) -> Result<Vec<Qualified>, SqlError> {
     let tokens = tokens(text)?;
     let own = table.alias.as_deref().unwrap_or_else(|| table.name.rsplit('.').next().unwrap_or_default());
     let words: Vec<_> = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
-    let mut qualifiers = Vec::new();
-    for (at, triple) in words.windows(3).enumerate() {
-        let [qualifier, period, column] = triple else { continue };
-        let (Token::Word(word), Token::Period, Token::Word(_)) = (&qualifier.token, &period.token, &column.token)
-        else {
-            continue;
-        };
+    let begins_table =
+        |at: Option<usize>| at.and_then(|at| words.get(at)).is_some_and(|word| word.span.start == table.at);
+    let mut qualified = Vec::new();
+    let mut at = 0;
+    while let Some(first) = words.get(at) {
+        let start = at;
+        let mut parts: Vec<(&TokenWithSpan, &Word)> = Vec::new();
+        while let Some(token) = words.get(at)
+            && let Token::Word(word) = &token.token
+        {
+            parts.push((token, word));
+            let goes_on = words.get(at + 1).is_some_and(|token| token.token == Token::Period);
+            at += if goes_on { 2 } else { 1 };
+            if !goes_on {
+                break;
+            }
+        }
+        at = at.max(start + 1);
         // The table itself may be named with its schema: after FROM, or as the first argument of TUMBLE.
-        let before = at.checked_sub(1).and_then(|before| words.get(before)).map(|token| &token.token);
-        let names_table = match before {
-            Some(Token::Word(word)) => word.keyword == Keyword::FROM,
-            Some(Token::LParen) => at.checked_sub(2).and_then(|before| words.get(before)).is_some_and(
-                |token| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case("tumble")),
-            ),
-            _ => false,
-        };
-        if names_table {
+        let Some(((column, word), qualifier)) = parts.split_last() else { continue };
+        if qualifier.is_empty()
+            || begins_table(Some(start))
+            || table.tumble.is_some() && begins_table(start.checked_sub(2))
+        {
             continue;
         }
-        let folded = if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() };
-        if folded != own {
-            let message = format!("there is no table {} in this statement", word.value);
-            return Err(SqlError::refused(text, qualifier.span.start, "unknown_qualifier", message)
+        let name = |word: &Word| match word.quote_style {
+            Some(_) => word.value.clone(),
+            None => word.value.to_ascii_lowercase(),
+        };
+        let names = qualifier.iter().map(|(_, word)| name(word)).collect::<Vec<_>>().join(".");
+        if names != own && !(table.alias.is_none() && names == table.name) {
+            let message = format!("there is no table {names} in this statement");
+            return Err(SqlError::refused(text, first.span.start, "unknown_qualifier", message)
                 .hint(format!("an aggregate is over one table: write the column alone, or {own}.column")));
         }
-        qualifiers.push(offset(text, qualifier.span.start)..offset(text, period.span.end));
+        let begin = offset(text, column.span.start);
+        let qualifier = offset(text, first.span.start)..begin;
+        let on_one_line = text.get(qualifier.clone()).is_some_and(|text| !text.contains('\n'));
+        let needs_quotes =
+            word.quote_style.is_none() && word.value.is_ascii() && quote_identifier(&name(word)) != name(word);
+        let reserved = (on_one_line && needs_quotes).then(|| begin..begin.saturating_add(word.value.len()));
+        qualified.push(Qualified { qualifier, reserved });
     }
-    Ok(qualifiers)
+    Ok(qualified)
 }
 
-/// A text with spaces where these bytes were, so that everything else keeps its place.
-fn without(text: &str, bytes: &[Range<usize>]) -> String {
-    let blank = |at: usize| bytes.iter().any(|range| range.contains(&at));
-    text.char_indices().map(|(at, c)| if blank(at) && c != '\n' { ' ' } else { c }).collect()
+/// A text with spaces where qualifiers were, so that everything else keeps its place. A column that needs them is quoted instead, in
+/// their room.
+fn without(text: &str, qualified: &[Qualified]) -> String {
+    let (mut alone, mut done) = (String::with_capacity(text.len()), 0);
+    for Qualified { qualifier, reserved } in qualified {
+        alone.push_str(text.get(done..qualifier.start).unwrap_or_default());
+        let blanks = text.get(qualifier.clone()).unwrap_or_default().chars().map(|c| if c == '\n' { c } else { ' ' });
+        let mut blanks: String = blanks.collect();
+        done = qualifier.end;
+        if let Some(column) = reserved {
+            blanks.truncate(blanks.len().saturating_sub(2));
+            let name = text.get(column.clone()).unwrap_or_default().to_ascii_lowercase();
+            blanks.push_str(&quote_identifier(&name));
+            done = column.end;
+        }
+        alone.push_str(&blanks);
+    }
+    alone.push_str(text.get(done..).unwrap_or_default());
+    alone
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -564,9 +610,4 @@ impl<'t> Grammar<'t> {
         }
         self.expected("the end of the statement")
     }
-}
-
-/// A name as Postgres reads it: lower case, unless quoted.
-pub(super) fn folded(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }

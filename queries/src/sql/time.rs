@@ -5,6 +5,7 @@
 //! `ts` is an instant, and the instant at which Madrid's clock showed it where it is a `timestamp`.
 
 use engine::change::ColumnType;
+use engine::materialization::condition::folded;
 use engine::materialization::filter::{parse_timestamp, stated_time};
 use engine::materialization::{DateCodec, Granularity};
 use sqlparser::ast::{
@@ -12,7 +13,6 @@ use sqlparser::ast::{
 };
 
 use super::interval::{Stride, TIME_BUCKET_ORIGIN, epoch_1970};
-use super::statement::folded;
 
 /// Zones are this far apart, or a multiple of it.
 const QUARTER_HOUR_US: i64 = 900_000_000;
@@ -408,20 +408,12 @@ pub(super) fn fields_together(fields: &[String], column: &str) -> Result<Granula
     }
 }
 
-/// What `c - mod(c, unit)` makes of dates under a codec: a granularity and an origin.
-pub(super) fn modulo_words(unit: i64, codec: DateCodec, column: &str) -> Result<(Granularity, i64), Refusal> {
-    let spelled = |granularity| Ok((granularity, 0));
-    if let Some(unit_us) = codec.unit_us() {
-        let us = unit.checked_mul(unit_us).filter(|us| *us > 0).unwrap_or_default();
-        let origin = epoch_1970();
-        let stride = Stride { months: 0, us };
-        let granularity = stride.granularity(origin).or_else(|message| refusal("length", message, ""))?;
-        return Ok((granularity, origin));
-    }
+/// What `c - mod(c, unit)` makes of dates under a codec.
+pub(super) fn modulo_words(unit: i64, codec: DateCodec, column: &str) -> Result<Granularity, Refusal> {
     match (codec, unit) {
-        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 1) => spelled(Granularity::Day),
-        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 100) | (DateCodec::Yyyymm, 1) => spelled(Granularity::Month),
-        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 10_000) | (DateCodec::Yyyymm, 100) => spelled(Granularity::Year),
+        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 1) => Ok(Granularity::Day),
+        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 100) | (DateCodec::Yyyymm, 1) => Ok(Granularity::Month),
+        (DateCodec::Yyyymmdd | DateCodec::Yymmdd, 10_000) | (DateCodec::Yyyymm, 100) => Ok(Granularity::Year),
         (DateCodec::Ddmmyy, _) => refusal(
             "month_of_year",
             format!(
@@ -430,12 +422,24 @@ pub(super) fn modulo_words(unit: i64, codec: DateCodec, column: &str) -> Result<
             ),
             format!("write date_trunc('month', to_date(lpad({column}::text, 6, '0'), 'DDMMYY'))"),
         ),
+        (DateCodec::EpochS, _) => refused_before_1970(&format!("to_timestamp({column})")),
+        (DateCodec::EpochMs, _) => refused_before_1970(&format!("to_timestamp({column} / 1000.0)")),
+        (DateCodec::EpochUs, _) => refused_before_1970(&format!("to_timestamp({column} / 1000000.0)")),
         _ => refusal(
             "modulo",
             format!("{column} - mod(..., {unit}) of a date as {} is no bucket of time", codec.name()),
             "mod(c, 100) makes months of yyyymmdd and yymmdd, and years of yyyymm; mod(c, 10000) years",
         ),
     }
+}
+
+/// Postgres' `mod` cuts towards zero: around 1970 a bucket would be twice as long, and all before it would end where ours begin.
+fn refused_before_1970<T>(instant: &str) -> Result<T, Refusal> {
+    refusal(
+        "modulo",
+        "mod cuts towards zero in Postgres: of instants before 1970 it makes other buckets than of those after",
+        format!("write date_bin('1 hour', {instant}, timestamptz '1970-01-01 00:00:00Z')"),
+    )
 }
 
 /// The zone of the buckets, and the one in which a `timestamp` is read.

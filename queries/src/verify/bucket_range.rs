@@ -30,7 +30,7 @@ pub enum BadRange {
         text: String,
     },
     /// Nothing begins in it, and nothing would be equal to nothing.
-    #[error("the range ends before it begins")]
+    #[error("the range is empty: it ends where it begins or before")]
     Empty,
 }
 

@@ -332,7 +332,7 @@ fn check_reason(question: &Question, kept: &Kept, not: &Value) {
             let other_zone = question.zone.unwrap_or("UTC") != own;
             let finer = match base {
                 "PT15M" => false,
-                "hour" => question.granularity == "PT6H",
+                "hour" => question.granularity == "PT6H" && own != "UTC",
                 _ => ["hour", "PT6H", "day", "week", "month", "quarter", "year"].contains(&question.granularity),
             };
             timed && (kept.time.is_none() || other_zone || finer)

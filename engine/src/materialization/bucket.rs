@@ -548,6 +548,15 @@ impl Calendar {
                 refuse("the steps start elsewhere")
             }
             (Step(_), Step(_)) => Ok(()),
+            // Those of UTC are all of one length.
+            (Hour, Step(step))
+                if self.zone == Tz::UTC && [step, asked.origin_us].iter().all(|us| us % HOUR_US == 0) =>
+            {
+                Ok(())
+            }
+            (Day, Step(step)) if self.zone == Tz::UTC && [step, asked.origin_us].iter().all(|us| us % DAY_US == 0) => {
+                Ok(())
+            }
             (_, Step(_)) => refuse("its buckets are of varying length, or start elsewhere than the step's"),
             (Step(a), Hour) if HOUR_US % a != 0 => refuse("the step does not divide it"),
             (Step(a), _) if DAY_US % a != 0 => refuse("the step does not divide a day"),
@@ -877,6 +886,28 @@ mod tests {
             kathmandu.nests_into(Granularity::Hour, &asked, Granularity::Month, year).is_ok()
         };
         assert!(!from_kathmandu("UTC") && from_kathmandu("Asia/Kathmandu"));
+    }
+
+    #[test]
+    fn hours_and_days_of_utc_are_of_one_length() {
+        let hours = |hours: i64| Granularity::Step(hours * HOUR_US);
+        let year = Interval { start: 0, end: 366 * DAY_US };
+        let nests = |own: &Calendar, fine, coarse, origin_us| {
+            own.nests_into(fine, &Calendar::new(Tz::Europe__Madrid, origin_us), coarse, year).is_ok()
+        };
+        for (fine, coarse, origin_us, expected) in [
+            (Granularity::Hour, hours(1), 0, true),
+            (Granularity::Hour, hours(6), HOUR_US, true),
+            (Granularity::Hour, hours(6), HOUR_US / 2, false),
+            (Granularity::Hour, Granularity::Step(HOUR_US * 3 / 2), 0, false),
+            (Granularity::Day, hours(48), DAY_US, true),
+            (Granularity::Day, hours(36), 0, false),
+            (Granularity::Day, hours(24), HOUR_US, false),
+            (Granularity::Month, hours(24), 0, false),
+        ] {
+            assert_eq!(nests(&Calendar::UTC, fine, coarse, origin_us), expected, "{fine} {coarse} {origin_us}");
+            assert!(!nests(&Calendar::new(Tz::Europe__Madrid, 0), fine, coarse, origin_us), "{fine} {coarse}");
+        }
     }
 
     proptest! {

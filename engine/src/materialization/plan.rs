@@ -359,8 +359,16 @@ fn resolve_dimensions(definition: &Definition, schema: &TableSchema) -> Result<V
     let mut dimensions: Vec<DimensionPlan> = Vec::new();
     for (index, name) in definition.dimensions.iter().enumerate() {
         let pointer = format!("/dimensions/{index}");
-        if dimensions.iter().any(|dimension| dimension.name == *name) || RESERVED.contains(&name.as_str()) {
-            return Err(error(pointer, "duplicate_name", format!("the name {name:?} is used twice or reserved")));
+        if RESERVED.contains(&name.as_str()) {
+            let message =
+                format!("answers have a column {name} of their own, and a dimension has the name of its column");
+            return Err(error(pointer, "duplicate_name", message).hint(format!(
+                "rename the column: ALTER TABLE {} RENAME COLUMN {name} TO ...",
+                schema.qualified_name()
+            )));
+        }
+        if dimensions.iter().any(|dimension| dimension.name == *name) {
+            return Err(error(pointer, "duplicate_name", format!("the dimension {name:?} is listed twice")));
         }
         let (column, column_type) = column(name, &pointer, schema)?;
         dimensions.push(DimensionPlan { name: name.clone(), column, column_type });
@@ -505,6 +513,22 @@ mod tests {
             assert_eq!(time.instant(ValueRef::Date(beyond)), None, "{beyond}");
         }
         assert_eq!(time.instant(ValueRef::Date(i32::MAX)), Some(Bucket::INFINITY.0));
+    }
+
+    #[test]
+    fn a_name_of_the_answers_own_is_told_a_way_on() {
+        let schema = TableSchema {
+            id: TableId(1),
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            columns: vec![crate::change::Column { name: "time".to_owned(), column_type: ColumnType::Text }],
+            primary_key: vec![0],
+            keeps_row_image: true,
+        };
+        let text = r#"{"table":"t","measures":[{"name":"n","count":"*"}],"dimensions":["time"]}"#;
+        let refused = Plan::resolve(&serde_json::from_str(text).unwrap(), &schema).unwrap_err();
+        assert_eq!(refused.code, "duplicate_name");
+        assert_eq!(refused.hint, "rename the column: ALTER TABLE public.t RENAME COLUMN time TO ...");
     }
 
     #[test]

@@ -712,7 +712,7 @@ mod tests {
             ("from=2027&to=2026", "empty_range", "`from` is inclusive"),
             ("from=2026&to=2026", "empty_range", "`from` is inclusive"),
             ("granularity=hour", "does_not_nest", "this aggregate keeps day, month, year"),
-            ("granularity=P10D", "does_not_nest", "this aggregate keeps"),
+            ("granularity=PT6H", "does_not_nest", "this aggregate keeps"),
             ("granularity=fortnight", "bad_parameter", ""),
             ("measures=amont", "unknown_measure", "did you mean \"amount\"?"),
             ("group_by=country,contry", "unknown_dimension", "did you mean \"country\"?"),

@@ -12,6 +12,7 @@ use engine::materialization::filter::Filter;
 use engine::materialization::{Aggregate, Definition, Granularity, MeasureDefinition, TimeDefinition};
 
 use super::aggregate_query::AggregateQuery;
+use super::condition::pairs;
 use super::output::needed_measures;
 use super::planner::ReadPlan;
 use super::refusal::QueryError;
@@ -49,6 +50,7 @@ pub fn candidates<E: From<QueryError>>(
 ) -> Result<(Vec<Candidate>, Vec<NotThis>), E> {
     request.check_lists()?;
     let request = explicit(request)?;
+    check_columns(&request, schema)?;
     let asked = request.filter.as_deref().map(|text| table_filter(text, schema)).transpose()?;
     let conjuncts = asked.map(Filter::into_conjuncts).unwrap_or_default();
     let time = time_column(&request, aggregates, schema)?;
@@ -78,6 +80,34 @@ fn explicit(request: &QueryRequest) -> Result<QueryRequest, QueryError> {
     request.time_zone.get_or_insert_with(|| "UTC".to_owned());
     request.group_by.get_or_insert_default();
     Ok(request)
+}
+
+/// Refuses a name that is no column of the table: no aggregate could answer, and none can be suggested.
+fn check_columns(request: &QueryRequest, schema: &TableSchema) -> Result<(), QueryError> {
+    let mut named: Vec<(&str, String)> = Vec::new();
+    let measures = needed_measures(request.measures.as_deref().unwrap_or_default()).unwrap_or_default();
+    let summed = measures.into_iter().filter_map(|measure| measure.sum.or(measure.count));
+    named.extend(summed.filter(|column| column != "*").map(|column| ("measures", column)));
+    named.extend(request.group_by.iter().flatten().map(|column| ("group_by", column.clone())));
+    let fixed = match &request.fixed {
+        None => Vec::new(),
+        Some(Fixed::Values(values)) => values.keys().cloned().collect(),
+        Some(Fixed::Text(text)) => columns_fixed(text)?,
+        Some(Fixed::Texts(texts)) => {
+            texts.iter().map(|text| columns_fixed(text)).collect::<Result<Vec<_>, _>>()?.concat()
+        }
+    };
+    named.extend(fixed.into_iter().map(|column| ("where", column)));
+    let Some((parameter, wrong)) = named.iter().find(|(_, column)| schema.column_index(column).is_none()) else {
+        return Ok(());
+    };
+    let known = schema.columns.iter().map(|column| column.name.as_str()).filter(|name| !name.is_empty());
+    let message = format!("{} has no column {wrong:?}", schema.qualified_name());
+    Err(QueryError::refused(parameter, "unknown_column", message).hint(did_you_mean(wrong, known)))
+}
+
+fn columns_fixed(text: &str) -> Result<Vec<String>, QueryError> {
+    Ok(pairs(text)?.into_iter().map(|(column, _)| column).collect())
 }
 
 fn table_filter(text: &str, schema: &TableSchema) -> Result<Filter, QueryError> {
@@ -445,6 +475,24 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_no_column_is_told_the_nearest() {
+        for question in [
+            r#""measures":["sum(unts)"]"#,
+            r#""measures":["count(*)"],"group_by":["unts"]"#,
+            r#""measures":["count(*)"],"where":{"unts":5}"#,
+            r#""measures":["count(*)"],"where":"unts:5""#,
+        ] {
+            let request: QueryRequest = serde_json::from_str(&format!("{{{question}}}")).unwrap();
+            let refused = candidates(&request, &some(), &schema(), 0).map(|(able, _)| able.len()).unwrap_err();
+            assert_eq!(
+                (refused.code, refused.hint.as_str()),
+                ("unknown_column", "did you mean \"units\"?"),
+                "{question}"
+            );
+        }
+    }
+
+    #[test]
     fn days_do_not_depend_on_who_answers() {
         let count = r#""measures":[{"name":"n","count":"*"}]"#;
         let over = [
@@ -467,6 +515,7 @@ mod tests {
         assert_eq!(able(r#""granularity":"day""#), ["utc"]);
         assert_eq!(able(r#""granularity":"day","time_zone":"Europe/Madrid""#), ["madrid", "utc"]);
         assert_eq!(able(r#""granularity":"PT6H""#), ["utc"]);
+        assert_eq!(able(r#""granularity":"PT1H""#), ["utc"]);
         assert_eq!(able(r#""granularity":"PT6H","origin":"2000-01-01T01:00:00Z""#), ["steps", "utc"]);
     }
 

@@ -2,7 +2,7 @@
 
 use engine::materialization::Granularity;
 use engine::materialization::bucket::{civil_from_days, days_from_civil};
-use sqlparser::ast::{DateTimeField, Expr, Value};
+use sqlparser::ast::{DataType, DateTimeField, Expr, Value};
 
 const SECOND_US: i64 = 1_000_000;
 const HOUR_US: i64 = 3_600 * SECOND_US;
@@ -19,6 +19,9 @@ impl Stride {
     /// The length that an expression says; `None` for anything else.
     pub(super) fn of(expression: &Expr) -> Option<Stride> {
         let (value, unit) = match expression {
+            Expr::Cast { expr, data_type: DataType::Interval { fields: None, precision: None }, .. } => {
+                (expr.as_ref(), None)
+            }
             Expr::Interval(interval) if interval.last_field.is_none() => {
                 let unit = match &interval.leading_field {
                     None => None,
@@ -46,6 +49,10 @@ impl Stride {
         let mut stride = Stride::default();
         let mut words = text.split_whitespace();
         while let Some(number) = words.next() {
+            if number.contains(':') {
+                stride = stride.plus_clock(number)?;
+                continue;
+            }
             stride = match number.find(|c: char| !c.is_ascii_digit()) {
                 // `15m`
                 Some(at) => stride.plus(number.get(..at)?, number.get(at..)?)?,
@@ -53,6 +60,19 @@ impl Stride {
             };
         }
         Some(stride).filter(|stride| *stride != Stride::default())
+    }
+
+    /// `00:15:00`, as Postgres shows what is shorter than a day.
+    fn plus_clock(self, clock: &str) -> Option<Stride> {
+        let parts: Vec<i64> =
+            clock.split(':').map(|part| part.parse::<u32>().ok().map(i64::from)).collect::<Option<_>>()?;
+        match parts.as_slice() {
+            [hours, minutes @ 0..60, seconds @ 0..60] => {
+                let us = hours * HOUR_US + (minutes * 60 + seconds) * SECOND_US;
+                Some(Stride { us: self.us.checked_add(us)?, ..self })
+            }
+            _ => None,
+        }
     }
 
     fn plus(self, number: &str, unit: &str) -> Option<Stride> {
@@ -136,7 +156,21 @@ mod tests {
         assert_eq!(us("1 hour 30 min"), Some((0, 5_400 * SECOND_US)));
         assert_eq!(us("2 years 1 month"), Some((25, 0)));
         assert_eq!(us("7 days"), us("1 week"));
-        for wrong in ["", "day", "1", "-1 day", "0 days", "1.5 hours", "1 fortnight", "9999999999999999999 years"] {
+        assert_eq!(us("00:15:00"), us("15m"));
+        assert_eq!(us("1 day 02:00:00"), us("26 hours"));
+        for wrong in [
+            "",
+            "day",
+            "1",
+            "-1 day",
+            "0 days",
+            "1.5 hours",
+            "1 fortnight",
+            "00:15",
+            "00:75:00",
+            "00:00:00",
+            "9999999999999999999 years",
+        ] {
             assert_eq!(us(wrong), None, "{wrong}");
         }
     }

@@ -16,6 +16,8 @@
 pub mod error;
 /// Lengths of buckets.
 mod interval;
+/// A statement as Postgres shows it.
+mod plain;
 /// What a statement registers.
 pub mod registration;
 /// The grammar.

@@ -8,9 +8,11 @@ use sqlparser::ast::{
     DataType, DuplicateTreatment, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
     Value,
 };
-use sqlparser::tokenizer::Location;
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use super::error::{Place, SqlError};
+use super::plain::plain;
 use super::statement::{self, Grouping, Item, Statement, StatementOption};
 use super::time::{BucketWords, Refusal, TimeItem, column, fields_together, modulo_words, time_item, tumble, zones};
 use crate::api::Warning;
@@ -47,7 +49,12 @@ impl Registration {
     /// Reads one statement.
     pub fn parse(text: &str, look: &dyn Look) -> Result<Registration, SqlError> {
         let text = statement::without_mark(text);
-        Reading { text, look, statement: statement::read(text)? }.registration()
+        let mut statement = statement::read(text)?;
+        let table = statement.table.name.clone();
+        statement
+            .expressions()
+            .for_each(|expression| plain(expression, &|column: &str| look.column_type(&table, column)));
+        Reading { text, look, statement }.registration()
     }
 
     /// Where a part of the definition stands in the statement.
@@ -201,6 +208,7 @@ impl Reading<'_> {
             .find(|item| !self.is_measure(item) && !groups.iter().any(|group| std::ptr::eq(*group, *item)));
         match loose {
             None => Ok(groups.into_iter().cloned().collect()),
+            Some(item) if let Some(error) = self.computed(item) => Err(error),
             Some(item) => Err(self
                 .refused(
                     item.at,
@@ -247,7 +255,7 @@ impl Reading<'_> {
         match self.statement.grouping {
             Grouping::Listed(_) => true,
             Grouping::Selected(_) => matches!(&item.expression, Expr::Function(function)
-                if AGGREGATES.contains(&function.name.to_string().to_lowercase().as_str())),
+                if is_aggregate(&function.name.to_string())),
         }
     }
 
@@ -283,7 +291,20 @@ impl Reading<'_> {
         }
     }
 
+    /// Refuses what is computed on a measure: `coalesce(sum(amount), 0)`.
+    fn computed(&self, item: &Item) -> Option<SqlError> {
+        let measure = measure_within(&item.expression.to_string())?;
+        let message = format!("{} is computed on a measure, and measures are kept as they are", item.expression);
+        let error = self.refused(item.at, "not_a_measure", message);
+        Some(error.hint(format!("write {measure} alone, and compute on the answer")))
+    }
+
     fn measure(&self, item: &Item, before: &[MeasureDefinition]) -> Result<MeasureDefinition, SqlError> {
+        if !matches!(&item.expression, Expr::Function(function) if is_aggregate(&function.name.to_string()))
+            && let Some(error) = self.computed(item)
+        {
+            return Err(error);
+        }
         let Expr::Function(function) = &item.expression else {
             return Err(self
                 .refused(item.at, "not_a_measure", format!("{} is no measure", item.expression))
@@ -519,8 +540,34 @@ impl Reading<'_> {
 }
 
 /// Functions that are measures, or that people take for such.
-const AGGREGATES: [&str; 10] =
-    ["sum", "count", "avg", "min", "max", "stddev", "variance", "array_agg", "string_agg", "count_distinct"];
+#[rustfmt::skip]
+const AGGREGATES: [&str; 22] = [
+    "sum", "count", "avg", "min", "max", "stddev", "stddev_pop", "stddev_samp", "variance", "var_pop", "var_samp", "array_agg",
+    "string_agg", "json_agg", "jsonb_agg", "count_distinct", "bool_and", "bool_or", "every", "bit_and", "bit_or", "any_value",
+];
+
+fn is_aggregate(function: &str) -> bool {
+    AGGREGATES.iter().any(|aggregate| function.eq_ignore_ascii_case(aggregate))
+}
+
+/// The first measure in an expression: `sum(amount)` of `round(sum(amount) / 100, 2)`.
+fn measure_within(expression: &str) -> Option<String> {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, expression).tokenize().ok()?;
+    let begins = tokens.windows(2).position(|pair| {
+        matches!(pair, [Token::Word(word), Token::LParen] if word.quote_style.is_none() && is_aggregate(&word.value))
+    })?;
+    let (mut measure, mut open) = (String::new(), 0);
+    for token in tokens.get(begins..)? {
+        measure.push_str(&token.to_string());
+        match token {
+            Token::LParen => open += 1,
+            Token::RParen if open == 1 => return Some(measure),
+            Token::RParen => open -= 1,
+            _ => {}
+        }
+    }
+    None
+}
 
 /// The digits after the point of `numeric(38,2)`.
 fn digits(data_type: &DataType) -> Option<u16> {
@@ -544,6 +591,11 @@ mod tests {
                 "ts" => ColumnType::TimestampTz,
                 "pmt_ts" => ColumnType::Timestamp,
                 "ymd" => ColumnType::Int8,
+                "status" | "vc" => ColumnType::Text,
+                "c" => ColumnType::Char,
+                "fee" => ColumnType::Numeric { scale: None },
+                "r" => ColumnType::Float4,
+                "d" => ColumnType::Float8,
                 _ => return None,
             })
         }
@@ -726,7 +778,6 @@ mod tests {
             ("timestamp '2000-01-01 00:00:00.1234567'", ""),
             ("timestamptz '0000-01-01'", ""),
             ("timestamptz '+2000-01-01'", ""),
-            ("'2000-01-01'::text", ""),
         ] {
             for function in ["date_bin('7 days', ts, O)", "time_bucket('5 days', ts, O)", "CTUMBLE(ts, '5 days', O)"] {
                 let groups = format!("GROUP BY {}", function.replace('O', origin));
@@ -792,6 +843,82 @@ mod tests {
         assert_eq!(windows.unwrap().time.map(|time| time.granularity), Some(Granularity::Hour));
     }
 
+    /// Each as `pg_get_viewdef` of Postgres 15 shows it, and as it was written.
+    #[test]
+    fn what_postgres_shows_of_a_view_is_read_as_it_was_written() {
+        let view = |text: &str| {
+            let read = read(&format!("CREATE MATERIALIZED VIEW v AS {text}"));
+            read.map(|registration| registration.definition).map_err(|error| format!("{text}: {error}"))
+        };
+        for (shown, written) in [
+            (
+                " SELECT date_trunc('day'::text, payments.ts) AS d,\n    payments.status,\n    sum(payments.amount) AS amount,\n    count(*) AS n\n   FROM payments
+  WHERE ((payments.status = ANY (ARRAY['s1'::text, 's2'::text])) AND ((payments.vc)::text <> 'x'::text) AND ((payments.vc)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))
+  GROUP BY (date_trunc('day'::text, payments.ts)), payments.status;",
+                "SELECT date_trunc('day', ts) d, status, sum(amount) amount, count(*) n FROM payments
+                 WHERE status IN ('s1', 's2') AND vc <> 'x' AND vc IN ('a', 'b') GROUP BY date_trunc('day', ts), status",
+            ),
+            (
+                " SELECT date_trunc('month'::text, p.ts, 'Europe/Madrid'::text) AS d,\n    sum(p.amount) FILTER (WHERE (p.amount > (0)::numeric)) AS amount,\n    count(p.fee) AS n\n   FROM payments p
+  WHERE ((p.ts >= '2026-01-01 00:00:00+00'::timestamp with time zone) AND (p.pmt_ts < '2026-01-01 00:00:00'::timestamp without time zone) AND (p.day > '2025-01-01'::date) AND (p.ymd = ANY (ARRAY[1, 2])) AND (p.r > (1.5)::double precision) AND (p.d < (2)::double precision) AND p.b AND (NOT (p.ymd = 3)) AND (p.c = 'abc'::bpchar) AND (p.u <> 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid) AND ((p.fee >= ('-1'::integer)::numeric) AND (p.fee <= (5)::numeric)) AND (p.\"Order\" IS NOT NULL) AND ((p.vc)::text <> ALL ((ARRAY['a'::character varying, 'b'::character varying])::text[])) AND ((p.ymd)::numeric > 1.5) AND (p.b = true))
+  GROUP BY (date_trunc('month'::text, p.ts, 'Europe/Madrid'::text));",
+                "SELECT date_trunc('month', ts, 'Europe/Madrid') d, sum(amount) FILTER (WHERE amount > 0) amount, count(fee) n FROM payments p
+                 WHERE ts >= TIMESTAMPTZ '2026-01-01 00:00:00+00' AND pmt_ts < TIMESTAMP '2026-01-01 00:00:00' AND day > DATE '2025-01-01' AND ymd IN (1, 2) AND r > 1.5 AND d < 2
+                 AND b AND NOT (ymd = 3) AND c = 'abc' AND u <> 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' AND fee >= -1 AND fee <= 5 AND \"Order\" IS NOT NULL
+                 AND vc NOT IN ('a', 'b') AND ymd > 1.5 AND b = true GROUP BY 1",
+            ),
+            (
+                " SELECT date_bin('00:15:00'::interval, payments.ts, '2001-01-01 00:00:00+00'::timestamp with time zone) AS q,\n    sum((payments.fee)::numeric(38,2)) AS f\n   FROM payments
+  GROUP BY (date_bin('00:15:00'::interval, payments.ts, '2001-01-01 00:00:00+00'::timestamp with time zone));",
+                "SELECT date_bin('15 minutes', ts, timestamptz '2001-01-01') q, sum(fee::numeric(38,2)) f FROM payments GROUP BY 1",
+            ),
+            (
+                " SELECT EXTRACT(year FROM payments.ts) AS y,\n    date_part('month'::text, payments.ts) AS m,\n    count(*) AS count\n   FROM payments
+  GROUP BY (EXTRACT(year FROM payments.ts)), (date_part('month'::text, payments.ts));",
+                "SELECT EXTRACT(year FROM ts) y, date_part('month', ts) m, count(*) FROM payments GROUP BY 1, 2",
+            ),
+            (
+                " SELECT (payments.ts)::date AS d,\n    count(*) AS n\n   FROM payments\n  GROUP BY ((payments.ts)::date);",
+                "SELECT ts::date d, count(*) n FROM payments GROUP BY 1",
+            ),
+            (
+                " SELECT date_trunc('day'::text, (payments.ts AT TIME ZONE 'Europe/Madrid'::text)) AS d,\n    count(*) AS n\n   FROM payments
+  GROUP BY (date_trunc('day'::text, (payments.ts AT TIME ZONE 'Europe/Madrid'::text)));",
+                "SELECT date_trunc('day', ts AT TIME ZONE 'Europe/Madrid') d, count(*) n FROM payments GROUP BY 1",
+            ),
+            (
+                " SELECT date_trunc('month'::text, (to_date((payments.ymd)::text, 'YYYYMMDD'::text))::timestamp without time zone) AS m,\n    count(*) AS n\n   FROM payments
+  GROUP BY (date_trunc('month'::text, (to_date((payments.ymd)::text, 'YYYYMMDD'::text))::timestamp without time zone));",
+                "SELECT date_trunc('month', to_date(ymd::text, 'YYYYMMDD')::timestamp) m, count(*) n FROM payments GROUP BY 1",
+            ),
+            (
+                " SELECT date_trunc('day'::text, to_timestamp((((payments.ymd)::numeric / 1000.0))::double precision)) AS d,\n    count(*) AS n\n   FROM payments
+  GROUP BY (date_trunc('day'::text, to_timestamp((((payments.ymd)::numeric / 1000.0))::double precision)));",
+                "SELECT date_trunc('day', to_timestamp(ymd / 1000.0)) d, count(*) n FROM payments GROUP BY 1",
+            ),
+            (" SELECT count(*) AS n\n   FROM payments\n HAVING (count(*) > 0);", "SELECT count(*) n FROM payments"),
+        ] {
+            assert_eq!(view(shown), view(written));
+            assert!(view(shown).is_ok());
+        }
+        for changed in [
+            "n = 1::real",
+            "ymd = 1.5::integer",
+            "ymd = 40000::smallint",
+            "vc = 'abc'::varchar(2)",
+            "c::text = 'abc '",
+            "c = 'abc '::bpchar",
+            "r = ANY (ARRAY[1.5, 2.5])",
+            "status = ANY (other)",
+            "status <> ANY (ARRAY['a'])",
+            "fee > 2::double precision",
+            "vc = 'x'::citext",
+            "ymd::numeric(5,2) = 2",
+        ] {
+            assert!(view(&format!("SELECT count(*) FROM payments WHERE {changed}")).is_err(), "{changed}");
+        }
+    }
+
     #[test]
     fn what_cannot_be_kept_is_refused_where_it_stands() {
         let mut wrong = Vec::new();
@@ -841,7 +968,7 @@ mod tests {
             ("GROUP BY ROLLUP (dst_acct)", "grouping_sets 1:67"),
             ("GROUP BY dst_acct WITH (tiemzone = 'UTC')", "unknown_option 1:82"),
             ("GROUP BY dst_acct WITH (timezone = 'UTC')", "no_time 1:82"),
-            ("GROUP BY date_trunc('day', ts) WITH (timezone = 'Europe/Madrid', time_zone = 'UTC')", "bad_option 1:124"),
+            ("GROUP BY date_trunc('day', ts) WITH (timezone = 'Europe/Madrid', time_zone = 'UTC')", "bad_option 1:123"),
             ("GROUP BY EXTRACT(YEAR FROM other.ts)", "unknown_qualifier 1:85"),
             ("GROUP BY other.payments.ts", "unknown_qualifier 1:67"),
             ("GROUP BY dst_acct PARTITION BY DIMENSION d EVERY INTERVAL '1' month", "unknown_dimension 1:99"),
@@ -899,6 +1026,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_computed_on_a_measure_is_told_from_what_is_not_grouped() {
+        for (selected, measure) in [
+            ("coalesce(sum(amount), 0)", "sum(amount)"),
+            ("round(SUM(x) / 100, 2)", "SUM(x)"),
+            ("sum(x)::float8", "sum(x)"),
+            ("100 * count(*) FILTER (WHERE f(y) = 'sum(') ", "count(*)"),
+        ] {
+            let hint = format!("write {measure} alone, and compute on the answer");
+            for text in [
+                format!("CREATE MATERIALIZED VIEW v AS SELECT {selected} FROM t"),
+                format!("CREATE MATERIALIZED VIEW v AS SELECT a, {selected} AS c FROM t GROUP BY a"),
+                format!("CREATE ONLINE AGGREGATE v AS {selected} FROM t"),
+            ] {
+                let error = read(&text).unwrap_err();
+                assert_eq!((error.code, error.hint), ("not_a_measure", hint.clone()), "{text}");
+            }
+        }
+        let hint = |text: &str| read(text).unwrap_err().hint;
+        assert_eq!(hint("CREATE MATERIALIZED VIEW v AS SELECT a, count(*) FROM t"), "add it to GROUP BY");
+        assert!(hint("CREATE MATERIALIZED VIEW v AS SELECT bool_or(b) FROM t").starts_with("there are SUM and COUNT"));
+        assert_eq!(hint("CREATE MATERIALIZED VIEW v AS SELECT sum(x) FROM ONLY t"), "leave ONLY out: FROM payments");
+        assert!(read("CREATE MATERIALIZED VIEW v AS SELECT ALL a, sum(x) FROM t GROUP BY 1").is_ok());
+    }
+
+    #[test]
     fn mistakes_in_the_definition_are_found_in_the_statement() {
         let text = "CREATE ONLINE AGGREGATE a AS COUNT(*),\n SUM(amont) FROM payments\n WHERE x = 1 GROUP BY dst_acct";
         let registration = read(text).unwrap();
@@ -929,7 +1081,7 @@ mod tests {
         assert_eq!(statement::split(marked).unwrap().first().map(|source| source.name.as_str()), Some("École"));
         let registration = read(marked).unwrap();
         assert_eq!(registration.definition.table, "public.straße");
-        assert_eq!(place(&format!("{marked} t t")).column, 59);
+        assert_eq!(place(&format!("{marked} t t")).column, 57);
     }
 
     proptest::proptest! {

@@ -44,6 +44,16 @@ pub(super) struct Statement {
     pub(super) partition: Option<(String, Location)>,
 }
 
+impl Statement {
+    /// All its expressions, but those of its options.
+    pub(super) fn expressions(&mut self) -> impl Iterator<Item = &mut Expr> {
+        let (Grouping::Listed(groups) | Grouping::Selected(groups)) = &mut self.grouping;
+        let items = self.items.iter_mut().chain(groups).map(|item| &mut item.expression);
+        let filter = self.filter.iter_mut().map(|(filter, _)| filter);
+        items.chain(filter).chain(self.table.tumble.iter_mut().flat_map(|(time, length)| [time, length]))
+    }
+}
+
 /// What rows are grouped by.
 #[derive(Debug)]
 pub(super) enum Grouping {
@@ -381,6 +391,8 @@ impl<'t> Grammar<'t> {
                 .refused("distinct", "DISTINCT is not needed: each group has one row")
                 .hint("leave it out"));
         }
+        // What is selected unless DISTINCT is written.
+        self.word("all");
         let items = self.items(true)?;
         let table = self.table()?;
         let filter = self.filter()?;
@@ -431,6 +443,11 @@ impl<'t> Grammar<'t> {
 
     fn table(&mut self) -> Result<TableExpression, SqlError> {
         self.expect("from")?;
+        if self.is_word("only") {
+            return Err(self
+                .refused("table_name", "ONLY is not read: an aggregate is of the rows of its table")
+                .hint("leave ONLY out: FROM payments"));
+        }
         let at = self.here();
         let table = if self.word("tumble") {
             self.punctuation(&Token::LParen, "(")?;
@@ -533,7 +550,10 @@ impl<'t> Grammar<'t> {
             .refused("having", "an aggregate keeps every group")
             .hint("ask for some of them: /data?having=..., or write a condition on rows after WHERE");
         self.parser.next_token();
-        let condition = self.read(Parser::parse_expr)?;
+        let mut condition = self.read(Parser::parse_expr)?;
+        while let Expr::Nested(inner) = condition {
+            condition = *inner;
+        }
         if grouped || condition.to_string().to_lowercase() != "count(*) > 0" { Err(error) } else { Ok(()) }
     }
 

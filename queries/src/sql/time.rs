@@ -9,7 +9,8 @@ use engine::materialization::condition::folded;
 use engine::materialization::filter::{parse_timestamp, stated_time};
 use engine::materialization::{DateCodec, Granularity};
 use sqlparser::ast::{
-    BinaryOperator, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Value,
+    BinaryOperator, DataType, DateTimeField, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Value,
 };
 
 use super::interval::{Stride, TIME_BUCKET_ORIGIN, epoch_1970};
@@ -154,14 +155,21 @@ fn is_cast(expression: &Expr) -> bool {
 /// `c`, `c / 1000.0`. By 1000 Postgres divides whole numbers, and cuts what is before 1970 off towards it.
 fn since_epoch(expression: &Expr) -> Option<(String, DateCodec)> {
     match expression {
-        Expr::Nested(inner) => since_epoch(inner),
+        Expr::Nested(inner) | Expr::Cast { expr: inner, data_type: DataType::DoublePrecision, .. } => {
+            since_epoch(inner)
+        }
         Expr::BinaryOp { left, op: BinaryOperator::Divide, right } => {
             let codec = match (number(right)?, is_whole(right)) {
                 (1_000, false) => DateCodec::EpochMs,
                 (1_000_000, false) => DateCodec::EpochUs,
                 _ => return None,
             };
-            Some((column(left)?, codec))
+            // Postgres shows the type that it divides in.
+            let divided = match left.as_ref() {
+                Expr::Cast { expr, data_type: DataType::Numeric(ExactNumberInfo::None), .. } => expr,
+                other => other,
+            };
+            Some((column(divided)?, codec))
         }
         other => Some((column(other)?, DateCodec::EpochS)),
     }

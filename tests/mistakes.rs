@@ -533,12 +533,21 @@ fn mistakes_over_http_are_told_and_disturb_nobody() {
     let json = [("content-type", "application/json")];
     let definition = by_day().to_string();
     type Request<'r> = (&'r str, &'r str, &'r [(&'r str, &'r str)], &'r [u8], u16, &'r str, &'r [&'r str]);
-    let requests: [Request<'_>; 12] = [
+    let requests: [Request<'_>; 13] = [
         (
             "PUT",
             "/v1/aggregates/x",
             &[("content-type", "application/sql")],
             b"SELECT 1",
+            422,
+            "not_an_aggregate",
+            &["CREATE MATERIALIZED VIEW"],
+        ),
+        (
+            "PUT",
+            "/v1/aggregates/x",
+            &[("content-type", "application/sql")],
+            b"SELEKT 1",
             400,
             "malformed_sql",
             &["CREATE MATERIALIZED VIEW"],

@@ -562,7 +562,10 @@ mod tests {
             kept("mills", 3),
             registered("n", r#""measures":[{"name":"n","count":"*"}]"#),
         ]);
-        assert_eq!((known.measures[0].scale, without_scale(&known, &undeclared)), (Some(3), None));
+        assert_eq!(
+            (known.measures.first().and_then(|sum| sum.scale), without_scale(&known, &undeclared)),
+            (Some(3), None)
+        );
         assert!(Plan::resolve(&known, &undeclared).is_ok());
     }
 

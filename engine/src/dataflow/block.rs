@@ -63,7 +63,7 @@ impl Halt {
             Halt::Wide => (
                 "value_too_wide",
                 "a number of a row has more than 38 digits, and can be neither added up nor compared exactly",
-                "round the number in its row; then POST /v1/aggregates/{name}/backfill:rebuild",
+                "round the number in its row; then have it built anew: POST .../backfill:rebuild",
             ),
             Halt::Scale => (
                 "scale_exceeded",

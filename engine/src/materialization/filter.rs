@@ -523,7 +523,7 @@ pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let mut hyphen = true;
     for c in text.chars() {
         hyphen = match c {
-            '-' if !hyphen && digits.len() % 4 == 0 && digits.len() < 32 => true,
+            '-' if !hyphen && digits.len().is_multiple_of(4) && digits.len() < 32 => true,
             c if c.is_ascii_hexdigit() => {
                 digits.push(c);
                 false

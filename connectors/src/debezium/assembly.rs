@@ -44,6 +44,18 @@ impl Assembly {
         Assembly { ledger, tables, ..Assembly::default() }
     }
 
+    /// The same, to take again what was taken before; [`Assembly::goes_on`] ends that.
+    #[must_use]
+    pub fn again(tables: Vec<TableId>, mut ledger: Ledger) -> Self {
+        ledger.replay(true);
+        Assembly::new(tables, ledger)
+    }
+
+    /// What follows is new.
+    pub fn goes_on(&mut self) {
+        self.ledger.replay(false);
+    }
+
     /// What was seen.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

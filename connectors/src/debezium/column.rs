@@ -153,7 +153,7 @@ fn timestamp_unit(
     }
     let is_plain = |ticks: i64| {
         ticks == 0
-            || LIKELY_MICROS.contains(&ticks.unsigned_abs())
+            || LIKELY_MICROS.contains(&ticks.unsigned_abs()) && !NEVER_IN_MILLIS.contains(&ticks.unsigned_abs())
             || INFINITE_MICROS.iter().any(|(infinite, _)| *infinite == ticks)
     };
     if json.as_i64().is_none_or(is_plain) {
@@ -170,9 +170,11 @@ fn timestamp_unit(
     ))
 }
 
-/// In microseconds a time that is neither within a year of 1970, where milliseconds of our days are, nor after the year 5138,
-/// where nanoseconds are.
-const LIKELY_MICROS: std::ops::RangeInclusive<u64> = 31_536_000_000_000..=100_000_000_000_000_000;
+/// In microseconds a time that is neither within a year of 1970, where milliseconds of our days are, nor after the year 9999, where
+/// nanoseconds are.
+const LIKELY_MICROS: std::ops::Range<u64> = 31_536_000_000_000..253_402_300_800_000_000;
+/// The last day of the year 9999 in milliseconds, which is what many write for "never"; in microseconds a day of 1978.
+const NEVER_IN_MILLIS: std::ops::Range<u64> = 253_402_214_400_000..253_402_300_800_000;
 
 fn unit(name: Option<&str>) -> Option<TimestampUnit> {
     match name? {
@@ -275,7 +277,8 @@ fn written_as(
     if declared.is_none() || text.starts_with('-') || text.contains('.') {
         return Ok(DecimalMode::String);
     }
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits || (encoding.digits_are_base64 && declared != Some(0)) {
         return Ok(DecimalMode::Precise);
     }
     if !text.len().is_multiple_of(4) {
@@ -435,6 +438,9 @@ mod tests {
             (Timestamp, "", json!(9_223_372_036_825_200_000i64), at(i64::MAX)),
             (Timestamp, "", json!(AT / 1_000), Err("ambiguous_timestamp")),
             (Timestamp, "", json!(AT * 1_000), Err("ambiguous_timestamp")),
+            // 9999-12-31 in each unit.
+            (Timestamp, "", json!(253_402_214_400_000_000i64), at(253_402_214_400_000_000 - EPOCH_MICROS_AFTER_1970)),
+            (Timestamp, "", json!(253_402_214_400_000i64), Err("ambiguous_timestamp")),
             (
                 TimestampTz,
                 "io.debezium.time.ZonedTimestamp",
@@ -467,6 +473,13 @@ mod tests {
         }
         let millis = Encoding { timestamps: Some(TimestampUnit::Millis), ..Encoding::default() };
         assert_eq!(read(Timestamp, &json!(AT / 1_000), Semantic::default(), &millis), at(SINCE_2000 - 104));
+        let taken = Encoding::default().as_they_were_taken();
+        assert_eq!(
+            read(Timestamp, &json!(AT * 1_000), Semantic::default(), &taken),
+            at(AT * 1_000 - EPOCH_MICROS_AFTER_1970)
+        );
+        assert_eq!(read(MONEY, &json!("1250"), Semantic::default(), &taken), finite(-2_658_700, 2));
+        assert_eq!(read(WHOLE, &json!("1250"), Semantic::default(), &taken), Err("ambiguous_decimal"));
     }
 
     #[test]

@@ -118,6 +118,9 @@ pub struct Ledger {
     /// The database that all of it is of.
     #[serde(default)]
     database: Option<Box<str>>,
+    /// What is admitted was taken before, perhaps when transactions were not missed in all cases.
+    #[serde(skip)]
+    replaying: bool,
 }
 
 /// What is to be done with a message.
@@ -152,6 +155,11 @@ impl Ledger {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Whether what is admitted was taken before: then it is not asked whether transactions are whole.
+    pub fn replay(&mut self, replaying: bool) {
+        self.replaying = replaying;
     }
 
     /// Position of what has ended.
@@ -391,7 +399,8 @@ impl Ledger {
             return Err(unavailable(event));
         }
         self.check_snapshot()?;
-        if let (Some(Open { announced: true, .. }), Some(open)) = (&self.open, self.transaction) {
+        if let (Some(Open { announced: true, .. }), Some(open), false) = (&self.open, self.transaction, self.replaying)
+        {
             return Err(incomplete(
                 "/source/txId",
                 format!("transaction {open} has not ended, and an event of {transaction} came"),
@@ -446,6 +455,7 @@ impl Ledger {
         };
         let came = |table| known.and_then(|known| known.get(&table)).copied().unwrap_or_default();
         if known.is_some()
+            && !self.replaying
             && let Some((_, announced)) = counts.iter().find(|(table, announced)| came(*table) < *announced)
         {
             let reason = format!("transaction {transaction} had {announced} events of a table, and fewer came");
@@ -477,8 +487,8 @@ fn follows(event: &Event, commit: u64, end: Lsn) -> bool {
 }
 
 fn incomplete(pointer: &str, reason: String) -> Refusal {
-    let remedy = "let nothing between Debezium and here drop events (set skipped.operations=none), and send them again from the \
-                  transaction's beginning; one that is missing from its middle cannot be taken any more: then start over with an \
+    let remedy = "let nothing between Debezium and here drop events (set skipped.operations=none), and leave markers on \
+                  (provide.transaction.metadata=true), and send them again from the transaction's beginning; one that is missing from its middle cannot be taken any more: then start over with an \
                   empty data directory and a new snapshot";
     Refusal::new("incomplete_transaction", pointer, reason, remedy)
 }

@@ -34,6 +34,18 @@ pub struct Encoding {
     pub unavailable_value: String,
     /// What becomes of events of tables that are not described.
     pub other_tables: OtherTables,
+    /// Digits of a column with decimals are base64 where nothing says how they are written.
+    #[serde(skip)]
+    digits_are_base64: bool,
+}
+
+impl Encoding {
+    /// As events were read before the doubtful ones among them were refused: for what was taken then and answered.
+    #[must_use]
+    pub fn as_they_were_taken(self) -> Self {
+        let timestamps = self.timestamps.or(Some(TimestampUnit::Micros));
+        Encoding { timestamps, digits_are_base64: true, ..self }
+    }
 }
 
 impl Default for Encoding {
@@ -43,6 +55,7 @@ impl Default for Encoding {
             decimals: None,
             unavailable_value: "__debezium_unavailable_value".to_owned(),
             other_tables: OtherTables::Refuse,
+            digits_are_base64: false,
         }
     }
 }

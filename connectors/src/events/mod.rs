@@ -270,9 +270,10 @@ impl Intake {
     /// Reads the journal and takes everything in it again; the engine skips what it has.
     fn open(config: &EventsConfig, resumed: Option<Lsn>) -> Result<Intake, SourceError> {
         let encoding = config.tables.debezium.clone().unwrap_or_default();
+        let taken = Decoder::new(config.tables.tables.clone(), encoding.clone().as_they_were_taken());
         let decoder = Decoder::new(config.tables.tables.clone(), encoding);
         let ids: Vec<_> = config.tables.tables.iter().map(|table| table.id).collect();
-        let mut replay = Replay::new(&decoder, ids);
+        let mut replay = Replay::new(&taken, ids);
         let opened = Journal::open(&config.directory, |entry| replay.take(entry));
         let stored = resumed.unwrap_or_default();
         let mut journal = opened.map_err(|error| match error {
@@ -283,7 +284,8 @@ impl Intake {
             return Err(diverged(why));
         }
         let wrong = replay.check(stored);
-        let assembly = replay.assembly;
+        let mut assembly = replay.assembly;
+        assembly.goes_on();
         journal.read_up_to(assembly.ledger().position());
         if let Some(what) = wrong {
             return Err(SourceError {
@@ -342,13 +344,26 @@ impl Intake {
                 .and_then(|()| self.journal.forget(durable)),
         };
         written.map_err(|error| failed(&error))?;
-        self.refused = refused.as_ref().map(|(line, refusal)| refused_check(*line, refusal, receipt.lsn));
+        self.note_refusal(refused.as_ref(), receipt);
         let answer = match refused {
             Some((line, refusal)) => Err(PostError::Refused { receipt, line, refusal: Box::new(refusal) }),
             None => Ok(receipt),
         };
         self.answer = Some((reply, answer));
         Ok(())
+    }
+
+    /// A sender that tries again and again is written down once, and one that sends nothing has repaired nothing.
+    fn note_refusal(&mut self, refused: Option<&(usize, Refusal)>, receipt: Receipt) {
+        let Some((line, refusal)) = refused else {
+            self.refused.take_if(|_| receipt.accepted > 0);
+            return;
+        };
+        let check = refused_check(*line, refusal, receipt.lsn);
+        if self.refused.as_ref() != Some(&check) {
+            tracing::warn!(code = refusal.code, "{}", check.message);
+        }
+        self.refused = Some(check);
     }
 
     /// Writes down what is taken, then takes it.
@@ -397,7 +412,6 @@ impl Intake {
 /// What is said of a refused event to others than its sender: where it was and why, and never a value of it.
 fn refused_check(line: usize, refusal: &Refusal, position: Lsn) -> Check {
     let Refusal { code, pointer, remedy, .. } = refusal;
-    tracing::warn!(code, line, pointer, %position, "an event was refused: nothing after this position is taken unless its sender sends it again");
     Check {
         name: "posted_events",
         outcome: CheckOutcome::Failed,
@@ -475,7 +489,7 @@ struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     fn new(decoder: &'a Decoder, tables: Vec<TableId>) -> Self {
-        let assembly = Assembly::new(tables.clone(), Ledger::default());
+        let assembly = Assembly::again(tables.clone(), Ledger::default());
         Replay { decoder, assembly, tables, entries: 0, from: Lsn::ZERO, passing: false, diverged: None, wrong: None }
     }
 
@@ -486,7 +500,7 @@ impl<'a> Replay<'a> {
             Entry::Checkpoint(text) if first => serde_json::from_slice::<Ledger>(&text)
                 .map(|ledger| {
                     self.from = ledger.position();
-                    self.assembly = Assembly::new(self.tables.clone(), ledger);
+                    self.assembly = Assembly::again(self.tables.clone(), ledger);
                 })
                 .map_err(|error| error.to_string()),
             Entry::Checkpoint(text) => {
@@ -729,6 +743,9 @@ mod tests {
         assert_eq!((check.name, check.outcome), ("posted_events", CheckOutcome::Failed));
         assert!(check.message.contains("line 2") && check.message.contains("value_mismatch"), "{}", check.message);
         assert!(!check.message.contains("secret") && !check.remedy.contains("secret"), "{check:?}");
+        intake.refused = Some(check.clone());
+        take(&mut intake, "", Lsn::ZERO).unwrap();
+        assert_eq!(intake.refused, Some(check), "nothing was repaired");
         take(&mut intake, &event(2, "b"), Lsn::ZERO).unwrap();
         assert_eq!(intake.refused, None);
     }

@@ -57,6 +57,13 @@ impl Failure {
         state.is_some_and(|state| !["08", "57", "53", "40", "XX"].iter().any(|class| state.starts_with(class)))
     }
 
+    /// A statement was refused for its words: a value that is none of its type (22), an operator or a cast that there is not.
+    pub(crate) fn is_of_the_words(&self) -> bool {
+        let Failure::Transient(said) = self else { return false };
+        let state = said.rsplit_once("(SQLSTATE ").map(|(_, state)| state);
+        state.is_some_and(|state| ["22", "42804", "42846", "42883"].iter().any(|class| state.starts_with(class)))
+    }
+
     /// Postgres met something that it did not expect, in its code or in its files.
     pub(crate) fn is_internal_error(&self) -> bool {
         matches!(self, Failure::Transient(said) if said.contains("(SQLSTATE XX"))
@@ -242,5 +249,9 @@ mod tests {
             assert!(!by_state(of_the_server, "x").is_of_the_statement(), "{of_the_server}");
         }
         assert!(!Failure::Transient("connection closed".to_owned()).is_of_the_statement());
+        assert!(by_state("22P02", "invalid input value for enum").is_of_the_words());
+        for not_of_the_words in ["55P03", "42501", "42P01", "58030"] {
+            assert!(!by_state(not_of_the_words, "x").is_of_the_words(), "{not_of_the_words}");
+        }
     }
 }

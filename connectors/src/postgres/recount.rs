@@ -92,10 +92,10 @@ impl Recount {
     }
 }
 
-/// Whether a statement was refused for what it says.
+/// Whether a statement was refused for what it says: a constant, or an operator that there is none of. All else may pass, or is
+/// not of this aggregate alone.
 fn is_refused(failure: &Failure) -> bool {
-    failure.is_of_the_statement()
-        || matches!(failure, Failure::Definite(error) if error.code == "server_not_understood")
+    failure.is_of_the_words() || matches!(failure, Failure::Definite(error) if error.code == "server_not_understood")
 }
 
 async fn open(config: &PostgresConfig, wanted: &[Wanted]) -> Result<Recount, Failure> {

@@ -138,9 +138,7 @@ impl Unverified {
             Unverified::NoRowImage(_) => "no_row_image",
             Unverified::Recount { error: RecountError::TooMany(_), .. } => "too_many_cells",
             Unverified::Source(error) if error.code == "not_comparable" => "not_comparable",
-            Unverified::Recount { error: RecountError::Read(_), .. }
-            | Unverified::Comparison { error: ComparisonError::Read(_), .. } => return Err(self),
-            Unverified::Recount { .. } | Unverified::Comparison { .. } => "not_comparable",
+            // The others may be damage.
             _ => return Err(self),
         };
         Ok(Skipped { aggregate: aggregate.name.clone(), code: code.to_owned(), message: self.to_string() })
@@ -288,9 +286,9 @@ async fn verify_rows(snapshot: Arc<Snapshot>, scope: &Scope) -> Result<Verificat
 }
 
 impl Verification {
-    /// What was found of one aggregate; what was compared before a level was refused is told, too.
+    /// What was found of one aggregate. One of which a level was refused is not told as compared, unless something differs.
     fn add(&mut self, aggregate: Arc<Aggregate>, levels: Vec<Tally>, refused: Option<Skipped>) {
-        if refused.is_none() || !levels.is_empty() {
+        if refused.is_none() || levels.iter().any(|tally| tally.differing > 0) {
             self.verified.push(Verified { aggregate, levels });
         }
         self.skipped.extend(refused);

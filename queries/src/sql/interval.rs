@@ -68,7 +68,7 @@ impl Stride {
             clock.split(':').map(|part| part.parse::<u32>().ok().map(i64::from)).collect::<Option<_>>()?;
         match parts.as_slice() {
             [hours, minutes @ 0..60, seconds @ 0..60] => {
-                let us = hours * HOUR_US + (minutes * 60 + seconds) * SECOND_US;
+                let us = hours.checked_mul(HOUR_US)?.checked_add((minutes * 60 + seconds) * SECOND_US)?;
                 Some(Stride { us: self.us.checked_add(us)?, ..self })
             }
             _ => None,
@@ -169,6 +169,7 @@ mod tests {
             "00:15",
             "00:75:00",
             "00:00:00",
+            "3000000000:00:00",
             "9999999999999999999 years",
         ] {
             assert_eq!(us(wrong), None, "{wrong}");

@@ -93,14 +93,11 @@ fn arguments(function: &mut Function, types: Types<'_>) {
 /// A constant that is cast to a type which keeps it as it is.
 fn constant(constant: &mut Expr, data_type: &DataType) -> Option<Expr> {
     match (text_of(constant), data_type) {
-        (Some(text), DataType::Custom(name, _)) => {
-            // Of `char(n)`; beside another column blanks at the end would count.
-            let same = name.to_string().eq_ignore_ascii_case("bpchar") && !text.ends_with(' ');
-            same.then(|| take(constant))
+        // Blanks at the end count in a text, and beside a `char(n)` they do not.
+        (Some(text), DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None)) => {
+            (!text.ends_with(' ')).then(|| take(constant))
         }
-        (Some(_), DataType::Text | DataType::Varchar(None) | DataType::CharacterVarying(None) | DataType::Uuid) => {
-            Some(take(constant))
-        }
+        (Some(_), DataType::Uuid) => Some(take(constant)),
         (Some(text), DataType::Date | DataType::Timestamp(..)) => Some(Expr::TypedString(TypedString {
             data_type: data_type.clone(),
             value: Value::SingleQuotedString(text.to_owned()).with_empty_span(),
@@ -172,16 +169,30 @@ fn beside(side: &mut Expr, constants: &mut [Expr], types: Types<'_>) {
             *side = take(expr);
         }
     }
-    if !matches!(column(side).and_then(|name| types(&name)), Some(ColumnType::Float4 | ColumnType::Float8)) {
-        return;
-    }
+    let own: fn(&Expr, &DataType) -> bool = match column(side).and_then(|name| types(&name)) {
+        // Several are doubles in Postgres; one is what a `real` is compared with.
+        Some(ColumnType::Float4) if constants.len() > 1 => return,
+        Some(ColumnType::Float4 | ColumnType::Float8) => {
+            |constant, of| *of == DataType::DoublePrecision && number_of(constant).is_some()
+        }
+        // Beside another column it would compare as `char(n)` does.
+        Some(ColumnType::Char) => {
+            |constant, of| is_bpchar(of) && text_of(constant).is_some_and(|text| !text.ends_with(' '))
+        }
+        _ => return,
+    };
     for constant in constants {
-        if let Expr::Cast { expr, data_type: DataType::DoublePrecision, .. } = constant
-            && number_of(expr).is_some()
+        if let Expr::Cast { expr, data_type, .. } = constant
+            && own(expr, data_type)
         {
             *constant = take(expr);
         }
     }
+}
+
+/// The type of `char(n)`, of no length.
+fn is_bpchar(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Custom(name, lengths) if lengths.is_empty() && name.to_string().eq_ignore_ascii_case("bpchar"))
 }
 
 fn is_constant(expression: &Expr) -> bool {
@@ -211,9 +222,12 @@ fn listed(expression: &mut Expr, types: Types<'_>) {
     array.elem.iter_mut().for_each(|value| plain(value, types));
     let mut list = std::mem::take(&mut array.elem);
     beside(left, &mut list, types);
-    let is_real = column(left).and_then(|name| types(&name)) == Some(ColumnType::Float4);
+    let of = column(left).and_then(|name| types(&name));
+    let is_real = of == Some(ColumnType::Float4);
+    // A list of texts, where blanks at the end count.
+    let is_text = of == Some(ColumnType::Char) && list.iter().filter_map(text_of).any(|text| text.ends_with(' '));
     let whole = list.iter().all(|value| is_constant(value) || matches!(value, Expr::TypedString(_)));
-    if is_real || list.is_empty() || !whole {
+    if is_real || is_text || list.is_empty() || !whole {
         array.elem = list;
         return;
     }

@@ -181,17 +181,22 @@ pub struct PreAggregate {
     accumulators: Vec<Accumulator>,
     misfit: Option<Halt>,
     key: Vec<u8>,
-    /// Columns that conditions compare.
-    compared: Vec<usize>,
+    /// Columns that the condition on rows compares, and those of measures.
+    compared: [Vec<usize>; 2],
 }
 
 impl PreAggregate {
     /// Nothing added up yet.
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
-        let mut compared = Vec::new();
-        let of_measures = plan.measures.iter().filter_map(|measure| measure.filter.as_ref());
-        plan.filter.iter().chain(of_measures).for_each(|filter| filter.compared(&mut compared));
+        let mut compared = [Vec::new(), Vec::new()];
+        let [of_rows, of_measures] = &mut compared;
+        plan.filter.iter().for_each(|filter| filter.compared(of_rows));
+        plan.measures.iter().flat_map(|measure| &measure.filter).for_each(|filter| filter.compared(of_measures));
+        for columns in &mut compared {
+            columns.sort_unstable();
+            columns.dedup();
+        }
         let base = plan.levels.first().copied().unwrap_or(crate::materialization::Granularity::All);
         PreAggregate {
             bucket_cache: BucketCache::new(plan.calendar, base),
@@ -227,11 +232,16 @@ impl PreAggregate {
     }
 
     fn try_add(&mut self, plan: &Plan, row: &[ValueRef<'_>], sign: i64) -> Result<(), Halt> {
-        if self.compared.iter().any(|column| matches!(row.get(*column), Some(ValueRef::Opaque(_)))) {
+        let [of_rows, of_measures] = &self.compared;
+        let is_wide = |column: &usize| matches!(row.get(*column), Some(ValueRef::Opaque(_)));
+        if of_rows.iter().any(is_wide) {
             return Err(Halt::Wide);
         }
         if plan.filter.as_ref().is_some_and(|filter| !filter.accepts(row)) {
             return Ok(());
+        }
+        if of_measures.iter().any(is_wide) {
+            return Err(Halt::Wide);
         }
         let bucket = match plan.time {
             None => Bucket::ALL,

@@ -444,9 +444,9 @@ fn has_plain_clock(time: &str) -> bool {
 /// A quoted constant is read as the column's type, and an integer is one of its range.
 fn is_quoted_integer(text: &str, column_type: &ColumnType) -> bool {
     match column_type {
-        ColumnType::Int2 => text.parse::<i16>().is_ok(),
-        ColumnType::Int4 => text.parse::<i32>().is_ok(),
-        ColumnType::Int8 => text.parse::<i64>().is_ok(),
+        ColumnType::Int2 => text.trim().parse::<i16>().is_ok(),
+        ColumnType::Int4 => text.trim().parse::<i32>().is_ok(),
+        ColumnType::Int8 => text.trim().parse::<i64>().is_ok(),
         _ => true,
     }
 }
@@ -459,7 +459,7 @@ fn fraction_digits(time: &str) -> usize {
 #[must_use]
 pub fn constant_of(text: &str, quoted: bool, column_type: &ColumnType) -> Option<Value> {
     Some(match column_type {
-        ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8 => match text.parse::<i64>() {
+        ColumnType::Int2 | ColumnType::Int4 | ColumnType::Int8 => match text.trim().parse::<i64>() {
             Ok(v) => Value::Int(v),
             Err(_) => Value::Numeric(parse_numeric(text)?),
         },

@@ -363,7 +363,7 @@ sections! {
 }
 "Halted aggregates and tables" "One that cannot be exact halts alone, and answers with its reason; the others go on. `GET /v1/aggregates/{name}` and `GET /v1/sources/{name}` show it." {
     "value_too_wide" [503] "A number has more than 38 digits, and can be neither added up nor compared exactly."
-        "Round the number in its row, then have the aggregate built anew: `POST /v1/aggregates/{name}/backfill:rebuild`."
+        "Round the number in its row, then have the aggregate built anew: `POST /v1/aggregates/{name}/backfill:rebuild`. One that is wide by zeros at its end alone was stored by an earlier version: have the table read anew."
     "value_misfit" [503] "A value is not of its column's type."
         "`POST .../backfill:rebuild` builds it anew from the rows; if it comes again, report it."
     "scale_exceeded" [503] "A value has more digits after the point than the sum keeps, and rounding it would be wrong."

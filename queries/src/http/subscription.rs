@@ -175,8 +175,9 @@ impl Subscription {
     /// begins anew.
     async fn resume(&mut self, asked: &Asked, since: &str) -> Result<(), Problem> {
         let Some(EventId { lsn, aggregate, asked_us, process, question }) = EventId::parse(since) else {
-            // A position alone says too little.
-            return since.parse::<Lsn>().map(drop).map_err(|_| {
+            // A position alone says too little, and so does what earlier versions said beside it.
+            let position = since.split(';').next().unwrap_or_default();
+            return position.parse::<Lsn>().map(drop).map_err(|_| {
                 Problem::new(400, "bad_event_id", "Last-Event-ID is not the id of an event")
                     .hint("send the id of the last event")
             });
@@ -385,7 +386,8 @@ mod tests {
         let id = EventId { lsn, aggregate: AggregateId(7), asked_us: -5, process: u64::MAX, question: 10 };
         assert_eq!(id.to_string(), "1/16B6C50;7;-5;ffffffffffffffff;a");
         assert_eq!(EventId::parse(&id.to_string()), Some(id));
-        for none in ["", "1/16B6C50", "1/16B6C50;7;-5;1", "1/16B6C50;7;-5;zz;a", "1/16B6C50;7;-5;1;a;", "x;7;-5;1;a"] {
+        // What versions before said is none, and begins with a position.
+        for none in ["1/16B6C50;7;-5;1", "", "1/16B6C50", "1/16B6C50;7;-5;zz;a", "1/16B6C50;7;-5;1;a;", "x;7;-5;1;a"] {
             assert_eq!(EventId::parse(none), None, "{none}");
         }
     }

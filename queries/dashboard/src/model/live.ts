@@ -43,6 +43,7 @@ export function follow(path: string) {
       // The position is what the body says: the id is for resuming only.
       const asOf = { ...live.asOf, ...body.as_of, lag_ms: body.lag_ms };
       answer.value = name === "change" ? changed(live, body, asOf) : { ...live, asOf };
+      refused.value = null;
     } else if (name === "resync") {
       lastId = undefined;
       // What is shown stays true of its position; that it stands still has to be said.

@@ -34,34 +34,45 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// The state that Postgres gave (Appendix A of its manual), with what follows it.
+    fn sql_state(&self) -> Option<&str> {
+        let Failure::Transient(said) = self else { return None };
+        said.rsplit_once("(SQLSTATE ").map(|(_, state)| state)
+    }
+
+    /// It ends with this state.
+    fn is_in_state(&self, wanted: &str) -> bool {
+        self.sql_state().and_then(|state| state.strip_suffix(')')) == Some(wanted)
+    }
+
+    fn is_of_class(&self, classes: &[&str]) -> bool {
+        self.sql_state().is_some_and(|state| classes.iter().any(|class| state.starts_with(class)))
+    }
+
     /// The server is up and takes no sessions: it is going down, or not up yet.
     pub(crate) fn lets_nobody_in(&self) -> bool {
-        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 57P03)"))
+        self.is_in_state("57P03")
     }
 
     /// Somebody else holds a lock that a statement needs.
     pub(crate) fn is_locked_out(&self) -> bool {
-        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 55P03)"))
+        self.is_in_state("55P03")
     }
 
     /// All replication slots are taken.
     pub(crate) fn is_lack_of_slots(&self) -> bool {
-        matches!(self, Failure::Transient(said) if said.ends_with("(SQLSTATE 53400)"))
+        self.is_in_state("53400")
     }
 
     /// A statement was refused for what it is: the session is as good as before, and the server no worse. Not so where the server ends
     /// sessions (08, 57), lacks something (53), lets transactions begin anew (40) or met what it did not expect (XX).
     pub(crate) fn is_of_the_statement(&self) -> bool {
-        let Failure::Transient(said) = self else { return false };
-        let state = said.rsplit_once("(SQLSTATE ").map(|(_, state)| state);
-        state.is_some_and(|state| !["08", "57", "53", "40", "XX"].iter().any(|class| state.starts_with(class)))
+        self.sql_state().is_some() && !self.is_of_class(&["08", "57", "53", "40", "XX"])
     }
 
     /// A statement was refused for its words: a value that is none of its type (22), an operator or a cast that there is not.
     pub(crate) fn is_of_the_words(&self) -> bool {
-        let Failure::Transient(said) = self else { return false };
-        let state = said.rsplit_once("(SQLSTATE ").map(|(_, state)| state);
-        state.is_some_and(|state| ["22", "42804", "42846", "42883"].iter().any(|class| state.starts_with(class)))
+        self.is_of_class(&["22", "42804", "42846", "42883"])
     }
 
     /// Postgres met something that it did not expect, in its code or in its files.
@@ -197,8 +208,11 @@ pub(crate) fn pooler(said: &str) -> SourceError {
 pub(crate) const START_OVER: &str = "drop the slot if it exists (SELECT pg_drop_replication_slot('<slot>')) and start \
                                      over with an empty data directory: tidemark serve --data NEWDIR";
 
-/// What to do where every replication slot of the server is taken.
-pub(crate) const FREE_A_SLOT: &str = "drop one that nobody needs, or raise max_replication_slots and restart Postgres";
+/// Every replication slot of the server is taken.
+pub(crate) fn no_free_slot() -> SourceError {
+    let remedy = "drop one that nobody needs, or raise max_replication_slots and restart Postgres";
+    source_error("no_free_slot", "all replication slots of the server are in use", remedy)
+}
 
 /// Fills the slot's name in, before anybody reads or logs it.
 pub(crate) fn with_slot_named(mut error: SourceError, slot: &str) -> SourceError {

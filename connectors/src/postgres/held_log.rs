@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::config::PostgresConfig;
 use super::connect::sql_session;
-use super::error::{FREE_A_SLOT, Failure, source_error};
+use super::error::{Failure, no_free_slot, source_error};
 use super::slot;
 
 /// Copies the slot under `<slot>_<name>`; returns that name.
@@ -43,9 +43,7 @@ async fn copy(config: &PostgresConfig, held: &str) -> Result<(), Failure> {
             format!("replication slot {held} exists already, perhaps of a backup that was removed"),
             format!("use another name, or drop it: tidemark drop-slot --slot {}", engine::shell::word(held)),
         ),
-        Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => {
-            Failure::definite("no_free_slot", "all replication slots of the server are in use", FREE_A_SLOT)
-        }
+        Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => Failure::Definite(no_free_slot()),
         Some(_) => Failure::definite(
             "log_not_held",
             format!("slot {slot} cannot be copied: {}", error.as_db_error().map_or("", |error| error.message())),

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::config::{PostgresConfig, TableName, Wanted};
 use super::connect::sql_session;
-use super::error::{FREE_A_SLOT, Failure, source_error};
+use super::error::{Failure, no_free_slot, source_error};
 use super::slot::{NewSlot, passing_name, who_is_waited_for};
 use super::snapshot::Exported;
 
@@ -141,9 +141,7 @@ async fn open_once(config: &PostgresConfig, wanted: &[Wanted], client: &Client) 
 fn told(failure: Failure) -> SourceError {
     match failure {
         Failure::Definite(error) => error,
-        failure if failure.is_lack_of_slots() => {
-            source_error("no_free_slot", "all replication slots of the server are in use", FREE_A_SLOT)
-        }
+        failure if failure.is_lack_of_slots() => no_free_slot(),
         Failure::Transient(message) => source_error(
             "cannot_recount",
             format!("Postgres did not recompute the totals: {message}"),

@@ -241,19 +241,7 @@ async fn verify_postgres(engine: &Engine, upstream: &dyn Upstream, scope: &Scope
     let Selection { chosen, skipped } = select(&snapshot, scope)?;
     found.skipped = skipped;
     for (aggregate, table) in chosen.into_iter().filter(|(_, table)| tables.contains_key(&table.schema.id)) {
-        let (mut levels, mut refused) = (Vec::new(), None);
-        for (level, granularity) in aggregate.plan.levels.iter().copied().enumerate() {
-            let Some(range) = scope.range.buckets(&aggregate.plan.calendar, granularity)? else { continue };
-            let side = Side { snapshot: &snapshot, aggregate: &aggregate, table: &table, level, granularity, range };
-            match side.compare_with_postgres(recounting.as_ref()).await {
-                Ok(tally) => levels.push(tally),
-                Err(why) => {
-                    refused = Some(why.skipped(&aggregate, scope)?);
-                    break;
-                }
-            }
-        }
-        found.add(aggregate, levels, refused);
+        found.compare(&snapshot, aggregate, &table, scope, Some(recounting.as_ref())).await?;
     }
     Ok(found)
 }
@@ -268,11 +256,31 @@ async fn verify_rows(snapshot: Arc<Snapshot>, scope: &Scope) -> Result<Verificat
             found.skipped.push(refused.skipped(&aggregate, scope)?);
             continue;
         }
+        found.compare(&snapshot, aggregate, &table, scope, None).await?;
+    }
+    Ok(found)
+}
+
+impl Verification {
+    /// Compares the levels of one aggregate with what Postgres recounts, or with what the row images come to. One of which a level is
+    /// refused is not told as compared, unless something differs.
+    async fn compare(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        aggregate: Arc<Aggregate>,
+        table: &Arc<FollowedTable>,
+        scope: &Scope,
+        recounting: Option<&dyn Recounting>,
+    ) -> Result<(), Unverified> {
         let (mut levels, mut refused) = (Vec::new(), None);
         for (level, granularity) in aggregate.plan.levels.iter().copied().enumerate() {
             let Some(range) = scope.range.buckets(&aggregate.plan.calendar, granularity)? else { continue };
-            let side = Side { snapshot: &snapshot, aggregate: &aggregate, table: &table, level, granularity, range };
-            match side.compare_with_rows().await {
+            let side = Side { snapshot, aggregate: &aggregate, table, level, granularity, range };
+            let compared = match recounting {
+                Some(recounting) => side.compare_with_postgres(recounting).await,
+                None => side.compare_with_rows().await,
+            };
+            match compared {
                 Ok(tally) => levels.push(tally),
                 Err(why) => {
                     refused = Some(why.skipped(&aggregate, scope)?);
@@ -280,18 +288,11 @@ async fn verify_rows(snapshot: Arc<Snapshot>, scope: &Scope) -> Result<Verificat
                 }
             }
         }
-        found.add(aggregate, levels, refused);
-    }
-    Ok(found)
-}
-
-impl Verification {
-    /// What was found of one aggregate. One of which a level was refused is not told as compared, unless something differs.
-    fn add(&mut self, aggregate: Arc<Aggregate>, levels: Vec<Tally>, refused: Option<Skipped>) {
         if refused.is_none() || levels.iter().any(|tally| tally.differing > 0) {
             self.verified.push(Verified { aggregate, levels });
         }
         self.skipped.extend(refused);
+        Ok(())
     }
 }
 

@@ -180,21 +180,16 @@ impl RowImages {
             return add_whole(group, &part, change, applied);
         }
         match change {
-            Change::Insert { new, .. } => {
-                applied.inserts += 1;
+            Change::Insert { new, .. } | Change::InsertChecked { new, .. } => {
                 encode_key(&mut self.key, &part, new)?;
+                if matches!(change, Change::InsertChecked { .. }) && self.is_there(group, &part)? {
+                    return Err(RowImageError::Twice(part.schema.qualified_name()));
+                }
+                applied.inserts += 1;
                 let key = group.store(&self.key)?;
                 let row = group.store(new.0)?;
                 group.write(key, Some(row));
                 group.sign(part.ids(), 1, row);
-            }
-            Change::InsertChecked { table, new } => {
-                encode_key(&mut self.key, &part, new)?;
-                match self.old_row(group, &part, false) {
-                    Ok(_) => return Err(RowImageError::Twice(part.schema.qualified_name())),
-                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
-                    Err(error) => return Err(error),
-                }
             }
             Change::Update { old, new, .. } => {
                 applied.updates += 1;
@@ -202,11 +197,11 @@ impl RowImages {
             }
             Change::Upsert { table, new } => {
                 encode_key(&mut self.key, &part, new)?;
-                match self.old_row(group, &part, false) {
-                    Ok(_) => self.add_change(group, Change::Update { table, old: OldImage::Absent, new }, applied)?,
-                    Err(RowImageError::Missing(_)) => self.add_change(group, Change::Insert { table, new }, applied)?,
-                    Err(error) => return Err(error),
-                }
+                let change = match self.is_there(group, &part)? {
+                    true => Change::Update { table, old: OldImage::Absent, new },
+                    false => Change::Insert { table, new },
+                };
+                self.add_change(group, change, applied)?;
             }
             Change::Delete { old, .. } => {
                 applied.deletes += 1;
@@ -264,6 +259,15 @@ impl RowImages {
         group.sign(part.ids(), -1, old_row);
         group.sign(part.ids(), 1, new_row);
         Ok(())
+    }
+
+    /// Whether there is a row of the current key.
+    fn is_there(&self, group: &mut GroupRows, part: &Part) -> Result<bool, RowImageError> {
+        match self.old_row(group, part, false) {
+            Ok(_) => Ok(true),
+            Err(RowImageError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The stored row of the current key (or of the old key), in the open group's arena.

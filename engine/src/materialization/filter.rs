@@ -122,32 +122,27 @@ impl Filter {
 
     /// The columns whose values it compares, and does not only ask whether they are NULL.
     pub fn compared(&self, into: &mut Vec<usize>) {
-        match self {
-            Filter::Compare { column, .. } | Filter::In { column, .. } | Filter::Column { column } => {
-                into.push(*column)
-            }
-            Filter::IsNull { .. } | Filter::Constant(_) => {}
-            Filter::And(a, b) | Filter::Or(a, b) => {
-                a.compared(into);
-                b.compared(into);
-            }
-            Filter::Not(a) => a.compared(into),
-        }
+        self.looked_at(&mut |column, compared| into.extend(compared.then_some(column)));
     }
 
     /// The columns it looks at.
     pub fn columns(&self, into: &mut Vec<usize>) {
+        self.looked_at(&mut |column, _| into.push(column));
+    }
+
+    /// Tells each column that it looks at, and whether its value is compared.
+    fn looked_at(&self, tell: &mut dyn FnMut(usize, bool)) {
         match self {
-            Filter::Compare { column, .. }
-            | Filter::In { column, .. }
-            | Filter::IsNull { column }
-            | Filter::Column { column } => into.push(*column),
+            Filter::Compare { column, .. } | Filter::In { column, .. } | Filter::Column { column } => {
+                tell(*column, true)
+            }
+            Filter::IsNull { column } => tell(*column, false),
             Filter::Constant(_) => {}
             Filter::And(a, b) | Filter::Or(a, b) => {
-                a.columns(into);
-                b.columns(into);
+                a.looked_at(tell);
+                b.looked_at(tell);
             }
-            Filter::Not(a) => a.columns(into),
+            Filter::Not(a) => a.looked_at(tell),
         }
     }
 }

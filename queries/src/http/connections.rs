@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
+use super::counts::Counts;
+
 /// How many there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -36,7 +38,7 @@ pub(super) struct Connections {
 struct Open {
     next_id: u64,
     entries: HashMap<u64, Entry>,
-    of_address: HashMap<IpAddr, usize>,
+    of_address: Counts<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,7 @@ impl Connections {
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Place>> {
         let address = network(address);
         let mut open = self.lock();
-        let of_address = open.of_address.get(&address).copied().unwrap_or_default();
-        if !address.is_loopback() && of_address >= self.limits.per_address {
+        if !address.is_loopback() && open.of_address.of(&address) >= self.limits.per_address {
             open.make_room(Some(address))?;
         } else if open.entries.len() >= self.limits.total {
             open.make_room(None)?;
@@ -67,8 +68,7 @@ impl Connections {
         let closing = CancellationToken::new();
         let entry = Entry { address, idle_since: Some(Instant::now()), closing: closing.clone() };
         open.entries.insert(id, entry);
-        let count = open.of_address.entry(address).or_default();
-        *count = count.saturating_add(1);
+        open.of_address.add(address);
         Some(Arc::new(Place { id, closing, connections: Arc::clone(self) }))
     }
 
@@ -91,12 +91,7 @@ impl Open {
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
-        if let Some(count) = self.of_address.get_mut(&entry.address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.of_address.remove(&entry.address);
-            }
-        }
+        self.of_address.remove(&entry.address);
         Some(entry)
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
     let mut document: serde_json::Map<String, serde_json::Value> = parse(body, "invalid_query")?;
     if document.contains_key("queries") {
         check_objects(&document, "queries", "invalid_query")?;
-        let ManyQueries { queries, explain } = parse(body, "invalid_query")?;
+        let ManyQueries { queries, explain } = read_as(body, "invalid_query")?;
         return Ok(QueryBody { queries, many: true, short: is_short(body), explain });
     }
     let explain = document.remove("explain").unwrap_or_default();
@@ -100,7 +100,7 @@ pub(super) fn parse_queries(body: &[u8]) -> Result<QueryBody, Problem> {
     let explain = serde_json::from_value(explain).map_err(read)?;
     // Read once more from text, so that mistakes are told with their place.
     let rest = serde_json::to_vec(&document).map_err(read)?;
-    Ok(QueryBody { queries: vec![parse(&rest, "invalid_query")?], many: false, short: is_short(body), explain })
+    Ok(QueryBody { queries: vec![read_as(&rest, "invalid_query")?], many: false, short: is_short(body), explain })
 }
 
 /// The table that a source shall follow too.
@@ -208,7 +208,7 @@ pub(super) fn parse_definition(body: &[u8]) -> Result<Definition, Problem> {
     if document.get("time").is_some_and(serde_json::Value::is_array) {
         return Err(Problem::new(422, REFUSED, "time: an object is expected").at("/time"));
     }
-    parse(body, REFUSED)
+    read_as(body, REFUSED)
 }
 
 /// Refuses arrays in a list of objects: serde would take their items for fields, in order.
@@ -228,24 +228,30 @@ fn check_objects(
 
 /// What a body says in JSON. What is not JSON is malformed (400); what is JSON and says something else is refused (422).
 fn parse<T: DeserializeOwned>(body: &[u8], refused: &'static str) -> Result<T, Problem> {
+    let NamedOnce = serde_json::from_slice(body).map_err(|error| unread(&error, refused))?;
     // serde would take the items of an array for fields, in order.
-    let array = body.trim_ascii_start().starts_with(b"[");
-    let read = serde_json::from_slice::<NamedOnce>(body).and_then(|NamedOnce| match array {
-        true => Err(serde::de::Error::custom("an object is expected, not an array")),
-        false => serde_json::from_slice(body),
-    });
-    read.map_err(|error| {
-        let message = error.to_string();
-        if !error.is_data() {
-            return Problem::new(400, "malformed_json", message);
-        }
-        // serde says: unknown field `granularty`, expected one of `column`, `granularity`
-        let mut quoted = message.split('`').skip(1).step_by(2);
-        let wrong = quoted.next().unwrap_or_default();
-        let meant = nearest(wrong, quoted).filter(|_| message.starts_with("unknown field"));
-        let hint = meant.map(|meant| format!("did you mean {meant:?}?")).unwrap_or_default();
-        Problem::new(422, refused, message).hint(hint)
-    })
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::new(422, refused, "an object is expected, not an array"));
+    }
+    read_as(body, refused)
+}
+
+/// The same of what was parsed before, of which nothing comes twice.
+fn read_as<T: DeserializeOwned>(body: &[u8], refused: &'static str) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| unread(&error, refused))
+}
+
+fn unread(error: &serde_json::Error, refused: &'static str) -> Problem {
+    let message = error.to_string();
+    if !error.is_data() {
+        return Problem::new(400, "malformed_json", message);
+    }
+    // serde says: unknown field `granularty`, expected one of `column`, `granularity`
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let wrong = quoted.next().unwrap_or_default();
+    let meant = nearest(wrong, quoted).filter(|_| message.starts_with("unknown field"));
+    let hint = meant.map(|meant| format!("did you mean {meant:?}?")).unwrap_or_default();
+    Problem::new(422, refused, message).hint(hint)
 }
 
 #[cfg(test)]

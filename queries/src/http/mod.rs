@@ -7,6 +7,8 @@ mod asking;
 mod authority;
 /// How many connections there may be.
 pub mod connections;
+/// How many there are of each key.
+mod counts;
 mod error;
 mod extract;
 /// How answers are written down.

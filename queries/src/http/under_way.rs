@@ -1,9 +1,9 @@
 //! The requests of each token that are under way, reading its body and waiting for a position included. One token takes a part of
 //! the places that all connections have: who waits with all of them would keep everybody else from connecting.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::counts::Counts;
 use crate::access::Caller;
 use crate::api::Problem;
 
@@ -12,7 +12,7 @@ const MAX_OF_TOKEN: usize = 256;
 
 /// The requests that are under way, by the id of their token; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct UnderWay(Arc<Mutex<HashMap<String, usize>>>);
+pub(super) struct UnderWay(Arc<Mutex<Counts<String>>>);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
@@ -26,31 +26,24 @@ impl UnderWay {
     pub(super) fn begin(&self, caller: &Caller) -> Result<Option<One>, Problem> {
         let Caller::Holder(token) = caller else { return Ok(None) };
         let mut counts = self.lock();
-        let count = counts.entry(token.id.clone()).or_default();
-        if *count >= MAX_OF_TOKEN {
+        if counts.of(&token.id) >= MAX_OF_TOKEN {
             let detail = format!("{MAX_OF_TOKEN} requests of token {} are under way", token.id);
             return Err(Problem::new(429, "overloaded", detail)
                 .hint("ask again when some of them have their answers; to follow totals, read one live answer")
                 .retry_after(1));
         }
-        *count = count.saturating_add(1);
+        counts.add(token.id.clone());
         Ok(Some(One { token: token.id.clone(), of: self.clone() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+    fn lock(&self) -> MutexGuard<'_, Counts<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for One {
     fn drop(&mut self) {
-        let mut counts = self.of.lock();
-        if let Some(count) = counts.get_mut(&self.token) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                counts.remove(&self.token);
-            }
-        }
+        self.of.lock().remove(&self.token);
     }
 }
 

@@ -10,7 +10,7 @@ use sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Value};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::error::SqlError;
 
@@ -201,10 +201,7 @@ fn qualifiers(text: &str, table: &TableExpression) -> Result<Vec<Qualified>, Sql
         {
             continue;
         }
-        let name = |word: &Word| match word.quote_style {
-            Some(_) => word.value.clone(),
-            None => word.value.to_ascii_lowercase(),
-        };
+        let name = |word: &Word| folded(&word.to_ident(Span::empty()));
         let names = qualifier.iter().map(|(_, word)| name(word)).collect::<Vec<_>>().join(".");
         if names != own && !(table.alias.is_none() && names == table.name) {
             let message = format!("there is no table {names} in this statement");
